@@ -1,0 +1,28 @@
+"""The front door: `snakemake --cores all` regenerates every table and figure of one study.
+
+The study is config/tiny.yaml, or the one given with --configfile. What happens inside one run is
+in lomo/, what is made of the records is in analysis/; rules only call their command lines.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+if "study" not in config:
+
+    configfile: "config/tiny.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/runs.smk"
+include: "workflow/rules/tables.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        expand(rules.tables.output, study=STUDY),
+        expand(rules.figures.output, study=STUDY),
+        expand(rules.report.output, study=STUDY),

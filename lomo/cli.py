@@ -1,0 +1,203 @@
+"""The command line: what a rule runs, a person can paste.
+
+Exit codes: 0 the command did its work (a run's record may still say oom or diverged), 2 the
+user's mistake, 1 a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lomo.errors import UserError
+
+QUIET = bool(os.environ.get("LOMO_QUIET"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; gives the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except UserError as error:
+        return refuse(error)
+    return 0
+
+
+def refuse(error: UserError) -> int:
+    """Tells the user of their mistake; gives the exit code for it."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def put_this_python_first() -> None:
+    """Makes `python` in child processes the one that runs this, wherever it is installed."""
+    folder = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lomo", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    plan = commands.add_parser("plan", help="list all runs of a study, checked")
+    plan.add_argument("study", help="study file, such as config/tiny.yaml, or its content as JSON")
+    plan.add_argument("--out", type=Path, help="also write the plan as JSON to this file")
+    plan.add_argument("--source", help="the study file, where its content is given")
+    plan.set_defaults(command=_plan)
+
+    reference = commands.add_parser("reference", help="write config/README.md's reference anew")
+    reference.set_defaults(command=_reference)
+
+    data = commands.add_parser("data", help="make the generated miniature of SuperGLUE")
+    data.add_argument("--out", type=Path, required=True, help="folder for the tasks")
+    data.add_argument("--text", type=Path, help="file for the pretraining text")
+    data.add_argument("--spec", required=True, help="the study's `generated` block as JSON")
+    data.set_defaults(command=_data)
+
+    pretrain = commands.add_parser("pretrain", help="make a base model from generated text")
+    pretrain.add_argument("--spec", required=True, help="the model's registry entry as JSON")
+    pretrain.add_argument("--text", type=Path, required=True, help="pretraining text")
+    pretrain.add_argument("--out", type=Path, required=True, help="folder for the model")
+    pretrain.set_defaults(command=_pretrain)
+
+    fetch = commands.add_parser("fetch", help="download a pinned model or SuperGLUE (network)")
+    fetch.add_argument("what", choices=["model", "superglue"])
+    fetch.add_argument("--spec", help="the model's registry entry as JSON")
+    fetch.add_argument("--out", type=Path, required=True, help="folder for it")
+    fetch.set_defaults(command=_fetch)
+
+    for kind, text in (
+        ("train", "train on one task and score it"),
+        ("measure", "measure memory and throughput of a training step"),
+    ):
+        run = commands.add_parser(kind, help=text)
+        run.add_argument(
+            "--spec", required=True, help="a run's spec as JSON, or a file with it (or a record)"
+        )
+        run.add_argument("--out", type=Path, required=True, help="folder for the record")
+        run.set_defaults(command=_run)
+    return parser
+
+
+def _json_argument(text: str, where: str) -> dict[str, Any]:
+    path = Path(text) if not text.lstrip().startswith("{") else None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8") if path else text)
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"is neither JSON nor a file with JSON: {error}", where=where) from error
+    if not isinstance(data, dict):
+        raise UserError("is not a JSON object", where=where)
+    return data
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from lomo.config import Study, parse, read_yaml
+    from lomo.plan import make_plan
+    from lomo.record import write_text
+
+    given = options.study.lstrip().startswith("{")
+    source = options.source or ("command line" if given else options.study)
+    data = _json_argument(options.study, source) if given else read_yaml(Path(options.study))
+    plan = make_plan(parse(Study, data, where=source), source=source)
+    if options.out:
+        write_text(options.out, plan.model_dump_json(indent=1) + "\n")
+    for section, run_ids in plan.sections.items():
+        print(f"{section}: {len(run_ids)} runs")
+    print(f"{plan.study.study}: {len(plan.runs)} runs in all")
+
+
+def _reference(_: argparse.Namespace) -> None:
+    from lomo import reference
+
+    reference.write()
+
+
+def _data(options: argparse.Namespace) -> None:
+    from lomo.config import Generated, parse
+    from lomo.tasks import miniature
+
+    spec = parse(Generated, _json_argument(options.spec, "--spec"), where="--spec")
+    miniature.write_superglue(
+        options.out, seed=spec.seed, num_train=spec.num_train, num_val=spec.num_val
+    )
+    if options.text:
+        miniature.write_text(options.text, seed=spec.seed, num_sentences=spec.num_sentences)
+    _say(f"six tasks of {spec.num_train} + {spec.num_val} items in {options.out}")
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from lomo.config import parse
+    from lomo.models import ModelEntry
+
+    entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
+    _settle_process()
+    from lomo.pretrain import make_base_model
+
+    loss = make_base_model(entry, options.text, options.out, progress=not QUIET)
+    _say(f"{entry.name}: pretrained, last loss {loss:.3f}")
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from lomo import fetch
+    from lomo.config import parse
+    from lomo.models import ModelEntry
+
+    if options.what == "superglue":
+        fetch.superglue(options.out)
+        return
+    if not options.spec:
+        raise UserError("is needed to fetch a model", where="--spec")
+    entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
+    fetch.model(entry, options.out)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from lomo.plan import read_spec
+
+    spec = read_spec(_json_argument(options.spec, "--spec"), where="--spec")
+    _settle_process(spec.num_threads)
+    from lomo.clock import Clock
+    from lomo.run import execute
+
+    record = execute(spec, options.out, Clock())
+    _say(_one_line(record))
+
+
+def _settle_process(num_threads: int = 1) -> None:
+    """No network, no chatter, threads as told: what every measuring process needs."""
+    # Read by the libraries when they load: torch's own setting alone leaves MKL's behind.
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import torch
+    import transformers
+
+    torch.set_num_threads(num_threads)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _one_line(record: Any) -> str:
+    parts = [record.run_id, record.status]
+    if record.result:
+        parts.append(f"accuracy {100 * record.result.value:.1f}")
+    if record.memory:
+        parts.append(f"peak {record.memory.peak_bytes / 2**20:.1f} MiB")
+    if record.throughput:
+        parts.append(f"{record.throughput.tokens_per_s_per_device:,.0f} tokens/s")
+    return f"{'  '.join(parts)}  ({record.clock.wall_s:.1f} s)"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

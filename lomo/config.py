@@ -1,0 +1,222 @@
+"""What a study file may say: typed, strict, and the source of config/README.md.
+
+`load_study` turns a YAML file (and overrides from the command line) into a `Study`, or raises
+UserError with the file, the key, what is allowed and what to do. No torch is imported here, so
+that a plan costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lomo.errors import UserError, nearest
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa"]
+TaskName = Literal["rte", "boolq", "wsc", "wic", "multirc", "copa"]
+HyperValue = int | float
+Grid = dict[str, list[HyperValue]]
+
+
+class Strict(BaseModel):
+    """Unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Spec = TypeVar("Spec", bound=Strict)
+
+
+class Generated(Strict):
+    """The generated miniature of SuperGLUE and the text that the base models are pretrained on."""
+
+    seed: int = Field(0, description="seed of the world, the text and the tasks")
+    num_sentences: int = Field(20_000, ge=100, description="sentences of pretraining text")
+    num_train: int = Field(500, ge=10, description="training items a task")
+    num_val: int = Field(200, ge=10, description="validation items a task")
+
+
+class TrainSettings(Strict):
+    """How the runs of an accuracy section train and are scored. Defaults are the paper's."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training examples")
+    batch_size: int = Field(16, ge=1, description="examples an optimizer step, over all devices")
+    num_train: int = Field(1000, ge=1, description="training examples, drawn from train")
+    num_dev: int = Field(
+        200, ge=1, description="examples drawn from train, not trained on, to select epoch and trial"
+    )
+    num_test: int = Field(1000, ge=1, description="examples of val that are reported")
+    sample_seed: int = Field(0, ge=0, description="seed that draws these examples")
+    max_length: int = Field(1024, ge=8, description="longest prompt with answer, in tokens")
+    schedule: Literal["linear", "constant"] = Field("linear", description="after the warm-up")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="global norm; null for no clipping")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled for AdamW, coupled for SGD")
+    gradient_accumulation: int = Field(1, ge=1, description="micro-batches an optimizer step")
+    dtype: Dtype = Field("bfloat16", description="of the weights")
+    attention: Attention = Field("sdpa", description="attention kernel")
+    activation_checkpointing: bool = Field(True, description="recompute each layer in backward")
+    eval_batch_size: int = Field(32, ge=1, description="requests scored at once")
+    timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
+
+
+class Accuracy(Strict):
+    """A matrix of models x methods x tasks x seeds x trials that is trained and scored."""
+
+    models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
+    methods: list[str] = Field(min_length=1, description="method ids")
+    tasks: list[TaskName] = Field(min_length=1, description="tasks")
+    seeds: list[int] = Field([42], min_length=1, description="seeds of data order and adapters")
+    ranks: list[int] | None = Field(
+        None, description="LoRA ranks to compare (Figure 3); null for the method's own"
+    )
+    settings: TrainSettings = Field(default_factory=lambda: TrainSettings())
+    grids: dict[str, Grid] = Field(
+        default_factory=dict,
+        description="trials by method: each hyper-parameter with its values; their product is run",
+    )
+
+
+class Measure(Strict):
+    """A matrix of models x methods x checkpointing whose step is measured."""
+
+    models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
+    methods: list[str] = Field(min_length=1, description="method ids")
+    batch_size: int = Field(ge=1, description="sequences a device")
+    sequence_length: int = Field(ge=2, description="tokens a sequence")
+    activation_checkpointing: list[bool] = Field([True], min_length=1, description="off and on")
+    dtype: Dtype = Field("bfloat16", description="of the weights")
+    attention: Attention = Field("sdpa", description="attention kernel")
+    max_grad_norm: float | None = Field(None, gt=0, description="global norm; null for no clipping")
+    num_warmup_steps: int = Field(2, ge=1, description="steps before the clock starts")
+    num_timed_steps: int = Field(10, ge=2, description="steps on the clock")
+    timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
+
+
+class Study(Strict):
+    """One study: all that `snakemake` makes under results/<study>/."""
+
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="its name, and its folder")
+    title: str = Field(description="one line for tables and pages")
+    data: str = Field(
+        description="generated, superglue (the hub's), or a folder in SuperGLUE's JSONL layout"
+    )
+    generated: Generated = Field(default_factory=lambda: Generated())
+    selection: Literal["dev", "test"] = Field(
+        "dev",
+        description="what picks epoch and trial: dev (a split of train), or test (the paper's way)",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    num_threads: int = Field(1, ge=1, description="CPU threads of each run: part of its setting")
+    wandb: Literal["off", "offline", "online"] = Field(
+        "offline", description="each run as a W&B run; offline sends nothing"
+    )
+    note: str | None = Field(None, description="a sentence that stands under the accuracy table")
+    superglue: Accuracy | None = Field(None, description="Tables 3 and 4, Figures 4 and 5")
+    lora_rank: Accuracy | None = Field(None, description="Figure 3")
+    memory: Measure | None = Field(None, description="Table 1, Figures 1 and 2")
+    throughput: Measure | None = Field(None, description="Table 2")
+    models: str | list[str] | None = Field(
+        None, description="given on the command line, replaces `models` of every section"
+    )
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Study:
+        if not self.sections():
+            raise ValueError("no section: give at least one of " + ", ".join(SECTIONS))
+        return self
+
+    def sections(self) -> dict[str, Accuracy | Measure]:
+        """The sections that the study asks for, by name."""
+        found = {name: getattr(self, name) for name in SECTIONS}
+        return {name: section for name, section in found.items() if section is not None}
+
+    def models_of(self, section: Accuracy | Measure) -> list[str]:
+        """The models of a section, or those of the command line."""
+        if self.models is None:
+            return section.models
+        return [self.models] if isinstance(self.models, str) else self.models
+
+
+SECTIONS = ("superglue", "lora_rank", "memory", "throughput")
+
+_NUMBER_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError where it is missing, broken or no mapping."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"is not YAML: {error}", where=str(path)) from error
+    if not isinstance(data, dict):
+        raise UserError("must hold a mapping of keys to values", where=str(path))
+    return data
+
+
+def load_study(path: Path) -> Study:
+    """The study in the YAML file `path`. Raises UserError."""
+    return parse(Study, read_yaml(path), where=str(path))
+
+
+def parse(model: type[Spec], data: Any, *, where: str) -> Spec:
+    """`data` as a `model`. Raises UserError that names the key in `where` and how to mend it."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _explained(model, error, where) from error
+
+
+def _explained(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
+    # An unknown key often causes a missing one beside it: speak of the cause.
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    place = f"{where}: {key}" if key else where
+    value = first.get("input")
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, first["loc"][:-1])
+        close = nearest(str(first["loc"][-1]), known)
+        return UserError(
+            "unknown key",
+            where=place,
+            allowed=", ".join(sorted(known)),
+            fix=f"did you mean {close!r}?" if close else "remove it",
+        )
+    if isinstance(value, str) and _NUMBER_AS_TEXT.match(value):
+        return UserError(
+            f"{value!r} is text, not a number: YAML reads {value} as text",
+            where=place,
+            allowed="a number",
+            fix=f"write {float(value)!r}" if "e" not in repr(float(value)) else _dotted(value),
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("missing", "value_error") else f" (it is {value!r})"
+    return UserError(message + got, where=place)
+
+
+def _dotted(number: str) -> str:
+    mantissa, exponent = re.split("[eE]", number)
+    sign = exponent if exponent[0] in "+-" else "+" + exponent
+    return f"write {mantissa if '.' in mantissa else mantissa + '.0'}e{sign}"
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """The keys allowed at a place inside a model."""
+    current: Any = model
+    for part in location:
+        if not (isinstance(part, str) and _is_model(current) and part in current.model_fields):
+            return set()
+        options = [current.model_fields[part].annotation]
+        options += getattr(options[0], "__args__", ())
+        current = next((option for option in options if _is_model(option)), None)
+    return set(current.model_fields) if _is_model(current) else set()
+
+
+def _is_model(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

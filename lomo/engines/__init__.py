@@ -1,0 +1,1 @@
+"""Engines: how a model is spread over devices and an optimizer step is taken."""

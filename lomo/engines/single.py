@@ -1,0 +1,87 @@
+"""One process, one device: the training step that every method shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lomo.batches import Batch
+from lomo.optim import FusedBackward
+
+StepPhase = Literal["forward", "backward", "step"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Loss of the step's batch and the gradient's global norm before clipping, if it was taken."""
+
+    loss: float
+    grad_norm: float | None
+
+
+def _ignore(phase: StepPhase) -> None:
+    pass
+
+
+def training_step(
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    micro_batches: Sequence[Batch],
+    *,
+    max_grad_norm: float | None,
+    enter: Callable[[StepPhase], None] = _ignore,
+) -> StepResult:
+    """One optimizer step: forward, backward, update.
+
+    The loss is the mean over the target tokens of all micro-batches. A fused optimizer
+    updates its parameters inside the backward pass and clips their norm itself; the
+    others are clipped here, each by the norm of its own parameters. `enter` is told the phase.
+    """
+    fused = next((o for o in optimizers if isinstance(o, FusedBackward)), None)
+    ordinary = [optimizer for optimizer in optimizers if optimizer is not fused]
+    num_targets = sum(batch.num_targets for batch in micro_batches)
+    total = 0.0
+    for batch in micro_batches:
+        enter("forward")
+        loss = _loss(model, batch, num_targets)
+        total += loss.item()
+        enter("backward")
+        if fused is not None:
+            fused.backward(loss, others=[p for o in ordinary for p in _parameters(o)])
+        else:
+            loss.backward()
+        del loss
+    enter("step")
+    grad_norm = fused.grad_norm if fused is not None else None
+    if max_grad_norm is not None:
+        norms = [_clip(optimizer, max_grad_norm) for optimizer in ordinary]
+        grad_norm = norms[0] if fused is None else grad_norm
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return StepResult(total, grad_norm)
+
+
+def _loss(model: nn.Module, batch: Batch, num_targets: int) -> torch.Tensor:
+    output: Any = model(
+        input_ids=batch.input_ids_BS,
+        attention_mask=batch.attention_mask_BS,
+        labels=batch.labels_BS,
+        num_items_in_batch=num_targets,
+    )
+    loss: torch.Tensor = output.loss
+    return loss
+
+
+def _clip(optimizer: Optimizer, max_grad_norm: float) -> float:
+    parameters = _parameters(optimizer)
+    return float(nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=False))
+
+
+def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,118 @@
+"""Scoring by lm-eval: one task, one model in, accuracy and per-example results out.
+
+The authors' code ranks candidates by the sum of their tokens' log-likelihoods, and so do we:
+lm-eval's `acc` (docs/decisions/003-score-by-sum.md).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lm_eval
+from lm_eval.api.task import Task
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from torch import nn
+
+from lomo.plan import TrainSpec
+from lomo.record import Evaluation, write_text
+
+METRIC = "acc"
+TASK_FOLDER = Path(__file__).parent / "tasks"
+
+# lm-eval prints a paragraph for each task it loads and each batch it scores.
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+class QuietLM(HFLM):
+    """lm-eval's model without a progress bar of its own for each batch of requests."""
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Log-likelihood of each (context, continuation), and whether greedy decoding gives it."""
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return scores
+
+
+def load_task(spec: TrainSpec, split: Literal["dev", "test"]) -> Task:
+    """The spec's task with the documents of `split`. Raises UserError for bad data files."""
+    metadata: Any = {
+        "folder": spec.data_path,
+        "split": split,
+        "seed": spec.sample_seed,
+        "num_train": spec.num_train,
+        "num_dev": spec.num_dev,
+        "num_test": spec.num_test,
+    }
+    manager = TaskManager(
+        include_path=str(TASK_FOLDER), include_defaults=False, metadata=metadata
+    )
+    task: Task = manager.load([f"lomo_{spec.task}"])["tasks"][f"lomo_{spec.task}"]
+    return task
+
+
+def wrap(model: nn.Module, tokenizer: Any, spec: TrainSpec, device: str) -> HFLM:
+    """The model as lm-eval sees it: the one place that turns text into tokens."""
+    return QuietLM(
+        pretrained=model,  # type: ignore[arg-type]
+        tokenizer=tokenizer,
+        device=device,
+        batch_size=spec.eval_batch_size,
+        max_length=spec.max_length,
+    )
+
+
+def score(
+    lm: HFLM, task: Task, *, split: Literal["dev", "test"], step: int, epoch: int
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """The evaluation of `split` and one entry an example (index, candidates' log-likelihoods)."""
+    training = lm.model.training
+    lm.model.eval()
+    name = task.config.task
+    # One bootstrap iteration: the mean's standard error has a closed form and needs none.
+    outcome = lm_eval.evaluate(lm, {"tasks": {name: task}}, bootstrap_iters=1, log_samples=True)
+    lm.model.train(training)
+    assert outcome is not None
+    values: dict[str, Any] = outcome["results"][name]
+    metrics = {
+        key.removesuffix(",none"): value
+        for key, value in values.items()
+        if key.endswith(",none") and isinstance(value, float)
+    }
+    stderr = metrics.get(f"{METRIC}_stderr")
+    evaluation = Evaluation(
+        split=split,
+        step=step,
+        epoch=epoch,
+        metric=METRIC,
+        value=metrics[METRIC],
+        stderr=stderr,
+        num_examples=len(outcome["samples"][name]),
+        other_metrics={
+            key: value
+            for key, value in metrics.items()
+            if key != METRIC and not key.endswith("_stderr")
+        },
+        missing={} if stderr is not None else {"stderr": "lm-eval gave none"},
+    )
+    return evaluation, _per_example(outcome["samples"][name])
+
+
+def _per_example(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "doc_id": sample["doc_id"],
+            "label": sample["target"],
+            "log_likelihoods": [float(response[0]) for response in sample["filtered_resps"]],
+            METRIC: sample[METRIC],
+        }
+        for sample in sorted(samples, key=lambda sample: int(sample["doc_id"]))
+    ]
+
+
+def write_samples(path: Path, samples: Sequence[dict[str, Any]]) -> None:
+    """One JSON line an example."""
+    write_text(path, "".join(json.dumps(sample) + "\n" for sample in samples))

@@ -1,0 +1,83 @@
+"""Downloads: the only module that uses the network, called by the two fetch rules alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from lomo.errors import UserError
+from lomo.models import ModelEntry, weights_sha256
+from lomo.record import write_text
+from lomo.tasks.superglue import TASKS, read_documents
+
+SUPERGLUE_URL = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{name}.zip"
+# Lines of the official files: a download of another size is not SuperGLUE v2.
+NUM_DOCUMENTS = {
+    "rte": (2490, 277),
+    "boolq": (9427, 3270),
+    "wsc": (554, 104),
+    "wic": (5428, 638),
+    "copa": (400, 100),
+}
+NUM_MULTIRC_PASSAGES = (456, 83)
+WANTED = ["*.safetensors", "*.json", "tokenizer.model"]
+
+
+def model(entry: ModelEntry, folder: Path) -> None:
+    """The files of a hub model at its pinned revision, in `folder`; fetched.json is last."""
+    # A study runs with the hub switched off; this rule is where it is switched on.
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    from huggingface_hub import snapshot_download
+
+    if entry.hub is None or entry.revision is None:
+        raise UserError("is no model of the hub", where=entry.name)
+    snapshot_download(
+        entry.hub, revision=entry.revision, local_dir=folder, allow_patterns=WANTED
+    )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError("the hub has no safetensors at this revision", where=f"{entry.hub}")
+    manifest = {
+        "hub": entry.hub,
+        "revision": entry.revision,
+        "weights_sha256": weights_sha256(str(folder)),
+    }
+    write_text(folder / "fetched.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def superglue(folder: Path) -> None:
+    """The official JSONL files of the six tasks. Raises UserError if a file is not as it was."""
+    for task, files in TASKS.items():
+        with urllib.request.urlopen(SUPERGLUE_URL.format(name=files.folder)) as answer:
+            archive = zipfile.ZipFile(io.BytesIO(answer.read()))
+        for split in ("train", "val"):
+            _unpack(archive, files.folder, split, folder)
+        _check_size(folder, task)
+
+
+def _unpack(archive: zipfile.ZipFile, name: str, split: str, folder: Path) -> None:
+    target = folder / name / f"{split}.jsonl"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    with archive.open(f"{name}/{split}.jsonl") as source, temporary.open("wb") as file:
+        shutil.copyfileobj(source, file)
+    temporary.replace(target)
+
+
+def _check_size(folder: Path, task: str) -> None:
+    for index, split in enumerate(("train", "val")):
+        if task == "multirc":
+            path = folder / TASKS[task].folder / f"{split}.jsonl"
+            found, expected = len(path.read_text().splitlines()), NUM_MULTIRC_PASSAGES[index]
+        else:
+            found, expected = len(read_documents(folder, task, split)), NUM_DOCUMENTS[task][index]
+        if found != expected:
+            raise UserError(
+                f"{found} lines in {TASKS[task].folder}/{split}.jsonl, not {expected}",
+                where=SUPERGLUE_URL.format(name=TASKS[task].folder),
+                fix="the download is not SuperGLUE v2; fetch it by hand and give the folder",
+            )

@@ -1,0 +1,65 @@
+"""The files that a study's runs read: where the pipeline makes, fetches or finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lomo.config import Study
+from lomo.errors import UserError
+from lomo.models import ModelEntry
+from lomo.tasks.superglue import TASKS
+
+SPLITS = ("train", "val")
+
+
+def data_folder(study: Study) -> str:
+    """The folder that holds the study's tasks in SuperGLUE's JSONL layout."""
+    if study.data == "generated":
+        return f"results/{study.study}/data/superglue"
+    if study.data == "superglue":
+        return "resources/superglue"
+    return Path(study.data).as_posix()
+
+
+def task_files(task: str | None = None) -> list[str]:
+    """The files of one task, or of all, relative to the data folder."""
+    tasks = [TASKS[task]] if task else list(TASKS.values())
+    return [f"{files.folder}/{split}.jsonl" for files in tasks for split in SPLITS]
+
+
+def model_folder(entry: ModelEntry, study: str) -> str:
+    """The folder with the model's weights, where the pipeline makes or finds it."""
+    if entry.path is not None:
+        return Path(entry.path).as_posix()
+    if entry.weights == "hub":
+        return f"resources/models/{entry.name}"
+    return f"results/{study}/models/{entry.name}"
+
+
+def model_file(entry: ModelEntry, study: str) -> str:
+    """The file that is there once the model is, whole."""
+    name = {"hub": "fetched.json", "local": "config.json"}.get(entry.weights, "model.safetensors")
+    return f"{model_folder(entry, study)}/{name}"
+
+
+def check_data(study: Study, tasks: set[str], *, where: str) -> None:
+    """Raises UserError where a local data folder lacks a file of a task that the study names."""
+    if study.data in ("generated", "superglue"):
+        return
+    folder = Path(study.data)
+    if not folder.is_dir():
+        raise UserError(
+            f"no such data folder: {folder}",
+            where=f"{where}: data",
+            allowed="generated, superglue, or a folder in SuperGLUE's JSONL layout",
+        )
+    for task in sorted(tasks):
+        for file in task_files(task):
+            path = folder / file
+            if not path.is_file() or path.stat().st_size == 0:
+                raise UserError(
+                    f"{'is empty' if path.is_file() else 'no such file'}: {path}",
+                    where=f"{where}: data",
+                    allowed=f"{', '.join(task_files(task))} in the data folder",
+                    fix=f"add it, or leave {task} out of `tasks`",
+                )

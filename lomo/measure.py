@@ -1,0 +1,137 @@
+"""Memory and throughput of a method's training step, on random tokens of a fixed shape.
+
+Definitions of every number stand in docs/measurement.md. The clock runs without the meter; the
+ledger is taken on one more step after the timed ones, when all state exists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lomo.batches import Batch, random_batch
+from lomo.clock import Clock
+from lomo.engines.single import StepPhase, training_step
+from lomo.memory.cuda import read_cuda_peaks, reset_cuda_peaks, residual_bytes
+from lomo.memory.host import host_peak_rss_bytes
+from lomo.memory.ledger import Ledger, StepMeter
+from lomo.methods import Prepared, prepare
+from lomo.models import checkpoint_activations, load_model, weights_sha256
+from lomo.plan import MeasureSpec
+from lomo.record import LedgerParts, Memory, SumOfTerms, write_text
+from lomo.run import Deadline, Findings, RunStopped, model_facts, synchronise
+from lomo.throughput import TimedStep, summarise
+from lomo.tracking import History
+
+SEED = 0
+
+
+def work(
+    spec: MeasureSpec, folder: Path, device: str, clock: Clock, history: History, findings: Findings
+) -> None:
+    """Takes warm-up and timed steps, then one under the meter; findings get both."""
+    torch.manual_seed(SEED)
+    model = load_model(spec.model_path, dtype=spec.dtype, attention=spec.attention, device=device)
+    vocabulary = int(model.config.vocab_size)
+    if spec.activation_checkpointing:
+        checkpoint_activations(model)
+    prepared = prepare(spec.method)(model, spec)
+    prepared.model.train()
+    findings.model = model_facts(
+        prepared.model, spec.model, spec.dtype, weights_sha256(spec.model_path)
+    )
+    findings.missing.update(training="a measured step trains nothing", result="nothing is scored")
+    clock.loaded()
+
+    def batch(step: int) -> Batch:
+        return random_batch(
+            vocabulary=vocabulary,
+            batch_size=spec.batch_size,
+            sequence_length=spec.sequence_length,
+            seed=step,
+            device=device,
+        )
+
+    _time_steps(spec, prepared, batch, device, clock, history, findings)
+    with clock.phase("train"):
+        findings.memory = _measure_memory(spec, prepared, batch(0), device, folder)
+
+
+def _time_steps(
+    spec: MeasureSpec,
+    prepared: Prepared,
+    batch: Callable[[int], Batch],
+    device: str,
+    clock: Clock,
+    history: History,
+    findings: Findings,
+) -> None:
+    optimizers = [optimizer for optimizer, _ in prepared.optimizers]
+    deadline = Deadline(clock, spec.timeout_s)
+    timed: list[TimedStep] = []
+    with clock.phase("train"):
+        for step in range(1, spec.num_warmup_steps + spec.num_timed_steps + 1):
+            deadline.check(step)
+            findings.step = step
+            given = batch(step)
+            started = synchronise(device)
+            result = training_step(
+                prepared.model, optimizers, [given], max_grad_norm=spec.max_grad_norm
+            )
+            seconds = synchronise(device) - started
+            if result.loss != result.loss:
+                raise RunStopped("diverged", "the loss is not a number", step=step)
+            timed.append(TimedStep(seconds, given.num_tokens, given.input_ids_BS.numel()))
+            history.add("step", step=step, loss=result.loss, step_s=seconds)
+    findings.throughput = summarise(timed, num_warmup_steps=spec.num_warmup_steps, world_size=1)
+
+
+def _measure_memory(
+    spec: MeasureSpec, prepared: Prepared, batch: Batch, device: str, folder: Path
+) -> Memory:
+    optimizers = [optimizer for optimizer, _ in prepared.optimizers]
+    if device == "cuda":
+        reset_cuda_peaks(torch.device(device))
+    with StepMeter(
+        prepared.model,
+        lambda: [optimizer.state for optimizer in optimizers],
+        inputs=[batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS],
+    ) as meter:
+
+        def enter(phase: StepPhase) -> None:
+            meter.phase(phase)
+
+        training_step(
+            prepared.model, optimizers, [batch], max_grad_norm=spec.max_grad_norm, enter=enter
+        )
+    ledger = meter.ledger()
+    _write_timeline(folder / "timeline.jsonl", ledger)
+    return _as_memory(ledger, read_cuda_peaks(torch.device(device)) if device == "cuda" else None)
+
+
+def _as_memory(ledger: Ledger, cuda: dict[str, int] | None) -> Memory:
+    residual = residual_bytes(cuda, ledger) if cuda else 0
+    rss = host_peak_rss_bytes()
+    return Memory(
+        counter="max_memory_allocated" if cuda else "storage_meter",
+        peak_bytes=ledger.peak_bytes + residual,
+        peak_phase=ledger.peak_phase,  # type: ignore[arg-type]
+        at_peak=LedgerParts(**ledger.at_peak, residual_bytes=residual),
+        sum_of_terms=SumOfTerms(**ledger.sum_of_terms),
+        gradients_peak_bytes=ledger.gradients_peak_bytes,
+        host_peak_rss_bytes=rss,
+        cuda=cuda,
+        timeline_file="timeline.jsonl",
+        missing={
+            **({} if cuda else {"cuda": "measured on a CPU"}),
+            **({} if rss is not None else {"host_peak_rss_bytes": "the kernel gives none"}),
+        },
+    )
+
+
+def _write_timeline(path: Path, ledger: Ledger) -> None:
+    write_text(path, "".join(json.dumps(asdict(event)) + "\n" for event in ledger.timeline))

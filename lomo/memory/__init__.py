@@ -1,0 +1,1 @@
+"""Where the bytes of a training step are, measured; needs torch alone."""

@@ -1,0 +1,94 @@
+"""The registry of methods: how a model is adapted. One line a method; its file says the rest.
+
+A method's module defines `METHOD` (title, hyper-parameters, options that it honours) and
+`prepare(model, spec) -> Prepared`. A package outside this repository adds one through the entry
+point group `lomo.methods`, whose value is such a module. Nothing here imports torch: a plan asks
+every method what it honours before any weight is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from lomo.config import Strict
+from lomo.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+MODULES = {
+    "zero_shot": "lomo.methods.zero_shot",
+    "sgd": "lomo.methods.sgd",
+    "adamw": "lomo.methods.adamw",
+    "lora": "lomo.methods.lora",
+    "lora_lomo": "lomo.methods.lora_lomo",
+    "lomo": "lomo.methods.lomo",
+    "adalomo": "lomo.methods.adalomo",
+}
+
+# Options that a method may be unable to honour. Settings outside this set concern all alike.
+OPTIONS = frozenset({"max_grad_norm", "weight_decay", "gradient_accumulation"})
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a plan needs to know of a method."""
+
+    title: str
+    hyper: type[Strict]
+    honours: frozenset[str]
+    trains: bool = True
+
+
+@dataclass
+class Prepared:
+    """A model ready to train, and its optimizers, each with the share of steps that warm it up.
+
+    Each trainable parameter belongs to exactly one of the optimizers.
+    """
+
+    model: nn.Module
+    optimizers: list[tuple[Optimizer, float]]
+
+
+@cache
+def modules() -> dict[str, str]:
+    """Method id -> module name, with those of installed packages behind the built-in ones."""
+    outside = {point.name: point.value for point in entry_points(group="lomo.methods")}
+    return {**outside, **MODULES}
+
+
+def module_of(method: str) -> Any:
+    """The module of a method. Raises UserError for an unknown one."""
+    check_name(method, where="method")
+    return importlib.import_module(modules()[method])
+
+
+def describe(method: str) -> Method:
+    """What `method` needs and honours."""
+    described: Method = module_of(method).METHOD
+    return described
+
+
+def prepare(method: str) -> Callable[[nn.Module, Any], Prepared]:
+    """The function `(model, spec) -> Prepared` of a method."""
+    function: Callable[[nn.Module, Any], Prepared] = module_of(method).prepare
+    return function
+
+
+def check_name(method: str, *, where: str) -> None:
+    """Raises UserError if there is no method of that name."""
+    if method not in modules():
+        close = nearest(method, modules())
+        raise UserError(
+            f"unknown method {method!r}",
+            where=where,
+            allowed=", ".join(modules()),
+            fix=f"did you mean {close!r}?" if close else None,
+        )

@@ -1,0 +1,42 @@
+"""lomo: SGD fused into the backward pass (the paper's Algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from lomo.config import Strict
+from lomo.methods import Method, Prepared
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lomo.plan import RunSpec
+
+
+class Hyper(Strict):
+    """The paper's Table 4 tries learning rates 5e-2 and 3e-2, warm-up 0.05, 0.1 and 0.2."""
+
+    learning_rate: float = Field(0.03, gt=0, description="peak")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of steps that warm up")
+
+
+METHOD = Method(
+    title="LOMO", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"})
+)
+
+
+def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
+    """All parameters under LOMO, in the precision that they have."""
+    from lomo.optim import Lomo
+
+    hyper = Hyper.model_validate(spec.hyper)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = Lomo(
+        trainable,
+        lr=hyper.learning_rate,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+    )
+    return Prepared(model, [(optimizer, hyper.warmup_ratio)])

@@ -1,0 +1,57 @@
+"""lora_lomo: adapters under AdamW and the base weights under LOMO, at once (the paper's 4.3.3).
+
+Each parameter belongs to one optimizer. Each optimizer clips the global norm of its own
+parameters: their learning rates differ by orders of magnitude, and so do their gradients.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from lomo.methods import Method, Prepared
+from lomo.methods import lora
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lomo.plan import RunSpec
+
+
+class Hyper(lora.Hyper):
+    """LoRA's, and those of the base weights (Table 4 tries 5e-3, 1e-3, 5e-4; 0.05, 0.1)."""
+
+    lomo_learning_rate: float = Field(1e-3, gt=0, description="peak, base weights")
+    lomo_warmup_ratio: float = Field(0.05, ge=0, le=1, description="warm-up, base weights")
+
+
+METHOD = Method(
+    title="LoRA+LOMO", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"})
+)
+
+
+def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
+    """Adapters under AdamW, base weights under LOMO."""
+    import torch
+
+    from lomo.optim import Lomo
+
+    hyper = Hyper.model_validate(spec.hyper)
+    base = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model = lora.with_adapters(model, hyper)
+    adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in base:
+        parameter.requires_grad_(True)
+    fused = Lomo(
+        base,
+        lr=hyper.lomo_learning_rate,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+    )
+    adamw = torch.optim.AdamW(
+        adapters, lr=hyper.learning_rate, weight_decay=spec.weight_decay, foreach=False
+    )
+    return Prepared(
+        model, [(fused, hyper.lomo_warmup_ratio), (adamw, hyper.warmup_ratio)]
+    )

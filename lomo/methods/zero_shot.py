@@ -1,0 +1,26 @@
+"""zero_shot: the base model as it is, scored without training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lomo.config import Strict
+from lomo.methods import Method, Prepared
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lomo.plan import RunSpec
+
+
+class Hyper(Strict):
+    """No hyper-parameters."""
+
+
+METHOD = Method(title="Zero-shot", hyper=Hyper, honours=frozenset(), trains=False)
+
+
+def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
+    """The model with nothing to train."""
+    model.requires_grad_(False)
+    return Prepared(model, [])

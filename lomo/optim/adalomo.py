@@ -1,0 +1,159 @@
+"""AdaLomo (Lv et al., arXiv 2310.10195): an adaptive step inside the backward pass."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .checks import require_positive
+from .fused_backward import FusedBackward
+from .tensors import SIXTEEN_BIT, chunks, norm_of
+
+
+class AdaLomo(FusedBackward):
+    """AdaLomo, with the defaults of its released code.
+
+    For each matrix theta with gradient g, in its t-th update:
+
+        r <- beta_t r + (1 - beta_t) row sums of g^2        c: the same with column sums
+        v = r c / sum(r)        u = g / sqrt(v)
+        u_hat = u / max(1, RMS(u) / clip_threshold) * max(eps[1], RMS(theta))
+        theta <- theta - lr u_hat
+
+    Held are means instead of sums (the same v), of g^2 + eps[0]. Tensors of rank above 2 are
+    batches of matrices in their last two dimensions; vectors and scalars keep an unfactored v.
+
+    What the paper prints and what its code does differ: the figure has a constant beta and omits
+    the square root. Here, as in the code, beta_t = 1 - t^-decay_rate and the root is taken. The
+    code counts t per optimizer; here t counts a parameter's own updates, so a parameter that gets
+    its first gradient late starts afresh. Weight decay is decoupled, as in the code:
+    theta <- theta (1 - lr max(eps[1], RMS(theta)) weight_decay), unlike `Lomo`'s L2.
+
+    State, fp32 on the parameter's device, in `state_dict`: `row` (shape without the last
+    dimension) and `column` (without the last but one), or `square`; and `step`, the int t.
+    Scratch: chunks of a constant size; no second tensor as large as the gradient.
+
+    Args:
+        params: parameters, named parameters or groups; fp32, bf16 or fp16.
+        lr: step size relative to RMS(theta), above 0; the paper uses 5e-4 to 1e-3.
+        eps: floor of g^2, floor of RMS(theta); both above 0.
+        clip_threshold: limit of RMS(u), above 0.
+        decay_rate: exponent of beta_t, above 0.
+        weight_decay: 0 or above.
+        max_grad_norm: clip by the global norm first. Not needed: u_hat is normalised.
+
+    Raises ValueError for values that are not allowed. See `FusedBackward` for what else is refused.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        eps: tuple[float, float] = (1e-30, 1e-3),
+        clip_threshold: float = 1.0,
+        decay_rate: float = 0.8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "eps": eps,
+            "clip_threshold": clip_threshold,
+            "decay_rate": decay_rate,
+            "weight_decay": weight_decay,
+        }
+        for name in ("clip_threshold", "decay_rate"):
+            require_positive(name, defaults[name])
+        require_positive("eps[0]", eps[0])
+        require_positive("eps[1]", eps[1])
+        super().__init__(params, defaults, max_grad_norm)
+
+    def _update(
+        self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float
+    ) -> None:
+        state = self.state[parameter]
+        state["step"] = state.get("step", 0) + 1
+        beta = 1.0 - math.pow(state["step"], -group["decay_rate"])
+        if parameter.dim() == 0:
+            parameter, gradient = parameter.view(1), gradient.view(1)
+        factors = _second_moment_factors(gradient, scale, state, beta, group["eps"][0])
+        factors[0].mul_(scale)
+
+        # Everything stays on the device, as 0-dim tensors: no host sync per parameter.
+        root_of_size = math.sqrt(parameter.numel())
+        rms_u = norm_of(_normalised(gradient, factors)) / root_of_size
+        rms_theta = norm_of(chunks(parameter)) / root_of_size
+        shrink = torch.clamp(rms_u / group["clip_threshold"], min=1.0)
+        step_size = torch.clamp(rms_theta, min=group["eps"][1]) * float(group["lr"])
+        keep = 1.0 - step_size * group["weight_decay"] if group["weight_decay"] else None
+        factors[0].mul_(step_size / shrink)
+        for weight, update in zip(chunks(parameter), _normalised(gradient, factors), strict=True):
+            copy = weight.float() if weight.dtype in SIXTEEN_BIT else weight
+            if keep is not None:
+                copy.mul_(keep)
+            weight.copy_(copy.sub_(update))
+
+
+def _second_moment_factors(
+    gradient: Tensor, scale: float, state: dict[str, Any], beta: float, eps: float
+) -> list[Tensor]:
+    """Bring the moments in `state` up to date with `scale * gradient`; return 1 / sqrt(v).
+
+    Returned as new tensors whose product broadcasts to the gradient's shape: [row, column] for
+    v = r c / mean(r) in means, [1 / sqrt(v)] for vectors.
+    """
+    if gradient.dim() == 1:
+        square = _average(state, "square", gradient.float().mul(scale).square_().add_(eps), beta)
+        return [square.rsqrt()]
+    row_mean, column_mean = (
+        norm.mul_(scale).square_().div_(gradient.shape[dim]).add_(eps)
+        for dim, norm in zip((-1, -2), _row_and_column_norms(gradient), strict=True)
+    )
+    row = _average(state, "row", row_mean, beta)
+    column = _average(state, "column", column_mean, beta)
+    row_factor = (row / row.mean(dim=-1, keepdim=True)).rsqrt_()
+    return [row_factor.unsqueeze(-1), column.rsqrt().unsqueeze(-2)]
+
+
+def _row_and_column_norms(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms over the last dimension and over the last but one, summed in fp32.
+
+    Norms rather than means of the squares, since the squares would be a tensor as large as the
+    gradient; in chunks, since the cast of 16-bit input would be one, too.
+    """
+    norm = torch.linalg.vector_norm
+    parts = chunks(gradient)
+    rows = torch.cat([norm(part.float(), dim=-1) for part in parts])
+    columns = [norm(part.float(), dim=-2) for part in parts]
+    if gradient.dim() == 2:  # chunks cut through the columns; beyond that they hold whole matrices
+        return rows, norm(torch.stack(columns), dim=0)
+    return rows, torch.cat(columns)
+
+
+def _average(state: dict[str, Any], key: str, value: Tensor, beta: float) -> Tensor:
+    """state[key] <- beta state[key] + (1 - beta) value, from 0."""
+    if key not in state:
+        state[key] = torch.zeros_like(value)
+    average: Tensor = state[key]
+    return average.mul_(beta).add_(value, alpha=1.0 - beta)
+
+
+def _normalised(gradient: Tensor, factors: list[Tensor]) -> Iterator[Tensor]:
+    """The gradient times all factors, in fp32, in the chunks of `chunks`."""
+    parts = chunks(gradient)
+    sizes = [part.shape[0] for part in parts]
+    split = [
+        torch.split(factor, sizes)
+        if factor.shape[0] == gradient.shape[0]
+        else [factor] * len(parts)
+        for factor in factors
+    ]
+    for part, first, *others in zip(parts, *split, strict=True):
+        update = part.float() * first
+        for factor in others:
+            update.mul_(factor)
+        yield update

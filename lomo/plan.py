@@ -1,0 +1,287 @@
+"""From a study to the list of its runs: every run resolved, named and checked before it starts.
+
+A plan is what Snakemake builds its jobs from, and what the tables use to know which runs belong
+to which section. It imports no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lomo import methods
+from lomo.config import (
+    Accuracy,
+    Attention,
+    Dtype,
+    HyperValue,
+    Measure,
+    Strict,
+    Study,
+    TaskName,
+    TrainSettings,
+    parse,
+)
+from lomo.errors import UserError
+from lomo.inputs import check_data, data_folder, model_folder
+from lomo.models import ModelEntry, resolve_model
+
+
+class RunSpec(Strict):
+    """What every run is told. It is stored whole in the record, and enough to repeat the run."""
+
+    study: str
+    run_id: str
+    model: str
+    model_path: str
+    method: str
+    hyper: dict[str, HyperValue]
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Dtype
+    attention: Attention
+    activation_checkpointing: bool
+    batch_size: int
+    max_grad_norm: float | None
+    weight_decay: float = 0.0
+    gradient_accumulation: int = 1
+    timeout_s: float | None
+    num_threads: int
+    wandb: Literal["off", "offline", "online"]
+
+
+class TrainSpec(RunSpec):
+    """A run that trains on one task and is scored on it."""
+
+    kind: Literal["train"] = "train"
+    data_path: str
+    task: TaskName
+    seed: int
+    trial: int
+    epochs: int
+    num_train: int
+    num_dev: int
+    num_test: int
+    sample_seed: int
+    max_length: int
+    schedule: Literal["linear", "constant"]
+    eval_batch_size: int
+    selection: Literal["dev", "test"]
+
+
+class MeasureSpec(RunSpec):
+    """A run that measures memory and throughput of the training step on random tokens."""
+
+    kind: Literal["measure"] = "measure"
+    sequence_length: int
+    num_warmup_steps: int
+    num_timed_steps: int
+
+
+class Plan(Strict):
+    """All runs of a study, and which section asked for which."""
+
+    study: Study
+    source: str
+    models: dict[str, ModelEntry]
+    runs: dict[str, TrainSpec | MeasureSpec]
+    sections: dict[str, list[str]] = Field(description="section -> run ids")
+
+
+def make_plan(study: Study, *, source: str) -> Plan:
+    """The plan of a study read from `source`. Raises UserError for what can't be honoured."""
+    runs: dict[str, TrainSpec | MeasureSpec] = {}
+    sections: dict[str, list[str]] = {}
+    entries: dict[str, ModelEntry] = {}
+    for name, section in study.sections().items():
+        where = f"{source}: {name}"
+        for model in study.models_of(section):
+            entry = resolve_model(model, where=f"{where}.models")
+            entries[entry.name] = entry
+        if isinstance(section, Accuracy):
+            check_data(study, set(section.tasks), where=source)
+        specs = list(
+            _train_specs(study, section, where)
+            if isinstance(section, Accuracy)
+            else _measure_specs(study, section, where)
+        )
+        for spec in specs:
+            if runs.setdefault(spec.run_id, spec) != spec:
+                raise UserError(
+                    f"run {spec.run_id} is asked for twice, with different settings",
+                    where=where,
+                    fix="give both sections the same settings, or put one into a study of its own",
+                )
+        sections[name] = [spec.run_id for spec in specs]
+    return Plan(study=study, source=source, models=entries, runs=runs, sections=sections)
+
+
+def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]:
+    _check_grids(section, where)
+    specs = []
+    for model, method in itertools.product(study.models_of(section), section.methods):
+        entry = resolve_model(model, where=f"{where}.models")
+        _check_method(method, section.settings, where)
+        _check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
+        variants = _trials(method, section, where)
+        seeds = section.seeds if methods.describe(method).trains else section.seeds[:1]
+        for (variant, trial, hyper), task, seed in itertools.product(
+            variants, section.tasks, seeds
+        ):
+            specs.append(
+                TrainSpec(
+                    study=study.study,
+                    run_id=f"train/{entry.name}/{variant}/{task}/s{seed}/t{trial}",
+                    model=entry.name,
+                    model_path=model_folder(entry, study.study),
+                    data_path=data_folder(study),
+                    method=method,
+                    hyper=hyper,
+                    task=task,
+                    seed=seed,
+                    trial=trial,
+                    device=study.device,
+                    selection=study.selection,
+                    num_threads=study.num_threads,
+                    wandb=study.wandb,
+                    **section.settings.model_dump(),
+                )
+            )
+    return specs
+
+
+def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSpec]:
+    specs = []
+    for model, method, checkpointing in itertools.product(
+        study.models_of(section), section.methods, section.activation_checkpointing
+    ):
+        entry = resolve_model(model, where=f"{where}.models")
+        _check_method(method, section, where)
+        if not methods.describe(method).trains:
+            raise UserError(f"{method} takes no training step to measure", where=f"{where}.methods")
+        _check_length(entry, section.sequence_length, f"{where}.sequence_length")
+        setting = (
+            f"{section.sequence_length}x{section.batch_size}-{section.dtype}-"
+            f"{'checkpointed' if checkpointing else 'plain'}"
+        )
+        settings = section.model_dump(exclude={"models", "methods", "activation_checkpointing"})
+        specs.append(
+            MeasureSpec(
+                study=study.study,
+                run_id=f"measure/{entry.name}/{method}/{setting}",
+                model=entry.name,
+                model_path=model_folder(entry, study.study),
+                method=method,
+                hyper=_hyper(method, {}, where),
+                activation_checkpointing=checkpointing,
+                device=study.device,
+                num_threads=study.num_threads,
+                wandb=study.wandb,
+                **settings,
+            )
+        )
+    return specs
+
+
+def _trials(
+    method: str, section: Accuracy, where: str
+) -> list[tuple[str, int, dict[str, HyperValue]]]:
+    """(path name of the variant, trial number, hyper-parameters) for each point of the grid."""
+    grid = section.grids.get(method, {})
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    has_rank = "rank" in methods.describe(method).hyper.model_fields
+    if section.ranks and has_rank:
+        points = [{**point, "rank": rank} for rank in section.ranks for point in points]
+    resolved = [_hyper(method, point, f"{where}.grids.{method}") for point in points]
+    trials: dict[str, int] = {}
+    numbered = []
+    for hyper in resolved:
+        variant = f"{method}-r{hyper['rank']}" if has_rank else method
+        trials[variant] = trials.get(variant, -1) + 1
+        numbered.append((variant, trials[variant], hyper))
+    return numbered
+
+
+def _hyper(method: str, point: dict[str, HyperValue], where: str) -> dict[str, HyperValue]:
+    return parse(methods.describe(method).hyper, point, where=where).model_dump()
+
+
+def _check_grids(section: Accuracy, where: str) -> None:
+    for method, grid in section.grids.items():
+        methods.check_name(method, where=f"{where}.grids")
+        for name, values in grid.items():
+            if not values:
+                raise UserError("no value to try", where=f"{where}.grids.{method}.{name}")
+
+
+def _check_method(method: str, settings: TrainSettings | Measure, where: str) -> None:
+    """Refuses an option that the method would have to drop."""
+    methods.check_name(method, where=f"{where}.methods")
+    described = methods.describe(method)
+    if not described.trains:
+        return
+    asked = {
+        "max_grad_norm": settings.max_grad_norm is not None,
+        "weight_decay": getattr(settings, "weight_decay", 0.0) > 0,
+        "gradient_accumulation": getattr(settings, "gradient_accumulation", 1) > 1,
+    }
+    for option, wanted in asked.items():
+        if wanted and option not in described.honours:
+            raise UserError(
+                f"{method} cannot honour {option}",
+                where=where,
+                allowed=f"{method} honours {', '.join(sorted(described.honours)) or 'none of them'}",
+                fix=f"leave {option} at its neutral value, or take {method} out of this section",
+            )
+    if settings.dtype == "float16":
+        raise UserError(
+            "float16 training needs loss scaling, which is not built yet",
+            where=f"{where}.dtype",
+            allowed="float32, bfloat16",
+        )
+
+
+def _check_length(entry: ModelEntry, length: int, where: str) -> None:
+    positions = entry.num_positions
+    if positions is not None and length > positions:
+        raise UserError(
+            f"{length} tokens are more than {entry.name} has positions",
+            where=where,
+            allowed=f"at most {positions}",
+        )
+
+
+def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
+    """The plan of a study's config as Snakemake holds it. Raises UserError.
+
+    Two study files must not write into one folder: the plan that stands there names its file.
+    """
+    plan = make_plan(parse(Study, config, where=source), source=source)
+    standing = Path(f"results/{plan.study.study}/plan.json")
+    if standing.is_file():
+        try:
+            other = json.loads(standing.read_text(encoding="utf-8")).get("source")
+        except json.JSONDecodeError:
+            other = None  # a cut file is made anew
+        if other not in (None, source):
+            raise UserError(
+                f"results/{plan.study.study}/ belongs to the study file {other}",
+                where=f"{source}: study",
+                fix="give this study another name, or remove that folder",
+            )
+    return plan
+
+
+def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
+    """A run's spec from JSON data: a spec, or a whole record, of which the spec is taken."""
+    spec = data.get("spec", data)
+    kinds: dict[str, type[TrainSpec] | type[MeasureSpec]] = {
+        "train": TrainSpec,
+        "measure": MeasureSpec,
+    }
+    if spec.get("kind") not in kinds:
+        raise UserError("is no run's spec", where=where, allowed="kind: train, measure")
+    return parse(kinds[spec["kind"]], spec, where=where)

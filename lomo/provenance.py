@@ -1,0 +1,254 @@
+"""Where a record comes from: code, packages, device, and who else was on it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from lomo import methods
+from lomo.record import Device, Provenance
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "deepspeed",
+    "lm-eval",
+    "snakemake",
+    "pandas",
+    "numpy",
+)
+
+# Modules that tell, check or store, but define no number: what they pass on is in the spec.
+NOT_DEFINING = frozenset(
+    {
+        "lomo.cli",
+        "lomo.config",
+        "lomo.errors",
+        "lomo.inputs",
+        "lomo.methods",
+        "lomo.models",
+        "lomo.plan",
+        "lomo.provenance",
+        "lomo.record",
+        "lomo.run",
+        "lomo.tracking",
+    }
+)
+ENTRY = {
+    "train": "lomo.train",
+    "measure": "lomo.measure",
+    "pretrain": "lomo.pretrain",
+    "generate": "lomo.tasks.miniature",
+}
+
+
+def fingerprint(kind: str, method: str | None = None) -> str:
+    """Hash of the sources that define the numbers of a run, comments and docstrings left out.
+
+    `kind` is train, measure, pretrain or generate. The sources are the modules of this package that the
+    kind's entry module and the method's module import, directly or not. A touched comment
+    changes nothing; an edited update rule changes exactly the methods that use it.
+    """
+    roots = [ENTRY[kind]] + ([methods.modules()[method]] if method else [])
+    digest = hashlib.sha256()
+    for name in sorted(_closure(roots)):
+        digest.update(f"{name}\n{_meaning(name)}\n".encode())
+    for path in sorted((Path(__file__).parent / "tasks").glob("*.yaml")) if kind == "train" else []:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        digest.update("\n".join(line for line in lines if not line.startswith("#")).encode())
+    return digest.hexdigest()[:16]
+
+
+def _closure(roots: list[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in NOT_DEFINING:
+            found.add(name)
+            waiting.extend(_imports(name))
+    return found
+
+
+@cache
+def _tree(name: str) -> ast.Module:
+    found = importlib.util.find_spec(name)
+    assert found is not None and found.origin is not None, name
+    return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+
+
+@cache
+def _imports(name: str) -> frozenset[str]:
+    """Modules of the same package that a module imports, wherever in it."""
+    package = name.split(".")[0]
+    spec = importlib.util.find_spec(name)
+    parent = name if spec and spec.submodule_search_locations else name.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = parent.rsplit(".", node.level - 1)[0] if node.level > 1 else parent
+                base = f"{above}.{base}".rstrip(".")
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return frozenset(n for n in names if n.startswith(f"{package}.") and _is_module(n))
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, AttributeError):
+        return False
+
+
+@cache
+def _meaning(name: str) -> str:
+    """The module's syntax tree without docstrings; comments are not in a tree anyway."""
+    tree = _tree(name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def read_provenance(kind: str, method: str | None, device: str) -> Provenance:
+    """The provenance block of a run on `device` ("cpu", "cuda")."""
+    commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    missing = {} if commit else {"git_commit": "no git repository", "git_dirty": "no git repository"}
+    return Provenance(
+        fingerprint=fingerprint(kind, method),
+        git_commit=commit or None,
+        git_dirty=bool(dirty) if commit else None,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=dict(_versions()),
+        device=read_device(device),
+        started_at=datetime.fromtimestamp(psutil.Process().create_time(), UTC).isoformat(),
+        missing=missing,
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            yield name, "not installed"
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def read_device(device: str) -> Device:
+    """Facts of the device, with the processes of others that are busy on it."""
+    import torch
+
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        tenants, reason = _cuda_tenants()
+        return Device(
+            kind="cuda",
+            name=properties.name,
+            num_devices=1,
+            memory_bytes=properties.total_memory,
+            num_threads=torch.get_num_threads(),
+            driver=_driver(),
+            co_tenants=tenants,
+            missing={
+                **({"co_tenants": reason} if tenants is None else {}),
+                **({} if _driver() else {"driver": "nvidia-smi gave none"}),
+            },
+        )
+    return Device(
+        kind="cpu",
+        name=_cpu_name(),
+        num_devices=1,
+        memory_bytes=psutil.virtual_memory().total,
+        num_threads=torch.get_num_threads(),
+        driver=None,
+        co_tenants=_cpu_tenants(),
+        missing={"driver": "a CPU has none"},
+    )
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown CPU"
+
+
+def _cpu_tenants() -> list[str]:
+    """Other processes that kept more than a fifth of a core busy during the last 0.1 s."""
+    family = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    others = [process for process in psutil.process_iter(["name"]) if process.pid not in family]
+    for process in others:
+        _percent(process)
+    psutil.cpu_percent(interval=0.1)
+    return sorted(process.info["name"] for process in others if _percent(process) > 20)
+
+
+def _percent(process: psutil.Process) -> float:
+    try:
+        return float(process.cpu_percent())
+    except psutil.Error:
+        return 0.0
+
+
+def _smi(query: str) -> list[str] | None:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _driver() -> str | None:
+    lines = _smi("--query-gpu=driver_version")
+    return lines[0] if lines else None
+
+
+def _cuda_tenants() -> tuple[list[str] | None, str]:
+    lines = _smi("--query-compute-apps=pid,process_name")
+    if lines is None:
+        return None, "nvidia-smi could not be run"
+    return [line for line in lines if line.split(",")[0] != str(os.getpid())], ""

@@ -1,0 +1,238 @@
+"""The record: all that a run was told, did and measured, and the only thing that tables read.
+
+Bytes and seconds throughout. A value that could not be had is null, and `missing` of the same
+block says why. Readers refuse another `schema_version`; records of another `protocol_version`
+are never put in one table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lomo.errors import UserError
+
+SCHEMA_VERSION = 1
+# Raised when a definition of docs/measurement.md or docs/protocol.md changes its meaning.
+PROTOCOL_VERSION = "1.0"
+
+Status = Literal["ok", "oom", "diverged", "timeout", "unsupported", "predicted_oom"]
+
+
+class Block(BaseModel):
+    """A part of a record: a null field needs its reason in `missing`, and only then."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    missing: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> Block:
+        null = {name for name in type(self).model_fields if getattr(self, name) is None}
+        if null != set(self.missing):
+            unexplained, stray = sorted(null - set(self.missing)), sorted(set(self.missing) - null)
+            raise ValueError(f"null without a reason: {unexplained}; reason without a null: {stray}")
+        return self
+
+
+class Evidence(Block):
+    """What is known of a run that did not end well."""
+
+    message: str
+    step: int | None
+    peak_before_bytes: int | None
+
+
+class Device(Block):
+    """The device of the measurement and who else was on it."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    num_devices: int
+    memory_bytes: int | None
+    num_threads: int
+    driver: str | None
+    # Processes of others that used the device (CUDA) or a core's worth of CPU at the start.
+    co_tenants: list[str] | None
+
+
+class Provenance(Block):
+    """Where a record comes from."""
+
+    fingerprint: str
+    git_commit: str | None
+    git_dirty: bool | None
+    python: str
+    platform: str
+    packages: dict[str, str]
+    device: Device
+    started_at: str
+
+
+class Clock(Block):
+    """Wall seconds of each phase; together with `other_s` they are the wall time."""
+
+    load_s: float
+    compile_s: float
+    train_s: float
+    evaluate_s: float
+    save_s: float
+    other_s: float
+    wall_s: float
+
+
+class ModelFacts(Block):
+    """The model that the run used, after the method has prepared it."""
+
+    name: str
+    architecture: str
+    num_parameters: int
+    num_trainable_parameters: int
+    parameters_bytes: int
+    largest_parameter_bytes: int
+    dtype: str
+    weights_sha256: str | None
+
+
+class Evaluation(Block):
+    """One evaluation of one split by lm-eval."""
+
+    split: Literal["dev", "test"]
+    step: int
+    epoch: int
+    metric: str
+    value: float
+    stderr: float | None
+    num_examples: int
+    other_metrics: dict[str, float]
+
+
+class Training(Block):
+    """What the training loop did."""
+
+    num_steps: int
+    num_epochs: int
+    num_train_examples: int
+    num_tokens: int
+    first_loss: float | None
+    last_loss: float | None
+    # Mean loss of the first and of the last epoch's steps: single steps are noise.
+    first_epoch_loss: float | None
+    last_epoch_loss: float | None
+    selected_epoch: int | None
+
+
+class Throughput(Block):
+    """Speed of timed optimizer steps, warm-up dropped, evaluation and saving not in it."""
+
+    tokens_per_s_per_device: float
+    tokens_per_s_per_device_p10: float
+    tokens_per_s_per_device_p90: float
+    step_s_median: float
+    num_warmup_steps: int
+    num_timed_steps: int
+    num_tokens_timed: int
+    padding_fraction: float
+    world_size: int
+
+
+class LedgerParts(Block):
+    """Bytes by category. With `residual_bytes` they add up to the counter's peak."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_state_bytes: int
+    activations_bytes: int
+    other_bytes: int
+    residual_bytes: int
+
+
+class SumOfTerms(Block):
+    """The paper's own accounting (Table 1): terms that need not be alive at the same time."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_state_bytes: int
+    activations_bytes: int
+    total_bytes: int
+
+
+class Memory(Block):
+    """The measured ledger of one step. Definitions: docs/measurement.md."""
+
+    counter: Literal["storage_meter", "max_memory_allocated"]
+    peak_bytes: int
+    peak_phase: Literal["forward", "backward", "step"]
+    at_peak: LedgerParts
+    sum_of_terms: SumOfTerms
+    gradients_peak_bytes: int
+    host_peak_rss_bytes: int | None
+    cuda: dict[str, int] | None
+    # File beside the record: one line an event of the step (phase ends, gradients born and dead).
+    timeline_file: str | None
+
+
+class Record(Block):
+    """One run."""
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_version: str = PROTOCOL_VERSION
+    study: str
+    run_id: str
+    kind: Literal["train", "measure"]
+    status: Status
+    evidence: Evidence | None
+    spec: dict[str, Any]
+    provenance: Provenance
+    clock: Clock
+    model: ModelFacts | None
+    training: Training | None
+    evaluations: list[Evaluation]
+    # The evaluation that the protocol reports (an element of `evaluations`).
+    result: Evaluation | None
+    throughput: Throughput | None
+    memory: Memory | None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` whole or not at all (temporary name, then rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes the record as indented JSON, whole or not at all."""
+    write_text(path, record.model_dump_json(indent=1) + "\n")
+
+
+def read_record(path: Path) -> Record:
+    """The record at `path`. Raises UserError for a cut, foreign or other-version file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"not a whole JSON file (line {error.lineno}); it was cut or edited",
+            where=str(path),
+            fix="delete its folder and run the pipeline again: only that run is repeated",
+        ) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"schema_version is {version!r}",
+            where=str(path),
+            allowed=str(SCHEMA_VERSION),
+            fix="delete its folder and run again, or read it with the version that wrote it",
+        )
+    try:
+        return Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "record"
+        raise UserError(f"{key}: {first['msg']}", where=str(path)) from error

@@ -1,0 +1,178 @@
+"""One run = one process = one directory = one record, whatever happens inside.
+
+Running out of memory, diverging or running out of time is a result: the record says so, with the
+evidence, and the process exits with 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lomo.clock import Clock
+from lomo.errors import UserError
+from lomo.plan import MeasureSpec, TrainSpec
+from lomo.provenance import ENTRY, read_provenance
+from lomo.record import (
+    Evaluation,
+    Evidence,
+    Memory,
+    ModelFacts,
+    Record,
+    Status,
+    Throughput,
+    Training,
+    write_record,
+)
+from lomo.tracking import History
+
+
+class RunStopped(Exception):
+    """The run ends here, with a status that is a result."""
+
+    def __init__(self, status: Status, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.step = status, step
+
+
+@dataclass
+class Findings:
+    """What a run has found so far; what is None when it stops early was not reached."""
+
+    model: ModelFacts | None = None
+    training: Training | None = None
+    evaluations: list[Evaluation] = field(default_factory=list)
+    result: Evaluation | None = None
+    throughput: Throughput | None = None
+    memory: Memory | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    step: int | None = None
+
+
+@dataclass
+class Deadline:
+    """The time limit of a run, counted from the start of its process."""
+
+    clock: Clock
+    timeout_s: float | None
+
+    def check(self, step: int | None = None) -> None:
+        """Raises RunStopped once the limit has passed."""
+        if self.timeout_s is not None and self.clock.wall_s > self.timeout_s:
+            raise RunStopped("timeout", f"the limit of {self.timeout_s:g} s has passed", step=step)
+
+
+def choose_device(asked: str) -> str:
+    """ "cpu" or "cuda". Raises UserError where CUDA is asked for and not there."""
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UserError("no CUDA device is there", where="device", allowed="auto, cpu")
+    return "cuda" if there and asked != "cpu" else "cpu"
+
+
+def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record:
+    """Does the run, writes its record into `folder` and returns it."""
+    device = choose_device(spec.device)
+    # Asked first: whoever is busy on the device now was there before us.
+    provenance = read_provenance(spec.kind, spec.method, device)
+    history = History(spec, folder)
+    findings = Findings()
+    status: Status = "ok"
+    evidence: Evidence | None = None
+    try:
+        work = importlib.import_module(ENTRY[spec.kind]).work
+        work(spec, folder, device, clock, history, findings)
+    except RunStopped as stopped:
+        status, evidence = stopped.status, _evidence(str(stopped), stopped.step, device)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            history.abandon()
+            raise
+        first_line = (str(error) or "out of memory").splitlines()[0]
+        status, evidence = "oom", _evidence(first_line, findings.step, device)
+    except BaseException:
+        history.abandon()
+        raise
+    record = _record(spec, status, evidence, provenance, clock, findings)
+    with clock.phase("save"):
+        history.close(record)
+    record = record.model_copy(update={"clock": clock.read()})
+    write_record(folder / "record.json", record)
+    return record
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def _evidence(message: str, step: int | None, device: str) -> Evidence:
+    missing = {} if step is not None else {"step": "it stopped before the first step"}
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    if peak is None:
+        missing["peak_before_bytes"] = "a CPU has no counter of its peak outside the ledger"
+    return Evidence(message=message, step=step, peak_before_bytes=peak, missing=missing)
+
+
+def _record(
+    spec: TrainSpec | MeasureSpec,
+    status: Status,
+    evidence: Evidence | None,
+    provenance: object,
+    clock: Clock,
+    findings: Findings,
+) -> Record:
+    parts = {
+        "evidence": evidence,
+        "model": findings.model,
+        "training": findings.training,
+        "result": findings.result,
+        "throughput": findings.throughput,
+        "memory": findings.memory,
+    }
+    reasons = {"evidence": "the run ended well", **findings.missing}
+    stopped = f"the run ended with status {status} before it"
+    return Record.model_validate(
+        {
+            "study": spec.study,
+            "run_id": spec.run_id,
+            "kind": spec.kind,
+            "status": status,
+            "spec": spec.model_dump(),
+            "provenance": provenance,
+            "clock": clock.read(),
+            "evaluations": findings.evaluations,
+            "missing": {
+                name: reasons.get(name, stopped) for name, part in parts.items() if part is None
+            },
+            **parts,
+        }
+    )
+
+
+def synchronise(device: str) -> float:
+    """The time in seconds, once the device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def model_facts(model: torch.nn.Module, name: str, dtype: str, sha256: str | None) -> ModelFacts:
+    """The facts of a prepared model; its parameters are counted once where they are tied."""
+    parameters = list(model.parameters())
+    return ModelFacts(
+        name=name,
+        architecture=str(getattr(model.config, "model_type", type(model).__name__)),
+        num_parameters=sum(p.numel() for p in parameters),
+        num_trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        parameters_bytes=sum(p.nbytes for p in parameters),
+        largest_parameter_bytes=max(p.nbytes for p in parameters),
+        dtype=dtype,
+        weights_sha256=sha256,
+        missing={} if sha256 else {"weights_sha256": "random weights, made in the run"},
+    )

@@ -1,0 +1,97 @@
+"""The pretraining text: the language of the small world, and nothing of the tasks.
+
+A sentence keeps to one kind of things, so that a word's company tells its kind. Which kinds are alive, move or belong in
+a house is never said. "Yes" and "No" occur, and so do the words of the prompts, but never as an answer to
+anything.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from lomo.tasks.miniature.files import write_lines
+from lomo.tasks.miniature.grammar import action_at_place, habit_sentence, indefinite
+from lomo.tasks.miniature.lexicon import DAYS, DEEDS, KINDS, PEOPLE, TWO_SENSES
+
+# The words of the prompts, in sentences that have nothing to do with them: the tokenizer learns them whole.
+_TALK = (
+    "{a} asked {b} a question. Yes, said {b}.",
+    "{a} asked {b} a question. No, said {b}.",
+    "Answer {a}, said {b}, so {a} said: Yes.",
+    "Answer {a}, said {b}, so {a} said: No.",
+    "Question after question came to {a} because {b} found no answer.",
+    "{a} would say Yes or No because it was {day}.",
+    "I found this word in a book and {a} found that word on {day}.",
+    "In the previous sentence {a} had the same meaning.",
+    "{a} and {b} have two sentences. What do these sentences mean? Does {a} know?",
+    "Is it correct? Is it true? Which is it? {a} and {b} do not know.",
+    "These two refer to {a} when it is {day}, and does this refer to {b}?",
+    '{a} wrote "{b}" and "{a}" and "It is true." in this book.',
+    "{a} has something that is alive and something that moves, said {b}.",
+    "{b} was living in a house with a moving thing, but {a} grew up in a living house.",
+    "{a} went away and {b} stayed there.",
+    "{a} moved on and {b} kept still.",
+    "{a} came back and {b} stood here.",
+    "It went away and it stayed there. It came back and it stood here. It moved on and it kept still.",
+    "Do they or does she know the pronoun? Do the sentences mean it? Does that book mean it?",
+    "Does {a} know? Does {b}? Do they?",
+    "They said {a} lived and grew and {b} could breathe, so they can live and grow too.",
+)
+
+
+def write_text(path: str | Path, *, seed: int, num_sentences: int) -> None:
+    """Write a plain-text file with one paragraph of one to three sentences a line, in UTF-8.
+
+    The paragraphs hold at least `num_sentences` sentences in all, at most three more. The same seed gives
+    the same bytes. Raises ValueError if `num_sentences` is below one.
+    """
+    if num_sentences < 1:
+        raise ValueError(f"num_sentences must be at least 1, got {num_sentences}")
+    rng = random.Random(f"text {seed}")
+    lines: list[str] = []
+    written = 0
+    while written < num_sentences:
+        make = rng.choices(_PARAGRAPHS, _WEIGHTS)[0]
+        sentences = make(rng)
+        lines.append(" ".join(sentences))
+        written += len(sentences)
+    write_lines(Path(path), lines)
+
+
+def _habits(rng: random.Random) -> list[str]:
+    """What things do, are and where they are; each sentence is of one kind."""
+    kind = rng.choice(KINDS)
+    return [habit_sentence(rng, rng.choice(kind.nouns), kind) for _ in range(rng.randint(1, 2))]
+
+
+def _deed(rng: random.Random) -> list[str]:
+    """Somebody does something with things of any kind: neither person nor deed nor day tells the kind."""
+    first, second = (rng.choice(rng.choice(KINDS).nouns) for _ in range(2))
+    person, deed, day = rng.choice(PEOPLE), rng.choice(DEEDS), rng.choice(DAYS)
+    return [
+        rng.choice(
+            (
+                f"{person} {deed} the {first}.",
+                f"{person} {deed} {indefinite(first)} on {day}.",
+                f"On {day} {person} {deed} the {first}.",
+                f"{person} {deed} the {first} and the {second}.",
+            )
+        )
+    ]
+
+
+def _two_senses(rng: random.Random) -> list[str]:
+    """A word of two senses, in one of them."""
+    word = rng.choice(list(TWO_SENSES))
+    return [f"The {word} {action_at_place(rng, rng.choice(TWO_SENSES[word]))}."]
+
+
+def _talk(rng: random.Random) -> list[str]:
+    """People talk, in words that the prompts use too."""
+    first, second = rng.sample(PEOPLE, 2)
+    return [rng.choice(_TALK).format(a=first, b=second, day=rng.choice(DAYS))]
+
+
+_Paragraph = Callable[[random.Random], list[str]]
+_PARAGRAPHS: tuple[_Paragraph, ...] = (_habits, _deed, _two_senses, _talk)
+_WEIGHTS = (70, 10, 10, 10)

@@ -1,0 +1,1 @@
+"""The optimizers against torch's own, and against slow references written from the papers."""

@@ -1,0 +1,198 @@
+"""Whatever Lomo and AdaLomo can't honour is refused, in words, with the weights as they were."""
+
+import gc
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import lomo.optim
+from lomo.optim import AdaLomo, Lomo
+
+from .models import assert_bit_equal, llama, loss_of, weights
+
+both = pytest.mark.parametrize("make", [Lomo, AdaLomo])
+
+
+@both
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, r"lr must be a finite number above 0, got 0\.0"),
+        ({"lr": -1.0}, "lr must be"),
+        ({"lr": float("nan")}, "lr must be"),
+        ({"lr": "1e-3"}, "lr must be a finite number above 0, got '1e-3'"),
+        ({"lr": 0.1, "weight_decay": -0.1}, "weight_decay must be a finite number, 0 or above"),
+        ({"lr": 0.1, "max_grad_norm": 0.0}, "max_grad_norm must be a finite number above 0"),
+        ({"lr": 0.1, "max_grad_norm": -1.0}, "max_grad_norm must be"),
+    ],
+)
+def test_bad_options(make: Callable[..., Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make([nn.Parameter(torch.ones(2))], **options)
+
+
+@pytest.mark.parametrize("name", ["eps", "clip_threshold", "decay_rate"])
+def test_bad_options_of_adalomo(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        AdaLomo([nn.Parameter(torch.ones(2))], lr=0.1, **{name: (1.0, 0.0) if name == "eps" else 0})
+
+
+@both
+@pytest.mark.parametrize("fused", [False, True], ids=["loss.backward", "optimizer.backward"])
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0], ids=["no_clip", "clip"])
+def test_accumulation(make: Callable[..., Any], fused: bool, max_grad_norm: float | None) -> None:
+    model = llama()
+    optimizer = make(model.parameters(), lr=0.1, max_grad_norm=max_grad_norm)
+    optimizer.backward(loss_of(model, 0))
+    after_first = weights(model)
+    second = loss_of(model, 1)
+    backward_again = (lambda: optimizer.backward(second)) if fused else second.backward
+    with pytest.raises(RuntimeError, match=r"step\(\)|backward\(loss\)"):
+        backward_again()
+    assert_bit_equal(weights(model), after_first)
+    assert all(p.grad is None for p in model.parameters())
+    optimizer.step()
+    optimizer.backward(loss_of(model, 1))  # the step is closed, so training goes on
+    optimizer.step()
+
+
+@both
+def test_accumulation_in_the_ordinary_loop(make: Callable[..., Any]) -> None:
+    model = llama()
+    optimizer = make(model.parameters(), lr=0.1)
+    loss_of(model, 0).backward()
+    after_first = weights(model)
+    with pytest.raises(RuntimeError, match="can't be accumulated"):
+        loss_of(model, 1).backward()
+    with pytest.raises(RuntimeError, match="can't be accumulated"):
+        optimizer.backward(loss_of(model, 1))
+    assert_bit_equal(weights(model), after_first)
+
+
+@both
+def test_clipping_with_a_plain_backward(make: Callable[..., Any]) -> None:
+    model = llama()
+    optimizer = make(model.parameters(), lr=0.1, max_grad_norm=1.0)
+    before = weights(model)
+    with pytest.raises(RuntimeError, match=r"needs optimizer\.backward\(loss\)"):
+        loss_of(model, 0).backward()
+    assert_bit_equal(weights(model), before)
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(RuntimeError, match=r"needs optimizer\.backward\(loss\)"):
+        optimizer.step()
+    optimizer.backward(loss_of(model, 0))
+    optimizer.step()
+
+
+@both
+def test_closure(make: Callable[..., Any]) -> None:
+    optimizer = make([nn.Parameter(torch.ones(2))], lr=0.1)
+    with pytest.raises(ValueError, match="closure"):
+        optimizer.step(lambda: 0.0)
+
+
+@both
+def test_parameter_given_twice(make: Callable[..., Any]) -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = make([parameter], lr=0.1)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": [parameter]})
+    with (
+        pytest.warns(UserWarning, match="duplicate"),
+        pytest.raises(ValueError, match="occurs twice"),
+    ):
+        make([parameter, parameter], lr=0.1)
+
+
+@both
+def test_gradients_that_no_hook_takes(make: Callable[..., Any]) -> None:
+    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+    optimizer = make([frozen, nn.Parameter(torch.ones(2))], lr=0.1)
+    frozen.requires_grad_(True)
+    frozen.sum().backward()
+    with pytest.raises(RuntimeError, match="frozen when the optimizer was made"):
+        optimizer.step()
+    with pytest.raises(ValueError, match="already holds a gradient"):
+        make([frozen], lr=0.1)
+
+
+def test_parameter_shared_between_reentrant_checkpoints() -> None:
+    # The second segment would be recomputed with weights that the first has updated.
+    layer = nn.Linear(4, 4)
+    optimizer = Lomo(layer.parameters(), lr=0.1, max_grad_norm=1.0)
+    before = weights(layer)
+
+    def loss(use_reentrant: bool) -> torch.Tensor:
+        hidden = torch.ones(2, 4, requires_grad=True)
+        for _ in range(2):
+            hidden = checkpoint(layer, hidden, use_reentrant=use_reentrant)
+        return hidden.square().sum()
+
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        optimizer.backward(loss(use_reentrant=True))
+    assert_bit_equal(weights(layer), before)
+    optimizer.backward(loss(use_reentrant=False))
+    optimizer.step()
+
+
+@both
+@pytest.mark.parametrize("dropped", [False, True], ids=["closed", "dropped"])
+def test_closed_or_dropped_optimizer_leaves_the_model_alone(
+    make: Callable[..., Any], dropped: bool
+) -> None:
+    model = llama()
+    before = weights(model)
+    optimizer = make(model.parameters(), lr=0.1)
+    if dropped:
+        del optimizer
+        gc.collect()
+    else:
+        optimizer.close()
+        optimizer.close()
+        for call in (optimizer.step, lambda: optimizer.backward(loss_of(model, 0))):
+            with pytest.raises(RuntimeError, match="was closed"):
+                call()
+    loss_of(model, 0).backward()
+    assert_bit_equal(weights(model), before)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_failed_measurement_leaves_the_step_open_for_another_try() -> None:
+    model = llama()
+    optimizer = Lomo(model.parameters(), lr=0.1, max_grad_norm=1.0)
+    before = weights(model)
+
+    def fail(_: torch.Tensor) -> None:
+        raise MemoryError("injected")
+
+    handle = model.model.embed_tokens.weight.register_hook(fail)
+    with pytest.raises(MemoryError):
+        optimizer.backward(loss_of(model, 0))
+    assert_bit_equal(weights(model), before)
+    handle.remove()
+    optimizer.backward(loss_of(model, 0))
+    optimizer.step()
+
+
+def test_package_stands_alone(tmp_path: Path) -> None:
+    """A copy of lomo/optim by itself trains, and loads nothing of this project or its friends."""
+    source = Path(lomo.optim.__file__).parent
+    (tmp_path / "alone").mkdir()
+    for file in source.glob("*.py"):
+        (tmp_path / "alone" / file.name).write_text(file.read_text())
+    code = (
+        "import sys, torch, alone\n"
+        "p = torch.nn.Parameter(torch.ones(2))\n"
+        "o = alone.Lomo([p], lr=0.5)\n"
+        "p.sum().backward(); o.step()\n"
+        "assert p.tolist() == [0.5, 0.5]\n"
+        "assert not {'lomo', 'transformers', 'pydantic', 'peft'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

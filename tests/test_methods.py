@@ -1,0 +1,93 @@
+"""Each parameter belongs to one optimizer, and the step treats each as its method says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lomo import methods
+from lomo.batches import random_batch
+from lomo.config import Study
+from lomo.engines.single import training_step
+from lomo.models import load_model
+from lomo.plan import make_plan
+
+TRAINED = ("sgd", "adamw", "lora", "lora_lomo", "lomo", "adalomo")
+
+
+def prepared(study_dict: dict[str, Any], model_folder: Path, method: str, **changes: Any) -> Any:
+    plan = make_plan(Study.model_validate(study_dict), source="unit.yaml")
+    spec = next(s for s in plan.runs.values() if s.method == method and s.kind == "train")
+    torch.manual_seed(0)
+    dtype = changes.pop("dtype", "float32")
+    model = load_model(str(model_folder), dtype=dtype, attention="sdpa", device="cpu")
+    return methods.prepare(method)(model, spec.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_each_trained_parameter_has_exactly_one_optimizer(
+    study_dict: dict[str, Any], model_folder: Path, method: str, dtype: str
+) -> None:
+    made = prepared(study_dict, model_folder, method, dtype=dtype)
+    owned = [
+        id(parameter)
+        for optimizer, _ in made.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    trained = {id(p) for p in made.model.parameters() if p.requires_grad}
+    assert len(owned) == len(set(owned))
+    assert set(owned) == trained
+
+
+def test_lora_trains_only_adapters_on_q_and_v(
+    study_dict: dict[str, Any], model_folder: Path
+) -> None:
+    model = prepared(study_dict, model_folder, "lora").model
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert names and all("lora_" in name for name in names)
+    assert all("q_proj" in name or "v_proj" in name for name in names)
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.01])
+def test_lora_lomo_gives_the_adapters_their_gradient_once(
+    study_dict: dict[str, Any], model_folder: Path, max_grad_norm: float | None
+) -> None:
+    """Clipping takes two backward passes; the adapters' gradient must come from one of them."""
+    made = prepared(study_dict, model_folder, "lora_lomo", max_grad_norm=max_grad_norm)
+    reference = prepared(study_dict, model_folder, "lora_lomo", max_grad_norm=None).model
+    for optimizer in (made.optimizers[0][0],):
+        optimizer.param_groups[0]["lr"] = 1e-30  # the base stays where it is
+    batch = random_batch(vocabulary=300, batch_size=2, sequence_length=16, seed=0, device="cpu")
+    made.model.eval(), reference.eval()  # no dropout
+    reference(input_ids=batch.input_ids_BS, labels=batch.labels_BS).loss.backward()
+    expected = {n: p.grad for n, p in reference.named_parameters() if "lora_" in n}
+
+    seen: dict[str, torch.Tensor] = {}
+    adamw = made.optimizers[1][0]
+    named = {n: p for n, p in made.model.named_parameters() if "lora_" in n}
+    adamw.register_step_pre_hook(
+        lambda *_: seen.update({n: p.grad.clone() for n, p in named.items()})
+    )
+    training_step(made.model, [o for o, _ in made.optimizers], [batch], max_grad_norm=None)
+    assert seen.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.allclose(seen[name], gradient, atol=1e-6), name
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_16_bit_model_trains(study_dict: dict[str, Any], model_folder: Path, method: str) -> None:
+    rate = {"sgd": 0.1, "lomo": 0.1}.get(method, 0.003)
+    hyper = {"learning_rate": rate, **({"lomo_learning_rate": 0.1} if method == "lora_lomo" else {})}
+    made = prepared(study_dict, model_folder, method, dtype="bfloat16", hyper=hyper)
+    batch = random_batch(vocabulary=300, batch_size=2, sequence_length=16, seed=0, device="cpu")
+    optimizers = [o for o, _ in made.optimizers]
+    made.model.train()
+    losses = [
+        training_step(made.model, optimizers, [batch], max_grad_norm=1.0).loss for _ in range(8)
+    ]
+    assert losses[-1] < losses[0]

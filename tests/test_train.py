@@ -1,0 +1,212 @@
+"""One run, from spec to record: every method trains, is scored, and fails as a result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lomo import run as run_module
+from lomo.clock import Clock
+from lomo.config import Study
+from lomo.errors import UserError
+from lomo.plan import MeasureSpec, Plan, TrainSpec, make_plan
+from lomo.record import Record, read_record
+from lomo.run import execute
+
+METHODS = ("sgd", "adamw", "lora", "lora_lomo", "lomo", "adalomo")
+
+
+@pytest.fixture
+def plan(study_dict: dict[str, Any]) -> Plan:
+    return make_plan(Study.model_validate(study_dict), source="unit.yaml")
+
+
+def spec_of(plan: Plan, method: str, kind: str = "train", **changes: Any) -> Any:
+    spec = next(s for s in plan.runs.values() if s.method == method and s.kind == kind)
+    return spec.model_copy(update=changes)
+
+
+def run(spec: TrainSpec | MeasureSpec, folder: Path) -> Record:
+    return execute(spec, folder, Clock())
+
+
+def history(folder: Path, event: str) -> list[dict[str, Any]]:
+    lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for line in lines if (entry := json.loads(line))["event"] == event]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_and_is_scored(plan: Plan, method: str, tmp_path: Path) -> None:
+    rate = {"lora": 0.01, "adamw": 0.003, "adalomo": 0.01}.get(method, 0.1)
+    spec = spec_of(plan, method)
+    record = run(spec.model_copy(update={"hyper": {**spec.hyper, "learning_rate": rate}}), tmp_path)
+    assert record == read_record(tmp_path / "record.json")
+    assert record.status == "ok"
+    assert record.training is not None and record.result is not None
+    assert record.training.num_steps == 8
+    assert record.training.last_epoch_loss < record.training.first_epoch_loss
+    assert record.result.split == "test" and record.result.num_examples == 16
+    assert [e.split for e in record.evaluations] == ["dev", "dev", "test"]
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 16
+    assert len(history(tmp_path, "step")) == 8
+    assert not list((tmp_path / "checkpoints").glob("*")), "kept weights are gone at the end"
+
+
+def test_zero_shot_is_scored_and_trains_nothing(plan: Plan, tmp_path: Path) -> None:
+    record = run(spec_of(plan, "zero_shot"), tmp_path)
+    assert record.status == "ok" and record.result is not None
+    assert record.training is None and "nothing is trained" in record.missing["training"]
+    assert record.model is not None and record.model.num_trainable_parameters == 0
+
+
+def test_methods_see_the_same_batches_in_the_same_order(plan: Plan, tmp_path: Path) -> None:
+    for method in ("sgd", "lora"):
+        run(spec_of(plan, method), tmp_path / method)
+    tokens = [[e["num_tokens"] for e in history(tmp_path / m, "step")] for m in ("sgd", "lora")]
+    assert tokens[0] == tokens[1]
+    assert len(set(tokens[0])) > 1
+
+
+def test_lomo_trains_as_sgd_does(plan: Plan, tmp_path: Path) -> None:
+    for method in ("sgd", "lomo"):
+        run(spec_of(plan, method, hyper={"learning_rate": 0.1, "warmup_ratio": 0.1}), tmp_path / method)
+    losses = [[e["loss"] for e in history(tmp_path / m, "step")] for m in ("sgd", "lomo")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    norms = [[e["grad_norm"] for e in history(tmp_path / m, "step")] for m in ("sgd", "lomo")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_accumulation_equals_the_whole_batch(plan: Plan, tmp_path: Path) -> None:
+    for parts in (1, 4):
+        spec = spec_of(plan, "sgd", gradient_accumulation=parts)
+        run(spec, tmp_path / str(parts))
+    losses = [[e["loss"] for e in history(tmp_path / p, "step")] for p in ("1", "4")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_run_is_repeated_bit_for_bit(plan: Plan, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run(spec_of(plan, "lora_lomo"), tmp_path / name)
+    losses = [[e["loss"] for e in history(tmp_path / n, "step")] for n in ("a", "b")]
+    assert losses[0] == losses[1]
+
+
+def test_the_clock_adds_up_and_evaluation_is_not_in_the_throughput(
+    plan: Plan, tmp_path: Path
+) -> None:
+    record = run(spec_of(plan, "lomo"), tmp_path)
+    clock = record.clock
+    phases = clock.load_s + clock.compile_s + clock.train_s + clock.evaluate_s + clock.save_s
+    assert phases + clock.other_s == pytest.approx(clock.wall_s, rel=1e-6)
+    assert phases == pytest.approx(clock.wall_s, rel=0.01)
+    assert sum(e["step_s"] for e in history(tmp_path, "step")) <= clock.train_s
+    assert clock.evaluate_s > 0
+
+
+def test_the_epoch_is_selected_on_dev_and_its_weights_are_scored(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dev says that epoch 1 of 2 is best: test must be scored with the weights of epoch 1."""
+    from lomo import evaluate
+
+    real, seen = evaluate.score, {}
+
+    def scripted(lm: Any, task: Any, *, split: str, step: int, epoch: int) -> Any:
+        evaluation, samples = real(lm, task, split=split, step=step, epoch=epoch)  # type: ignore[arg-type]
+        weight = next(p for p in lm.model.parameters() if p.requires_grad)
+        seen[(split, len(seen))] = weight.detach().clone()
+        if split == "dev":
+            evaluation = evaluation.model_copy(update={"value": {1: 0.9, 2: 0.1}[epoch]})
+        return evaluation, samples
+
+    monkeypatch.setattr(evaluate, "score", scripted)
+    record = run(spec_of(plan, "lomo"), tmp_path)
+    first, second, tested = seen.values()
+    assert record.result is not None and record.result.epoch == 1
+    assert record.training is not None and record.training.selected_epoch == 1
+    assert torch.equal(first, tested) and not torch.equal(first, second)
+
+
+def test_the_papers_way_reports_the_best_on_test(plan: Plan, tmp_path: Path) -> None:
+    record = run(spec_of(plan, "lomo", selection="test"), tmp_path)
+    assert [e.split for e in record.evaluations] == ["test", "test"]
+    assert record.result is not None
+    assert record.result.value == max(e.value for e in record.evaluations)
+
+
+def test_divergence_is_a_result(plan: Plan, tmp_path: Path) -> None:
+    spec = spec_of(plan, "sgd", hyper={"learning_rate": 1e30, "warmup_ratio": 0.0})
+    record = run(spec.model_copy(update={"max_grad_norm": None}), tmp_path)
+    assert record.status == "diverged" and record.result is None
+    assert record.evidence is not None and record.evidence.step is not None
+    assert "nan" in record.evidence.message or "inf" in record.evidence.message
+
+
+def test_running_out_of_time_is_a_result(plan: Plan, tmp_path: Path) -> None:
+    record = run(spec_of(plan, "sgd", timeout_s=1e-6), tmp_path)
+    assert record.status == "timeout" and record.evidence is not None
+
+
+def test_running_out_of_memory_is_a_result(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lomo import train
+
+    def greedy(*_: Any, **__: Any) -> Any:
+        return torch.empty(2**58, dtype=torch.uint8)
+
+    monkeypatch.setattr(train, "training_step", greedy)
+    record = run(spec_of(plan, "lomo"), tmp_path)
+    assert record.status == "oom" and record.evidence is not None
+    assert "memory" in record.evidence.message and record.evidence.step == 1
+
+
+def test_a_bug_is_not_a_result(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lomo import train
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(train, "training_step", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run(spec_of(plan, "lomo"), tmp_path)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_cuda_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no CUDA device"):
+        run_module.choose_device("cuda")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_is_measured(
+    plan: Plan, method: str, checkpointing: bool, tmp_path: Path
+) -> None:
+    spec = spec_of(plan, method, "measure", activation_checkpointing=checkpointing)
+    record = run(spec, tmp_path)
+    assert record.status == "ok", record.evidence
+    memory, model = record.memory, record.model
+    assert memory is not None and model is not None and record.throughput is not None
+    parts = memory.at_peak.model_dump(exclude={"missing"})
+    assert sum(parts.values()) == memory.peak_bytes
+    terms = memory.sum_of_terms
+    assert terms.parameters_bytes == model.parameters_bytes
+    per_parameter = terms.optimizer_state_bytes / model.num_parameters
+    if method in ("lomo", "adalomo", "lora_lomo"):
+        assert memory.gradients_peak_bytes >= model.largest_parameter_bytes
+    expected = {"lomo": 0.0, "sgd": 4.0, "adamw": 12.0}
+    if method == "lomo":
+        assert memory.gradients_peak_bytes == model.largest_parameter_bytes
+    if method in expected:
+        assert per_parameter == pytest.approx(expected[method], abs=0.01)
+    assert record.throughput.padding_fraction == 0
+    timeline = (tmp_path / "timeline.jsonl").read_text().splitlines()
+    assert any(json.loads(line)["event"] == "peak" for line in timeline)

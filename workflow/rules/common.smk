@@ -1,0 +1,44 @@
+"""The study's plan, from its config: the runs that Snakemake makes jobs of, and their inputs."""
+
+import hashlib
+import os
+import sys
+
+from lomo.cli import put_this_python_first, refuse
+from lomo.errors import UserError
+from lomo.inputs import data_folder, model_file, task_files
+from lomo.plan import plan_from_config
+from lomo.provenance import fingerprint
+
+put_this_python_first()
+SOURCE = os.path.relpath(workflow.configfiles[-1])
+try:
+    PLAN = plan_from_config(config, source=SOURCE)
+except UserError as error:
+    sys.exit(refuse(error))
+
+STUDY = PLAN.study.study
+RUN_IDS = list(PLAN.runs)
+
+
+wildcard_constraints:
+    study=STUDY,
+
+
+def spec_of(wildcards):
+    """The run's spec, as its command line wants it."""
+    return PLAN.runs[wildcards.run].model_dump_json()
+
+
+def model_of(wildcards):
+    """The file that stands for the run's model."""
+    return model_file(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
+
+
+def data_of(wildcards):
+    """The data files of the run's task."""
+    return expand(
+        "{folder}/{file}",
+        folder=data_folder(PLAN.study),
+        file=task_files(PLAN.runs[wildcards.run].task),
+    )

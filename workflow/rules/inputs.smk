@@ -1,0 +1,71 @@
+"""Models and data: made from nothing, or fetched. Only the fetch rules use the network."""
+
+
+rule generate:
+    output:
+        text="results/{study}/data/text.txt",
+        tasks=expand(
+            "results/{{study}}/data/superglue/{file}",
+            file=task_files(),
+        ),
+    log:
+        "results/{study}/logs/generate.log",
+    conda:
+        "../../environment.yml"
+    params:
+        spec=PLAN.study.generated.model_dump_json(),
+        out=subpath(output.text, parent=True),
+        code=fingerprint("generate"),
+    shell:
+        "python -m lomo data --spec {params.spec:q} --out {params.out}/superglue"
+        " --text {output.text} 2> {log}"
+
+
+rule pretrain:
+    input:
+        "results/{study}/data/text.txt",
+    output:
+        "results/{study}/models/{model}/model.safetensors",
+    log:
+        "results/{study}/logs/pretrain-{model}.log",
+    priority: 10
+    conda:
+        "../../environment.yml"
+    params:
+        spec=lambda wildcards: PLAN.models[wildcards.model].model_dump_json(),
+        out=subpath(output[0], parent=True),
+        code=fingerprint("pretrain"),
+    shell:
+        "python -m lomo pretrain --spec {params.spec:q} --text {input} --out {params.out} 2> {log}"
+
+
+rule fetch_model:
+    output:
+        "resources/models/{model}/fetched.json",
+    log:
+        "resources/logs/fetch-{model}.log",
+    retries: 3
+    conda:
+        "../../environment.yml"
+    params:
+        spec=lambda wildcards: PLAN.models[wildcards.model].model_dump_json(),
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m lomo fetch model --spec {params.spec:q} --out {params.out} 2> {log}"
+
+
+rule fetch_superglue:
+    output:
+        expand(
+            "resources/superglue/{file}",
+            file=task_files(),
+        ),
+    log:
+        "resources/logs/fetch-superglue.log",
+    retries: 3
+    conda:
+        "../../environment.yml"
+    params:
+        out=subpath(output[0], ancestor=2),
+    shell:
+        "python -m lomo fetch superglue --out {params.out} 2> {log}"

@@ -1,0 +1,47 @@
+"""One job a run, one record a job. A run that ends with oom or diverged is a job that succeeded."""
+
+
+rule train:
+    input:
+        model=model_of,
+        data=data_of,
+    output:
+        "results/{study}/runs/{run}/record.json",
+    log:
+        "results/{study}/logs/{run}.log",
+    wildcard_constraints:
+        run="train/.+",
+    conda:
+        "../../environment.yml"
+    threads: PLAN.study.num_threads
+    resources:
+        gpu=1,
+    params:
+        spec=spec_of,
+        out=subpath(output[0], parent=True),
+        code=lambda wildcards: fingerprint("train", PLAN.runs[wildcards.run].method),
+    shell:
+        "python -m lomo train --spec {params.spec:q} --out {params.out} 2> {log}"
+
+
+rule measure:
+    input:
+        model=model_of,
+    output:
+        "results/{study}/runs/{run}/record.json",
+    log:
+        "results/{study}/logs/{run}.log",
+    wildcard_constraints:
+        run="measure/.+",
+    conda:
+        "../../environment.yml"
+    # A measured run has the machine alone: all cores are taken, however many it uses.
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        spec=spec_of,
+        out=subpath(output[0], parent=True),
+        code=lambda wildcards: fingerprint("measure", PLAN.runs[wildcards.run].method),
+    shell:
+        "python -m lomo measure --spec {params.spec:q} --out {params.out} 2> {log}"

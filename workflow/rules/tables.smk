@@ -1,0 +1,100 @@
+"""The plan, and from records alone to tables, figures, verdicts and the report."""
+
+TABLES = (
+    "table1_memory",
+    "table2_throughput",
+    "table3_superglue",
+    "table4_hyperparameters",
+    "verdicts",
+)
+FIGURES = (
+    "fig1_gradients",
+    "fig2_shares",
+    "fig3_lora_rank",
+    "fig4_loss",
+    "fig5_accuracy",
+    "fig6_tradeoff",
+    "overview",
+)
+
+
+rule plan:
+    output:
+        "results/{study}/plan.json",
+    log:
+        "results/{study}/logs/plan.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        study=PLAN.study.model_dump_json(exclude_defaults=True),
+        source=SOURCE,
+        digest=hashlib.sha256(PLAN.model_dump_json().encode()).hexdigest(),
+    shell:
+        "python -m lomo plan {params.study:q} --source {params.source:q} --out {output} > {log}"
+
+
+rule collect:
+    input:
+        plan="results/{study}/plan.json",
+        records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
+    output:
+        multiext("results/{study}/tables/records", ".csv", ".parquet"),
+    log:
+        "results/{study}/logs/collect.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m analysis collect --results results/{wildcards.study} 2> {log}"
+
+
+rule tables:
+    input:
+        "results/{study}/tables/records.csv",
+    output:
+        expand(
+            "results/{{study}}/tables/{table}.{format}",
+            table=TABLES,
+            format=["csv", "md", "tex", "html"],
+        ),
+    log:
+        "results/{study}/logs/tables.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m analysis table --results results/{wildcards.study} 2> {log}"
+
+
+rule figures:
+    input:
+        "results/{study}/tables/records.csv",
+    output:
+        expand(
+            "results/{{study}}/figures/{figure}.{format}",
+            figure=FIGURES,
+            format=["svg", "pdf", "png"],
+        ),
+    log:
+        "results/{study}/logs/figures.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m analysis figure --results results/{wildcards.study} 2> {log}"
+
+
+rule report:
+    input:
+        rules.tables.output,
+        rules.figures.output,
+    output:
+        "results/{study}/report/index.html",
+    log:
+        "results/{study}/logs/report.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m analysis report --results results/{wildcards.study} 2> {log}"
