@@ -74,7 +74,9 @@ def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
     """The examples as one batch, padded on the right to the longest."""
     tokens = [torch.tensor(example.tokens) for example in examples]
     labels = [
-        torch.tensor([IGNORED] * example.num_prompt_tokens + example.tokens[example.num_prompt_tokens :])
+        torch.tensor(
+            [IGNORED] * example.num_prompt_tokens + example.tokens[example.num_prompt_tokens :]
+        )
         for example in examples
     ]
     return Batch(
@@ -87,7 +89,7 @@ def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
 def epoch_batches(
     examples: Sequence[Example], *, batch_size: int, seed: int, epoch: int, pad_id: int
 ) -> Iterator[Batch]:
-    """The batches of one epoch. The order depends on seed and epoch alone; the last may be short."""
+    """The batches of one epoch, in an order that depends on seed and epoch; the last may be short."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(examples), generator=generator).tolist()
     for start in range(0, len(order), batch_size):

@@ -48,7 +48,9 @@ class TrainSettings(Strict):
     batch_size: int = Field(16, ge=1, description="examples an optimizer step, over all devices")
     num_train: int = Field(1000, ge=1, description="training examples, drawn from train")
     num_dev: int = Field(
-        200, ge=1, description="examples drawn from train, not trained on, to select epoch and trial"
+        200,
+        ge=1,
+        description="examples drawn from train, not trained on, to select epoch and trial",
     )
     num_test: int = Field(1000, ge=1, description="examples of val that are reported")
     sample_seed: int = Field(0, ge=0, description="seed that draws these examples")
@@ -110,7 +112,9 @@ class Study(Strict):
         "dev",
         description="what picks epoch and trial: dev (a split of train), or test (the paper's way)",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA where there is one"
+    )
     num_threads: int = Field(1, ge=1, description="CPU threads of each run: part of its setting")
     wandb: Literal["off", "offline", "online"] = Field(
         "offline", description="each run as a W&B run; offline sends nothing"

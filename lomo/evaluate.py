@@ -47,9 +47,7 @@ def load_task(spec: TrainSpec, split: Literal["dev", "test"]) -> Task:
         "num_dev": spec.num_dev,
         "num_test": spec.num_test,
     }
-    manager = TaskManager(
-        include_path=str(TASK_FOLDER), include_defaults=False, metadata=metadata
-    )
+    manager = TaskManager(include_path=str(TASK_FOLDER), include_defaults=False, metadata=metadata)
     task: Task = manager.load([f"lomo_{spec.task}"])["tasks"][f"lomo_{spec.task}"]
     return task
 
@@ -57,7 +55,7 @@ def load_task(spec: TrainSpec, split: Literal["dev", "test"]) -> Task:
 def wrap(model: nn.Module, tokenizer: Any, spec: TrainSpec, device: str) -> HFLM:
     """The model as lm-eval sees it: the one place that turns text into tokens."""
     return QuietLM(
-        pretrained=model,  # type: ignore[arg-type]
+        pretrained=model,
         tokenizer=tokenizer,
         device=device,
         batch_size=spec.eval_batch_size,

@@ -36,9 +36,7 @@ def model(entry: ModelEntry, folder: Path) -> None:
 
     if entry.hub is None or entry.revision is None:
         raise UserError("is no model of the hub", where=entry.name)
-    snapshot_download(
-        entry.hub, revision=entry.revision, local_dir=folder, allow_patterns=WANTED
-    )
+    snapshot_download(entry.hub, revision=entry.revision, local_dir=folder, allow_patterns=WANTED)
     if not any(folder.glob("*.safetensors")):
         raise UserError("the hub has no safetensors at this revision", where=f"{entry.hub}")
     manifest = {

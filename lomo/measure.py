@@ -119,7 +119,7 @@ def _as_memory(ledger: Ledger, cuda: dict[str, int] | None) -> Memory:
     return Memory(
         counter="max_memory_allocated" if cuda else "storage_meter",
         peak_bytes=ledger.peak_bytes + residual,
-        peak_phase=ledger.peak_phase,  # type: ignore[arg-type]
+        peak_phase=ledger.peak_phase,
         at_peak=LedgerParts(**ledger.at_peak, residual_bytes=residual),
         sum_of_terms=SumOfTerms(**ledger.sum_of_terms),
         gradients_peak_bytes=ledger.gradients_peak_bytes,

@@ -77,7 +77,9 @@ def registry(path: Path = REGISTRY) -> dict[str, ModelEntry]:
     entries = {}
     for name, data in read_yaml(path).items():
         where = f"{path}: {name}"
-        entry = parse(ModelEntry, {**data, "name": name} if isinstance(data, dict) else data, where=where)
+        entry = parse(
+            ModelEntry, {**data, "name": name} if isinstance(data, dict) else data, where=where
+        )
         if entry.path is not None:
             entry = local_entry(Path(entry.path), where=where).model_copy(update={"name": name})
         entries[name] = entry
@@ -120,7 +122,7 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
             "no safetensors" + (f", only {', '.join(pickles)}" if pickles else ""),
             where=place,
             allowed="*.safetensors (a pickle can run code when it is read)",
-            fix="convert it: load it where you trust it and save_pretrained(safe_serialization=True)",
+            fix="load it where you trust it, and save_pretrained(FOLDER) writes safetensors",
         )
     if not (folder / "tokenizer.json").is_file():
         raise UserError("no tokenizer.json", where=place)
@@ -130,9 +132,7 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
     )
 
 
-def load_model(
-    folder: str, *, dtype: str, attention: str, device: str
-) -> PreTrainedModel:
+def load_model(folder: str, *, dtype: str, attention: str, device: str) -> PreTrainedModel:
     """The causal LM in `folder`, weights in `dtype`, on `device`. Never executes a model's code."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -146,7 +146,7 @@ def load_model(
         local_files_only=True,
     )
     model.config.use_cache = False
-    return model.to(device)
+    return model.to(torch.device(device))  # type: ignore[arg-type]
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +104,7 @@ def make_plan(study: Study, *, source: str) -> Plan:
             entries[entry.name] = entry
         if isinstance(section, Accuracy):
             check_data(study, set(section.tasks), where=source)
-        specs = list(
+        specs: Sequence[TrainSpec | MeasureSpec] = (
             _train_specs(study, section, where)
             if isinstance(section, Accuracy)
             else _measure_specs(study, section, where)
@@ -233,7 +234,7 @@ def _check_method(method: str, settings: TrainSettings | Measure, where: str) ->
             raise UserError(
                 f"{method} cannot honour {option}",
                 where=where,
-                allowed=f"{method} honours {', '.join(sorted(described.honours)) or 'none of them'}",
+                allowed=f"{method} honours {', '.join(sorted(described.honours)) or 'none'}",
                 fix=f"leave {option} at its neutral value, or take {method} out of this section",
             )
     if settings.dtype == "float16":

@@ -59,9 +59,9 @@ ENTRY = {
 def fingerprint(kind: str, method: str | None = None) -> str:
     """Hash of the sources that define the numbers of a run, comments and docstrings left out.
 
-    `kind` is train, measure, pretrain or generate. The sources are the modules of this package that the
-    kind's entry module and the method's module import, directly or not. A touched comment
-    changes nothing; an edited update rule changes exactly the methods that use it.
+    `kind` is train, measure, pretrain or generate. The sources are the modules of this package
+    that the kind's entry module and the method's module import, directly or not. A touched
+    comment changes nothing; an edited update rule changes exactly the methods that use it.
     """
     roots = [ENTRY[kind]] + ([methods.modules()[method]] if method else [])
     digest = hashlib.sha256()
@@ -133,7 +133,9 @@ def _meaning(name: str) -> str:
 def read_provenance(kind: str, method: str | None, device: str) -> Provenance:
     """The provenance block of a run on `device` ("cpu", "cuda")."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
-    missing = {} if commit else {"git_commit": "no git repository", "git_dirty": "no git repository"}
+    missing = (
+        {} if commit else {"git_commit": "no git repository", "git_dirty": "no git repository"}
+    )
     return Provenance(
         fingerprint=fingerprint(kind, method),
         git_commit=commit or None,

@@ -34,7 +34,9 @@ class Block(BaseModel):
         null = {name for name in type(self).model_fields if getattr(self, name) is None}
         if null != set(self.missing):
             unexplained, stray = sorted(null - set(self.missing)), sorted(set(self.missing) - null)
-            raise ValueError(f"null without a reason: {unexplained}; reason without a null: {stray}")
+            raise ValueError(
+                f"null without a reason: {unexplained}; reason without a null: {stray}"
+            )
         return self
 
 
@@ -202,7 +204,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_record(path: Path, record: Record) -> None:

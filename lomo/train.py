@@ -62,9 +62,7 @@ def work(
 
 def _load(spec: TrainSpec, device: str, findings: Findings) -> Prepared:
     torch.manual_seed(spec.seed)
-    model = load_model(
-        spec.model_path, dtype=spec.dtype, attention=spec.attention, device=device
-    )
+    model = load_model(spec.model_path, dtype=spec.dtype, attention=spec.attention, device=device)
     if spec.activation_checkpointing:
         checkpoint_activations(model)
     prepared = prepare(spec.method)(model, spec)

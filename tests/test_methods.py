@@ -82,7 +82,10 @@ def test_lora_lomo_gives_the_adapters_their_gradient_once(
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_16_bit_model_trains(study_dict: dict[str, Any], model_folder: Path, method: str) -> None:
     rate = {"sgd": 0.1, "lomo": 0.1}.get(method, 0.003)
-    hyper = {"learning_rate": rate, **({"lomo_learning_rate": 0.1} if method == "lora_lomo" else {})}
+    hyper = {
+        "learning_rate": rate,
+        **({"lomo_learning_rate": 0.1} if method == "lora_lomo" else {}),
+    }
     made = prepared(study_dict, model_folder, method, dtype="bfloat16", hyper=hyper)
     batch = random_batch(vocabulary=300, batch_size=2, sequence_length=16, seed=0, device="cpu")
     optimizers = [o for o, _ in made.optimizers]

@@ -73,7 +73,10 @@ def test_methods_see_the_same_batches_in_the_same_order(plan: Plan, tmp_path: Pa
 
 def test_lomo_trains_as_sgd_does(plan: Plan, tmp_path: Path) -> None:
     for method in ("sgd", "lomo"):
-        run(spec_of(plan, method, hyper={"learning_rate": 0.1, "warmup_ratio": 0.1}), tmp_path / method)
+        run(
+            spec_of(plan, method, hyper={"learning_rate": 0.1, "warmup_ratio": 0.1}),
+            tmp_path / method,
+        )
     losses = [[e["loss"] for e in history(tmp_path / m, "step")] for m in ("sgd", "lomo")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     norms = [[e["grad_norm"] for e in history(tmp_path / m, "step")] for m in ("sgd", "lomo")]
@@ -165,9 +168,7 @@ def test_running_out_of_memory_is_a_result(
     assert "memory" in record.evidence.message and record.evidence.step == 1
 
 
-def test_a_bug_is_not_a_result(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_is_not_a_result(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lomo import train
 
     def broken(*_: Any, **__: Any) -> Any:
@@ -187,9 +188,7 @@ def test_cuda_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_step_is_measured(
-    plan: Plan, method: str, checkpointing: bool, tmp_path: Path
-) -> None:
+def test_a_step_is_measured(plan: Plan, method: str, checkpointing: bool, tmp_path: Path) -> None:
     spec = spec_of(plan, method, "measure", activation_checkpointing=checkpointing)
     record = run(spec, tmp_path)
     assert record.status == "ok", record.evidence

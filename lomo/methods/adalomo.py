@@ -22,9 +22,7 @@ class Hyper(Strict):
     warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of steps that warm up")
 
 
-METHOD = Method(
-    title="AdaLomo", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"})
-)
+METHOD = Method(title="AdaLomo", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"}))
 
 
 def prepare(model: nn.Module, spec: RunSpec) -> Prepared:

@@ -21,7 +21,7 @@ class Hyper(Strict):
     learning_rate: float = Field(5e-4, gt=0, description="peak")
     warmup_ratio: float = Field(0.05, ge=0, le=1, description="share of steps that warm up")
     rank: int = Field(2, ge=1, description="rank of the adapters")
-    alpha: float = Field(16.0, gt=0, description="adapters are scaled by alpha / rank")
+    alpha: int = Field(16, ge=1, description="adapters are scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="before the adapters")
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lomo.methods import Method, Prepared
-from lomo.methods import lora
+from lomo.methods import Method, Prepared, lora
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +51,4 @@ def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
     adamw = torch.optim.AdamW(
         adapters, lr=hyper.learning_rate, weight_decay=spec.weight_decay, foreach=False
     )
-    return Prepared(
-        model, [(fused, hyper.lomo_warmup_ratio), (adamw, hyper.warmup_ratio)]
-    )
+    return Prepared(model, [(fused, hyper.lomo_warmup_ratio), (adamw, hyper.warmup_ratio)])

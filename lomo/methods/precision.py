@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from lomo.optim import MasterCopy
 
 
 def with_master_copy(
-    optimizer_class: type[torch.optim.Optimizer], parameters: Iterable[nn.Parameter], **options: Any
+    optimizer_class: Callable[..., torch.optim.Optimizer],
+    parameters: Iterable[nn.Parameter],
+    **options: Any,
 ) -> torch.optim.Optimizer:
     """The optimizer as such for fp32 weights, over fp32 master copies for 16-bit ones.
 

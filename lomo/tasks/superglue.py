@@ -84,8 +84,15 @@ def split_documents(
 
 
 def lm_eval_dataset(
-    *, folder: str, task: str, split: str = "test", seed: int = 0, num_train: int = 1000,
-    num_dev: int = 200, num_test: int = 1000, **_: Any,
+    *,
+    folder: str,
+    task: str,
+    split: str = "test",
+    seed: int = 0,
+    num_train: int = 1000,
+    num_dev: int = 200,
+    num_test: int = 1000,
+    **_: Any,
 ) -> dict[str, datasets.Dataset]:
     """What lm-eval calls for a task's data (`custom_dataset` of the YAML): its `test` split.
 
