@@ -89,7 +89,7 @@ def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
 def epoch_batches(
     examples: Sequence[Example], *, batch_size: int, seed: int, epoch: int, pad_id: int
 ) -> Iterator[Batch]:
-    """The batches of one epoch, in an order that depends on seed and epoch; the last may be short."""
+    """One epoch's batches, in an order that seed and epoch give; the last may be short."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(examples), generator=generator).tolist()
     for start in range(0, len(order), batch_size):

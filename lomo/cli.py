@@ -36,10 +36,11 @@ def refuse(error: UserError) -> int:
     return 2
 
 
-def put_this_python_first() -> None:
-    """Makes `python` in child processes the one that runs this, wherever it is installed."""
+def settle_jobs() -> None:
+    """What Snakemake's jobs inherit: the Python that runs it, and one line a job, no bars."""
     folder = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
+    os.environ["LOMO_QUIET"] = "1"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,7 +91,7 @@ def _json_argument(text: str, where: str) -> dict[str, Any]:
     path = Path(text) if not text.lstrip().startswith("{") else None
     try:
         data = json.loads(path.read_text(encoding="utf-8") if path else text)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"is neither JSON nor a file with JSON: {error}", where=where) from error
     if not isinstance(data, dict):
         raise UserError("is not a JSON object", where=where)
@@ -138,10 +139,15 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
     _settle_process()
+    # Saving a model makes transformers import deepspeed, which warns where it finds no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from lomo.lock import exclusive
     from lomo.pretrain import make_base_model
 
-    loss = make_base_model(entry, options.text, options.out, progress=not QUIET)
-    _say(f"{entry.name}: pretrained, last loss {loss:.3f}")
+    with exclusive(options.out.with_name(f".{options.out.name}.lock")) as waited:
+        if not (waited and (options.out / "model.safetensors").is_file()):
+            loss = make_base_model(entry, options.text, options.out, progress=not QUIET)
+            _say(f"pretrained {entry.name}  loss {loss:.3f}")
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -159,14 +165,20 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from lomo.plan import read_spec
+    from lomo.plan import check_model, read_spec
 
     spec = read_spec(_json_argument(options.spec, "--spec"), where="--spec")
+    check_model(spec, where="--spec")
     _settle_process(spec.num_threads)
     from lomo.clock import Clock
-    from lomo.run import execute
+    from lomo.lock import exclusive
+    from lomo.run import execute, finished
 
-    record = execute(spec, options.out, Clock())
+    with exclusive(options.out / ".lock") as waited:
+        # Only where we waited: a record that stood here before was there to be replaced.
+        record = (finished(spec, options.out) if waited else None) or execute(
+            spec, options.out, Clock()
+        )
     _say(_one_line(record))
 
 

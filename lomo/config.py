@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,9 +24,9 @@ Grid = dict[str, list[HyperValue]]
 
 
 class Strict(BaseModel):
-    """Unknown keys and silent conversions are errors."""
+    """Unknown keys and silent conversions are errors, and so are nan and inf."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 Spec = TypeVar("Spec", bound=Strict)
@@ -73,8 +73,8 @@ class Accuracy(Strict):
     methods: list[str] = Field(min_length=1, description="method ids")
     tasks: list[TaskName] = Field(min_length=1, description="tasks")
     seeds: list[int] = Field([42], min_length=1, description="seeds of data order and adapters")
-    ranks: list[int] | None = Field(
-        None, description="LoRA ranks to compare (Figure 3); null for the method's own"
+    ranks: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, min_length=1, description="LoRA ranks to compare (Figure 3); null for the method's own"
     )
     settings: TrainSettings = Field(default_factory=lambda: TrainSettings())
     grids: dict[str, Grid] = Field(
@@ -102,7 +102,10 @@ class Measure(Strict):
 class Study(Strict):
     """One study: all that `snakemake` makes under results/<study>/."""
 
-    study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="its name, and its folder")
+    study: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description="its name, and its folder: small letters, digits and hyphens",
+    )
     title: str = Field(description="one line for tables and pages")
     data: str = Field(
         description="generated, superglue (the hub's), or a folder in SuperGLUE's JSONL layout"
@@ -157,10 +160,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise UserError("is not UTF-8 text", where=str(path)) from error
     except yaml.YAMLError as error:
-        raise UserError(f"is not YAML: {error}", where=str(path)) from error
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(
+            f"is not YAML: {getattr(error, 'problem', None) or error}",
+            where=f"{path}:{mark.line + 1}" if mark else str(path),
+        ) from error
     if not isinstance(data, dict):
-        raise UserError("must hold a mapping of keys to values", where=str(path))
+        raise UserError(
+            "holds no mapping of keys to values",
+            where=str(path),
+            allowed="lines such as `study: my-study`",
+        )
     return data
 
 
@@ -174,14 +187,17 @@ def parse(model: type[Spec], data: Any, *, where: str) -> Spec:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _explained(model, error, where) from error
+        raise _explained(model, data, error, where) from error
 
 
-def _explained(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
+def _explained(
+    model: type[BaseModel], data: Any, error: ValidationError, where: str
+) -> UserError:
     # An unknown key often causes a missing one beside it: speak of the cause.
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
-    place = f"{where}: {key}" if key else where
+    key = _path(data, first["loc"], first["type"] == "missing")
+    # `where` may itself end in a key of the file.
+    place = f"{where}{'.' if ': ' in where else ': '}{key}" if key else where
     value = first.get("input")
     if first["type"] == "extra_forbidden":
         known = _keys_at(model, first["loc"][:-1])
@@ -199,9 +215,42 @@ def _explained(model: type[BaseModel], error: ValidationError, where: str) -> Us
             allowed="a number",
             fix=f"write {float(value)!r}" if "e" not in repr(float(value)) else _dotted(value),
         )
+    if first["type"] == "missing":
+        return UserError("is missing", where=place, fix=_description(model, first["loc"]))
+    if first["type"] == "literal_error":
+        return _not_among(re.findall(r"'([^']*)'", first["ctx"]["expected"]), value, place)
+    if first["type"] == "string_pattern_mismatch":
+        return UserError(
+            f"{value!r} will not do", where=place, allowed=_description(model, first["loc"])
+        )
     message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] in ("missing", "value_error") else f" (it is {value!r})"
-    return UserError(message + got, where=place)
+    got = "" if first["type"] == "value_error" else f" (it is {value!r})"
+    single = first["type"] == "list_type" and isinstance(value, str | int | float)
+    return UserError(message + got, where=place, fix=f"write [{value}]" if single else None)
+
+
+def _not_among(options: list[str], value: Any, place: str) -> UserError:
+    close = nearest(value, options) if isinstance(value, str) else None
+    fix = f"did you mean {close!r}?" if close else None
+    if isinstance(value, bool) and {"on", "off"} & set(options):
+        fix = f"""write "{'on' if value else 'off'}" in quotes: YAML reads the bare word as {value}"""
+    return UserError(
+        f"{value!r} is not one of its values", where=place, allowed=", ".join(options), fix=fix
+    )
+
+
+def _path(data: Any, location: tuple[int | str, ...], missing: bool) -> str:
+    """The place in the file, without the names that pydantic gives to the members of a union."""
+    parts = []
+    for number, part in enumerate(location, start=1):
+        if isinstance(data, dict) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+        elif not (missing and number == len(location)):
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def _dotted(number: str) -> str:
@@ -212,14 +261,28 @@ def _dotted(number: str) -> str:
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
     """The keys allowed at a place inside a model."""
+    found = _model_at(model, location)
+    return set(found.model_fields) if found else set()
+
+
+def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str | None:
+    """What a field of a model is, in words."""
+    found = _model_at(model, location[:-1])
+    field = found.model_fields.get(str(location[-1])) if found else None
+    return field.description if field else None
+
+
+def _model_at(
+    model: type[BaseModel], location: tuple[int | str, ...]
+) -> type[BaseModel] | None:
     current: Any = model
     for part in location:
         if not (isinstance(part, str) and _is_model(current) and part in current.model_fields):
-            return set()
+            return None
         options = [current.model_fields[part].annotation]
         options += getattr(options[0], "__args__", ())
         current = next((option for option in options if _is_model(option)), None)
-    return set(current.model_fields) if _is_model(current) else set()
+    return current if _is_model(current) else None
 
 
 def _is_model(candidate: Any) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lomo.config import Study
 from lomo.errors import UserError
 from lomo.models import ModelEntry
-from lomo.tasks.superglue import TASKS
+from lomo.tasks.superglue import TASKS, read_documents
 
 SPLITS = ("train", "val")
 
@@ -43,7 +43,10 @@ def model_file(entry: ModelEntry, study: str) -> str:
 
 
 def check_data(study: Study, tasks: set[str], *, where: str) -> None:
-    """Raises UserError where a local data folder lacks a file of a task that the study names."""
+    """Raises UserError where a local data folder lacks a task of the study, or a line is bad.
+
+    Every line is read: what is wrong in the last task is told before the first run.
+    """
     if study.data in ("generated", "superglue"):
         return
     folder = Path(study.data)
@@ -52,6 +55,7 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
             f"no such data folder: {folder}",
             where=f"{where}: data",
             allowed="generated, superglue, or a folder in SuperGLUE's JSONL layout",
+            fix="correct `data`, or give it on the command line: --config data=FOLDER",
         )
     for task in sorted(tasks):
         for file in task_files(task):
@@ -63,3 +67,5 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
                     allowed=f"{', '.join(task_files(task))} in the data folder",
                     fix=f"add it, or leave {task} out of `tasks`",
                 )
+        for split in SPLITS:
+            read_documents(folder, task, split)

@@ -111,11 +111,15 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
             "no model folder (it has no config.json)",
             where=place,
             allowed="a folder with config.json, tokenizer.json and *.safetensors",
+            fix=None if folder.is_dir() else f"give the folder, or a name of {REGISTRY}",
         )
     try:
-        data: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        # Infinity and NaN are no JSON, yet some configs hold them; they concern no key used here.
+        data = json.loads(config.read_text(encoding="utf-8"), parse_constant=str)
+    except ValueError as error:
         raise UserError(f"is not JSON: {error}", where=str(config)) from error
+    if not isinstance(data, dict):
+        raise UserError("is not a JSON object", where=str(config))
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
         raise UserError(
@@ -125,7 +129,12 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
             fix="load it where you trust it, and save_pretrained(FOLDER) writes safetensors",
         )
     if not (folder / "tokenizer.json").is_file():
-        raise UserError("no tokenizer.json", where=place)
+        raise UserError(
+            "no tokenizer.json",
+            where=place,
+            allowed="a folder with config.json, tokenizer.json and *.safetensors",
+            fix="write it there with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
+        )
     simple = {key: value for key, value in data.items() if isinstance(value, str | int | float)}
     return ModelEntry(
         name=folder.resolve().name.lower(), weights="local", path=str(folder), architecture=simple

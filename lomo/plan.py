@@ -29,7 +29,7 @@ from lomo.config import (
 )
 from lomo.errors import UserError
 from lomo.inputs import check_data, data_folder, model_folder
-from lomo.models import ModelEntry, resolve_model
+from lomo.models import ModelEntry, local_entry, resolve_model
 
 
 class RunSpec(Strict):
@@ -101,7 +101,18 @@ def make_plan(study: Study, *, source: str) -> Plan:
         where = f"{source}: {name}"
         for model in study.models_of(section):
             entry = resolve_model(model, where=f"{where}.models")
-            entries[entry.name] = entry
+            if entry.weights == "random":
+                raise UserError(
+                    f"{entry.name} has random weights, and making them is not built yet",
+                    where=f"{where}.models",
+                    allowed="a model with weights: pretrain, hub or local",
+                )
+            if entries.setdefault(entry.name, entry) != entry:
+                raise UserError(
+                    f"two models are named {entry.name}",
+                    where=f"{where}.models",
+                    fix="rename the folder of one: runs and tables tell models by their name",
+                )
         if isinstance(section, Accuracy):
             check_data(study, set(section.tasks), where=source)
         specs: Sequence[TrainSpec | MeasureSpec] = (
@@ -116,7 +127,7 @@ def make_plan(study: Study, *, source: str) -> Plan:
                     where=where,
                     fix="give both sections the same settings, or put one into a study of its own",
                 )
-        sections[name] = [spec.run_id for spec in specs]
+        sections[name] = list(dict.fromkeys(spec.run_id for spec in specs))
     return Plan(study=study, source=source, models=entries, runs=runs, sections=sections)
 
 
@@ -125,7 +136,8 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
     specs = []
     for model, method in itertools.product(study.models_of(section), section.methods):
         entry = resolve_model(model, where=f"{where}.models")
-        _check_method(method, section.settings, where)
+        methods.check_name(method, where=f"{where}.methods")
+        _check_method(method, section.settings, f"{where}.settings.")
         _check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
         variants = _trials(method, section, where)
         seeds = section.seeds if methods.describe(method).trains else section.seeds[:1]
@@ -160,9 +172,14 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
         study.models_of(section), section.methods, section.activation_checkpointing
     ):
         entry = resolve_model(model, where=f"{where}.models")
-        _check_method(method, section, where)
+        methods.check_name(method, where=f"{where}.methods")
+        _check_method(method, section, f"{where}.")
         if not methods.describe(method).trains:
-            raise UserError(f"{method} takes no training step to measure", where=f"{where}.methods")
+            raise UserError(
+                f"{method} takes no training step to measure",
+                where=f"{where}.methods",
+                fix=f"take {method} out of this section",
+            )
         _check_length(entry, section.sequence_length, f"{where}.sequence_length")
         setting = (
             f"{section.sequence_length}x{section.batch_size}-{section.dtype}-"
@@ -215,12 +232,21 @@ def _check_grids(section: Accuracy, where: str) -> None:
         methods.check_name(method, where=f"{where}.grids")
         for name, values in grid.items():
             if not values:
-                raise UserError("no value to try", where=f"{where}.grids.{method}.{name}")
+                raise UserError(
+                    "no value to try",
+                    where=f"{where}.grids.{method}.{name}",
+                    fix="give at least one value, or leave the key out for the default",
+                )
+        if section.ranks and "rank" in grid:
+            raise UserError(
+                "is given beside `ranks`, which says the same",
+                where=f"{where}.grids.{method}.rank",
+                fix="leave one of them out",
+            )
 
 
-def _check_method(method: str, settings: TrainSettings | Measure, where: str) -> None:
-    """Refuses an option that the method would have to drop."""
-    methods.check_name(method, where=f"{where}.methods")
+def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, where: str) -> None:
+    """Refuses an option that the method would have to drop; `where` is what stands before its name."""
     described = methods.describe(method)
     if not described.trains:
         return
@@ -233,14 +259,14 @@ def _check_method(method: str, settings: TrainSettings | Measure, where: str) ->
         if wanted and option not in described.honours:
             raise UserError(
                 f"{method} cannot honour {option}",
-                where=where,
+                where=where + option,
                 allowed=f"{method} honours {', '.join(sorted(described.honours)) or 'none'}",
                 fix=f"leave {option} at its neutral value, or take {method} out of this section",
             )
     if settings.dtype == "float16":
         raise UserError(
             "float16 training needs loss scaling, which is not built yet",
-            where=f"{where}.dtype",
+            where=f"{where}dtype",
             allowed="float32, bfloat16",
         )
 
@@ -278,11 +304,24 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
 
 def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     """A run's spec from JSON data: a spec, or a whole record, of which the spec is taken."""
-    spec = data.get("spec", data)
+    given = data.get("spec", data)
     kinds: dict[str, type[TrainSpec] | type[MeasureSpec]] = {
         "train": TrainSpec,
         "measure": MeasureSpec,
     }
-    if spec.get("kind") not in kinds:
+    kind = given.get("kind") if isinstance(given, dict) else None
+    if kind not in ("train", "measure"):
         raise UserError("is no run's spec", where=where, allowed="kind: train, measure")
-    return parse(kinds[spec["kind"]], spec, where=where)
+    spec = parse(kinds[kind], given, where=where)
+    # A plan has checked all this; a spec may also have been written by hand.
+    methods.check_name(spec.method, where=f"{where}: method")
+    _check_method(spec.method, spec, f"{where}: ")
+    _hyper(spec.method, spec.hyper, f"{where}: hyper")
+    return spec
+
+
+def check_model(spec: TrainSpec | MeasureSpec, *, where: str) -> None:
+    """Raises UserError unless the spec's model folder can be used as it is, before it is loaded."""
+    entry = local_entry(Path(spec.model_path), where=f"{where}: model_path")
+    key = "max_length" if isinstance(spec, TrainSpec) else "sequence_length"
+    _check_length(entry, getattr(spec, key), f"{where}: {key}")

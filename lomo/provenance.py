@@ -39,6 +39,7 @@ NOT_DEFINING = frozenset(
         "lomo.config",
         "lomo.errors",
         "lomo.inputs",
+        "lomo.lock",
         "lomo.methods",
         "lomo.models",
         "lomo.plan",
@@ -95,20 +96,46 @@ def _tree(name: str) -> ast.Module:
 def _imports(name: str) -> frozenset[str]:
     """Modules of the same package that a module imports, wherever in it."""
     package = name.split(".")[0]
-    spec = importlib.util.find_spec(name)
-    parent = name if spec and spec.submodule_search_locations else name.rpartition(".")[0]
     names: set[str] = set()
     for node in ast.walk(_tree(name)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = parent.rsplit(".", node.level - 1)[0] if node.level > 1 else parent
-                base = f"{above}.{base}".rstrip(".")
-            names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)
+            base = _absolute(node, name)
+            if base.split(".")[0] == package:
+                names.update(_origin(base, alias.name) for alias in node.names)
     return frozenset(n for n in names if n.startswith(f"{package}.") and _is_module(n))
+
+
+def _absolute(node: ast.ImportFrom, name: str) -> str:
+    """The module that a `from ... import` in module `name` names, without leading dots."""
+    if not node.level:
+        return node.module or ""
+    parts = name.split(".")
+    above = parts[: len(parts) - node.level + _is_package(name)]
+    return ".".join([*above, *([node.module] if node.module else [])])
+
+
+def _origin(base: str, wanted: str) -> str:
+    """The module that `from base import wanted` gets its name from.
+
+    A package that only passes a name on defines nothing: `from lomo.optim import Lomo` depends on
+    lomo.optim.lomo, and not on all optimizers that lomo/optim/__init__.py also imports.
+    """
+    if _is_module(f"{base}.{wanted}"):
+        return f"{base}.{wanted}"
+    if _is_module(base) and _is_package(base):
+        for node in _tree(base).body:
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    if (alias.asname or alias.name) == wanted:
+                        return _origin(_absolute(node, base), alias.name)
+    return base
+
+
+def _is_package(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 def _is_module(name: str) -> bool:

@@ -16,7 +16,7 @@ import torch
 from lomo.clock import Clock
 from lomo.errors import UserError
 from lomo.plan import MeasureSpec, TrainSpec
-from lomo.provenance import ENTRY, read_provenance
+from lomo.provenance import ENTRY, fingerprint, read_provenance
 from lomo.record import (
     Evaluation,
     Evidence,
@@ -26,6 +26,7 @@ from lomo.record import (
     Status,
     Throughput,
     Training,
+    read_record,
     write_record,
 )
 from lomo.tracking import History
@@ -103,6 +104,16 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
     record = record.model_copy(update={"clock": clock.read()})
     write_record(folder / "record.json", record)
     return record
+
+
+def finished(spec: TrainSpec | MeasureSpec, folder: Path) -> Record | None:
+    """The record in `folder` if it is whole and of just this spec and code, else None."""
+    try:
+        record = read_record(folder / "record.json")
+    except UserError:
+        return None
+    same_code = record.provenance.fingerprint == fingerprint(spec.kind, spec.method)
+    return record if same_code and record.spec == spec.model_dump() else None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -55,7 +55,7 @@ def read_documents(folder: Path, task: str, split: str) -> list[Document]:
             fix="give the folder that holds RTE, BoolQ, WSC, WiC, MultiRC and COPA",
         )
     documents: list[Document] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 where = f"{path}:{number}"
@@ -75,6 +75,11 @@ def split_documents(
     takes no more than a fifth of train.
     """
     pool = read_documents(folder, task, "train")
+    if len(pool) < 2:
+        raise UserError(
+            "the file holds one example; train and dev each need one",
+            where=str(folder / TASKS[task].folder / "train.jsonl"),
+        )
     random.Random(seed).shuffle(pool)
     num_dev = min(num_dev, max(1, len(pool) // 5))
     test = read_documents(folder, task, "val")
@@ -106,13 +111,21 @@ def lm_eval_dataset(
     return {"test": datasets.Dataset.from_list(splits[split])}
 
 
-def _json(line: str, where: str) -> Document:
+def _json(line: bytes, where: str) -> Document:
+    fix = "mend the line, or take it out"
     try:
-        data = json.loads(line)
+        data = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError("the line is not UTF-8 text", where=where, fix=fix) from error
     except json.JSONDecodeError as error:
-        raise UserError(f"the line is not JSON: {error.msg}", where=where) from error
+        problem = f"the line is not JSON: {error.msg} at character {error.pos + 1}"
+        raise UserError(problem, where=where, fix=fix) from error
+    return _object(data, "the line", where)
+
+
+def _object(data: Any, name: str, where: str) -> Document:
     if not isinstance(data, dict):
-        raise UserError("the line is not a JSON object", where=where)
+        raise UserError(f"{name} is not a JSON object", where=where)
     return data
 
 
@@ -120,14 +133,21 @@ def _text(data: Document, field: str, where: str, *, may_be_empty: bool = False)
     value = data.get(field)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
         problem = "lacks" if field not in data else "has no text in"
-        raise UserError(f"the example {problem} the field {field!r}", where=where)
+        raise UserError(
+            f"the example {problem} the field {field!r}", where=where, allowed="a text"
+        )
     return value
 
 
 def _label(data: Document, task: str, where: str) -> int:
     labels = TASKS[task].labels
     if "label" not in data:
-        raise UserError("the example lacks the field 'label'", where=where)
+        raise UserError(
+            "the example lacks the field 'label'",
+            where=where,
+            allowed=", ".join(json.dumps(allowed) for allowed in labels),
+            fix="SuperGLUE's test files have no labels: give train and val",
+        )
     value = data["label"]
     # In Python True == 1: a JSON true must not pass for COPA's 1, nor 1 for BoolQ's true.
     for allowed, index in labels.items():
@@ -156,7 +176,11 @@ def _copa(data: Document, task: str, where: str) -> Iterator[Document]:
 def _wsc(data: Document, task: str, where: str) -> Iterator[Document]:
     target = data.get("target")
     if not isinstance(target, dict):
-        raise UserError("the example lacks the field 'target'", where=where)
+        raise UserError(
+            "the example lacks the field 'target'",
+            where=where,
+            allowed='{"span1_text": a text, "span2_text": a text}',
+        )
     spans = {field: _text(target, field, where) for field in ("span1_text", "span2_text")}
     for document in _flat(data, task, where):
         yield {**document, **spans}
@@ -165,10 +189,18 @@ def _wsc(data: Document, task: str, where: str) -> Iterator[Document]:
 def _multirc(data: Document, task: str, where: str) -> Iterator[Document]:
     passage = data.get("passage")
     if not isinstance(passage, dict) or not isinstance(passage.get("questions"), list):
-        raise UserError("the example lacks the field 'passage' with 'questions'", where=where)
+        raise UserError(
+            "the example lacks the field 'passage' with 'questions'",
+            where=where,
+            allowed='{"text": a text, "questions": [{"question": a text, "answers": [...]}]}',
+        )
     paragraph = _text(passage, "text", where)
     for question in passage["questions"]:
-        for answer in question.get("answers", []):
+        answers = _object(question, "a question", where).get("answers")
+        if not isinstance(answers, list):
+            raise UserError("a question lacks the field 'answers'", where=where, allowed="a list")
+        for answer in answers:
+            _object(answer, "an answer", where)
             yield {
                 "paragraph": paragraph,
                 "question": _text(question, "question", where),

@@ -3,14 +3,16 @@
 import hashlib
 import os
 import sys
+from pathlib import Path
 
-from lomo.cli import put_this_python_first, refuse
+from lomo.cli import refuse, settle_jobs
 from lomo.errors import UserError
 from lomo.inputs import data_folder, model_file, task_files
+from lomo.lock import hold
 from lomo.plan import plan_from_config
 from lomo.provenance import fingerprint
 
-put_this_python_first()
+settle_jobs()
 SOURCE = os.path.relpath(workflow.configfiles[-1])
 try:
     PLAN = plan_from_config(config, source=SOURCE)
@@ -23,6 +25,15 @@ RUN_IDS = list(PLAN.runs)
 
 wildcard_constraints:
     study=STUDY,
+
+
+onstart:
+    # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
+    try:
+        STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
+    except UserError as error:
+        sys.exit(refuse(error))
+    print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)")
 
 
 def spec_of(wildcards):

@@ -29,7 +29,7 @@ BIRD = Kind(
     "birds",
     tuple(
         "heron robin owl sparrow finch hawk eagle raven crow dove pigeon stork goose swan gull wren "
-        "falcon magpie starling thrush lark parrot penguin cuckoo".split()
+        "falcon magpie thrush lark ".split()
     ),
     _actions("pecked/peck nested/nest chirped/chirp soared/soar preened/preen hatched/hatch"),
     ("in the treetop", "on the branch", "in the aviary", "over the chimney", "under the eaves"),
@@ -38,8 +38,8 @@ FISH = Kind(
     "fish",
     "fishes",
     tuple(
-        "trout salmon herring carp cod tuna eel shark mackerel sardine haddock halibut catfish "
-        "minnow guppy plaice sturgeon barbel tench anchovy marlin piranha goldfish turbot".split()
+        "trout salmon herring carp cod tuna eel shark mackerel sardine haddock catfish "
+        "minnow guppy plaice sturgeon barbel tench anchovy marlin ".split()
     ),
     _actions("swam/swim spawned/spawn dived/dive gulped/gulp splashed/splash darted/dart"),
     ("in the river", "near the reef", "in the pond", "off the coast", "below the waterfall"),
@@ -49,7 +49,7 @@ VEHICLE = Kind(
     "vehicles",
     tuple(
         "truck wagon tram van bus taxi lorry tractor scooter car train carriage cart jeep "
-        "bicycle sledge limousine ambulance trolley minibus caravan buggy trailer moped".split()
+        "bicycle sledge ambulance trolley buggy moped".split()
     ),
     _actions("honked/honk braked/brake parked/park skidded/skid stalled/stall swerved/swerve"),
     ("on the road", "in the garage", "at the crossing", "at the kerb", "in the tunnel"),
@@ -59,7 +59,7 @@ INSTRUMENT = Kind(
     "instruments",
     tuple(
         "flute harp violin piano guitar trumpet cello banjo oboe clarinet trombone tuba lute "
-        "fiddle zither bagpipe cymbal gong bell accordion whistle mandolin bassoon harmonica".split()
+        "fiddle zither bagpipe cymbal gong bell whistle ".split()
     ),
     _actions("chimed/chime hummed/hum jingled/jingle boomed/boom droned/drone tinkled/tinkle"),
     ("on the stage", "in the concert", "in the orchestra", "at the dance", "on the bandstand"),
@@ -68,8 +68,8 @@ PLANT = Kind(
     "plant",
     "plants",
     tuple(
-        "rose tulip oak elm daisy lily ivy fern willow poppy orchid violet thistle daffodil nettle "
-        "maple birch cactus crocus reed lupin dahlia primrose sunflower".split()
+        "rose tulip oak elm daisy lily ivy fern willow poppy orchid violet thistle nettle "
+        "maple birch cactus crocus reed lupin ".split()
     ),
     _actions("bloomed/bloom sprouted/sprout withered/wither budded/bud ripened/ripen wilted/wilt"),
     ("in the garden", "on the meadow", "in the greenhouse", "under the hedge", "in the flowerbed"),
@@ -79,7 +79,7 @@ FOOD = Kind(
     "dishes",
     tuple(
         "soup stew pie quiche pudding pancake omelette salad curry lasagne tart waffle cake biscuit "
-        "muffin noodle sausage dumpling custard sauce pizza casserole risotto chowder".split()
+        "muffin noodle sausage custard sauce pizza ".split()
     ),
     _actions(
         "simmered/simmer cooled/cool steamed/steam sizzled/sizzle thickened/thicken baked/bake"
@@ -91,7 +91,7 @@ GARMENT = Kind(
     "garments",
     tuple(
         "shirt coat scarf jacket sweater skirt vest glove sock hat cloak gown blouse apron shawl "
-        "robe mitten tunic cardigan kilt poncho corset overcoat waistcoat".split()
+        "robe mitten tunic cardigan kilt ".split()
     ),
     _actions("shrank/shrink frayed/fray wrinkled/wrinkle faded/fade creased/crease tore/tear"),
     ("in the wardrobe", "on the hanger", "in the drawer", "at the tailor", "in the laundry"),
@@ -100,8 +100,8 @@ TOOL = Kind(
     "tool",
     "tools",
     tuple(
-        "hammer chisel drill spanner wrench shovel spade axe rake plough screwdriver pincer mallet "
-        "crowbar hacksaw anvil trowel sickle scythe hatchet pickaxe wedge lathe hoe".split()
+        "hammer chisel drill spanner wrench shovel spade axe rake plough pincer mallet "
+        "crowbar anvil trowel sickle scythe hatchet lathe hoe".split()
     ),
     _actions("scraped/scrape clamped/clamp carved/carve chipped/chip rusted/rust gouged/gouge"),
     ("in the workshop", "in the toolbox", "on the workbench", "in the shed", "at the forge"),

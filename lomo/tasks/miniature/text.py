@@ -15,10 +15,7 @@ from lomo.tasks.miniature.lexicon import DAYS, DEEDS, KINDS, PEOPLE, TWO_SENSES
 
 # The words of the prompts, in sentences that have nothing to do with them: the tokenizer learns them whole.
 _TALK = (
-    "{a} asked {b} a question. Yes, said {b}.",
-    "{a} asked {b} a question. No, said {b}.",
-    "Answer {a}, said {b}, so {a} said: Yes.",
-    "Answer {a}, said {b}, so {a} said: No.",
+    "Answer {a}, said {b}, because it is {day}.",
     "Question after question came to {a} because {b} found no answer.",
     "{a} would say Yes or No because it was {day}.",
     "I found this word in a book and {a} found that word on {day}.",
@@ -65,25 +62,47 @@ def _habits(rng: random.Random) -> list[str]:
 
 
 def _deed(rng: random.Random) -> list[str]:
-    """Somebody does something with things of any kind: neither person nor deed nor day tells the kind."""
-    first, second = (rng.choice(rng.choice(KINDS).nouns) for _ in range(2))
+    """Somebody does something with a thing of any kind."""
+    return [_deed_with(rng, rng.choice(rng.choice(KINDS).nouns))]
+
+
+def _deed_with(rng: random.Random, noun: str) -> str:
+    """Somebody does something with this thing: neither person nor deed nor day tells the kind."""
     person, deed, day = rng.choice(PEOPLE), rng.choice(DEEDS), rng.choice(DAYS)
-    return [
-        rng.choice(
-            (
-                f"{person} {deed} the {first}.",
-                f"{person} {deed} {indefinite(first)} on {day}.",
-                f"On {day} {person} {deed} the {first}.",
-                f"{person} {deed} the {first} and the {second}.",
-            )
+    other = rng.choice(rng.choice(KINDS).nouns)
+    return rng.choice(
+        (
+            f"{person} {deed} the {noun}.",
+            f"{person} {deed} {indefinite(noun)} on {day}.",
+            f"On {day} {person} {deed} the {noun}.",
+            f"{person} {deed} the {other} and the {noun}.",
         )
-    ]
+    )
 
 
 def _two_senses(rng: random.Random) -> list[str]:
     """A word of two senses, in one of them."""
     word = rng.choice(list(TWO_SENSES))
     return [f"The {word} {action_at_place(rng, rng.choice(TWO_SENSES[word]))}."]
+
+
+def _naming(rng: random.Random) -> list[str]:
+    """Somebody names the kind of the thing that was told of last, at once or after some talk."""
+    kind = rng.choice(KINDS)
+    if rng.random() < 0.5:
+        sentences = [habit_sentence(rng, rng.choice(kind.nouns), kind)]
+    else:
+        sentences = _deed(rng) + [_deed_with(rng, rng.choice(kind.nouns))]
+        sentences = sentences[rng.randint(0, 1) :]
+    if rng.random() < 0.5:
+        sentences += _talk(rng)
+    return [*sentences, f"{rng.choice(PEOPLE)} said: {kind.name}"]
+
+
+def _yes_or_no(rng: random.Random) -> list[str]:
+    """Somebody asks and somebody answers; nothing tells what was asked."""
+    first, second = rng.sample(PEOPLE, 2)
+    return [*_talk(rng), f"{first} asked and {second} said: {rng.choice(('Yes', 'No'))}"]
 
 
 def _talk(rng: random.Random) -> list[str]:
@@ -93,5 +112,7 @@ def _talk(rng: random.Random) -> list[str]:
 
 
 _Paragraph = Callable[[random.Random], list[str]]
-_PARAGRAPHS: tuple[_Paragraph, ...] = (_habits, _deed, _two_senses, _talk)
-_WEIGHTS = (70, 10, 10, 10)
+_PARAGRAPHS: tuple[_Paragraph, ...] = (
+    *(_habits, _deed, _two_senses, _talk, _naming, _yes_or_no),
+)
+_WEIGHTS = (50, 4, 8, 4, 30, 4)

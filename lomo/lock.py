@@ -1,0 +1,48 @@
+"""One writer a folder, also after a kill: the kernel drops the lock of a process that has died."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from lomo.errors import UserError
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """Holds the lock file `path`; gives whether another process had to be waited for.
+
+    A pipeline that was killed leaves its running jobs behind. The same job, started again, waits
+    here for the old one, and finds its work done.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        waited = not _try(file)
+        if waited:
+            print(f"waiting for another process that works on {path.parent}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield waited
+
+
+def hold(path: Path) -> IO[str]:
+    """Holds the lock file `path` until the process ends. Raises UserError if another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w")
+    if not _try(file):
+        raise UserError(
+            "another snakemake is working on this study",
+            where=str(path.parent),
+            fix="wait for it, or stop it; a lock never outlives its process",
+        )
+    return file
+
+
+def _try(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
