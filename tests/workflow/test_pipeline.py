@@ -1,0 +1,185 @@
+"""The whole pipeline on a mini study: killed and started again, rerun, and edited."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = pytest.mark.slow
+
+MODELS = """
+mini:
+  weights: pretrain
+  architecture:
+    model_type: llama
+    vocab_size: 400
+    hidden_size: 32
+    intermediate_size: 64
+    num_hidden_layers: 2
+    num_attention_heads: 2
+    max_position_embeddings: 256
+    tie_word_embeddings: false
+  pretrain: {num_steps: 20, batch_size: 4, sequence_length: 32, learning_rate: 0.003, seed: 0}
+"""
+STUDY = """
+study: mini
+title: a study for a test
+data: generated
+device: cpu
+generated: {num_sentences: 300, num_train: 60, num_val: 20}
+superglue:
+  models: [mini]
+  methods: [zero_shot, lomo]
+  tasks: [boolq]
+  settings: {epochs: 30, batch_size: 8, num_train: 32, num_dev: 8, num_test: 16, max_length: 200,
+             dtype: float32, activation_checkpointing: false}
+memory:
+  models: [mini]
+  methods: [lomo]
+  batch_size: 2
+  sequence_length: 32
+  num_timed_steps: 3
+"""
+LOMO_RUN = "results/mini/runs/train/mini/lomo/boolq/s42/t0"
+TIMED = ("clock", "provenance", "throughput")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tracked files with a mini study as the default one."""
+    folder = tmp_path_factory.mktemp("checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if not name.startswith("tests/") and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "config/tiny.yaml").write_text(STUDY)
+    (folder / "config/models.yaml").write_text(MODELS)
+    return folder
+
+
+def start(checkout: Path, *arguments: str) -> subprocess.Popen[str]:
+    snakemake = Path(sys.executable).with_name("snakemake")
+    with (checkout / "output.txt").open("w") as output:
+        return subprocess.Popen(
+            [str(snakemake), "--cores", "2", *arguments],
+            cwd=checkout,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(checkout)},
+        )
+
+
+def run(checkout: Path, *arguments: str, exit_code: int = 0) -> str:
+    found = start(checkout, *arguments).wait(timeout=400)
+    output = (checkout / "output.txt").read_text()
+    assert found == exit_code, output
+    return output
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def num_lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def what_was_found(checkout: Path) -> dict[str, dict[str, object]]:
+    """All records, less what may differ between two runs of the same spec: times."""
+    found = {}
+    for path in sorted((checkout / "results/mini/runs").rglob("record.json")):
+        record = json.loads(path.read_text())
+        kept = {key: value for key, value in record.items() if key not in TIMED}
+        (kept.get("memory") or {}).pop("host_peak_rss_bytes", None)
+        found[str(path.relative_to(checkout))] = kept
+    return found
+
+
+def finished_at(checkout: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(checkout)): path.stat().st_mtime_ns
+        for path in (checkout / "results/mini/runs").rglob("record.json")
+    }
+
+
+def test_killed_in_the_middle_of_training_it_ends_with_the_same_tables(checkout: Path) -> None:
+    history = checkout / LOMO_RUN / "history.jsonl"
+    process = start(checkout)
+    wait_for(lambda: num_lines(history) > 10 or process.poll() is not None)
+    assert process.poll() is None, (checkout / "output.txt").read_text()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = finished_at(checkout)
+    assert f"{LOMO_RUN}/record.json" not in before
+
+    run(checkout)
+    after = finished_at(checkout)
+    assert {name: after[name] for name in before} == before, "something finished was done again"
+    killed = what_was_found(checkout)
+    assert set(killed) == set(after) and f"{LOMO_RUN}/record.json" in killed
+    table = (checkout / "results/mini/tables/table3_superglue.csv").read_text()
+
+    shutil.rmtree(checkout / LOMO_RUN)
+    run(checkout)
+    assert what_was_found(checkout) == killed, "a run that was never killed found something else"
+    assert (checkout / "results/mini/tables/table3_superglue.csv").read_text() == table
+
+
+def test_a_second_run_plans_nothing(checkout: Path) -> None:
+    assert "Nothing to be done" in run(checkout)
+
+
+def test_a_touched_comment_plans_nothing(checkout: Path) -> None:
+    for name in ("lomo/optim/lomo.py", "lomo/train.py", "Snakefile"):
+        path = checkout / name
+        path.write_text(path.read_text() + "\n# a comment\n")
+    assert "Nothing to be done" in run(checkout, "-n")
+
+
+def test_an_edited_update_rule_plans_exactly_its_runs(checkout: Path) -> None:
+    path = checkout / "lomo/optim/lomo.py"
+    original = path.read_text()
+    path.write_text(original.replace("alpha=-lr * scale)", "alpha=-lr * scale * 1.0)"))
+    assert path.read_text() != original
+    jobs = run(checkout, "-n", "--quiet", "rules")
+    path.write_text(original)
+    planned = {
+        line.split()[0]: int(line.split()[1])
+        for line in jobs.splitlines()
+        if len(line.split()) == 2 and line.split()[1].isdigit()
+    }
+    assert (planned["train"], planned["measure"]) == (1, 1), jobs
+    assert "pretrain" not in planned and "generate" not in planned
+
+
+def test_a_second_snakemake_on_the_same_study_is_refused(checkout: Path) -> None:
+    from lomo.lock import hold
+
+    (checkout / "results/mini/plan.json").unlink()
+    held = hold(checkout / "results/mini/.lock")
+    output = run(checkout, exit_code=2)
+    held.close()
+    assert "another snakemake is working on this study" in output
+    run(checkout)
