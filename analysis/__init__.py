@@ -1,0 +1,1 @@
+"""Records in; tables, figures, verdicts and the report out. Never imports torch."""

@@ -1,0 +1,64 @@
+"""The commands of `python -m analysis`: records in; tables, figures and the report out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.collect import collect
+from analysis.collected import load
+from analysis.figures import FIGURES, make_figure
+from analysis.report import make_report
+from analysis.tables import TABLES, make_table
+from lomo.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    commands = made.add_subparsers(dest="command", required=True)
+    helps = {
+        "collect": "records -> tables/records.csv and .parquet",
+        "table": "tables/table*.{csv,md,tex,html} and verdicts.*",
+        "figure": "figures/*.{svg,pdf,png}",
+        "report": "report/index.html, from tables and figures",
+        "all": "all of them, in order",
+    }
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--results", type=Path, required=True, help="results/<study>")
+        known = {"table": list(TABLES), "figure": list(FIGURES)}.get(name)
+        if known:
+            command.add_argument(
+                "--which", nargs="+", choices=known, default=known, help="default: every one"
+            )
+    return made
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command line asks. Raises UserError."""
+    results, command = arguments.results, arguments.command
+    if command in ("collect", "all"):
+        collect(results)
+    if command in ("table", "all"):
+        collected = load(results)
+        for which in getattr(arguments, "which", TABLES):
+            make_table(collected, which)
+    if command in ("figure", "all"):
+        collected = load(results)
+        for which in getattr(arguments, "which", FIGURES):
+            make_figure(collected, which)
+    if command in ("report", "all"):
+        make_report(results)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 2 a user's mistake (its message on stderr)."""
+    try:
+        run(parser().parse_args(argv))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,169 @@
+"""Collect: the plan and its records -> one tidy table, one row a run of the plan."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from analysis.files import write_bytes, write_text
+from analysis.names import NOT_RUN
+from analysis.records import read_plan, read_records
+from lomo.plan import Plan
+from lomo.record import Clock, LedgerParts, Record, SumOfTerms, Throughput
+
+TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"
+_TYPES = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": FLAG}
+
+
+def _columns_of(block: Any, prefix: str) -> dict[str, str]:
+    fields = {name: field for name, field in block.model_fields.items() if name != "missing"}
+    return {prefix + name: _type_of(field.annotation) for name, field in fields.items()}
+
+
+def _type_of(annotation: Any) -> str:
+    options = [option.__name__ for option in (get_args(annotation) or (annotation,))]
+    return next((_TYPES[option] for option in options if option in _TYPES), TEXT)
+
+
+# Column -> pandas type. Names carry their units; empty = the run has no such value.
+COLUMNS: dict[str, str] = {
+    **dict.fromkeys(("run_id", "sections", "kind", "model", "paper_model", "method"), TEXT),
+    **dict.fromkeys(("variant", "task"), TEXT),
+    **dict.fromkeys(("rank", "seed", "trial"), WHOLE),
+    **dict.fromkeys(("status", "message", "hyper", "dtype", "attention"), TEXT),
+    "activation_checkpointing": FLAG,
+    **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train"), WHOLE),
+    "max_grad_norm": REAL,
+    "schedule": TEXT,
+    **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
+    **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
+    **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
+    **_columns_of(Throughput, ""),
+    "counter": TEXT,
+    "peak_bytes": WHOLE,
+    "peak_phase": TEXT,
+    **_columns_of(LedgerParts, "at_peak_"),
+    **_columns_of(SumOfTerms, "sum_"),
+    "gradients_peak_bytes": WHOLE,
+    "timeline_file": TEXT,
+    **dict.fromkeys(("num_parameters", "num_trainable_parameters"), WHOLE),
+    **dict.fromkeys(("model_parameters_bytes", "largest_parameter_bytes"), WHOLE),
+    **_columns_of(Clock, "clock_"),
+    **dict.fromkeys(("device_kind", "device_name"), TEXT),
+    **dict.fromkeys(("num_devices", "num_threads"), WHOLE),
+    **dict.fromkeys(("fingerprint", "protocol_version", "git_commit"), TEXT),
+    "git_dirty": FLAG,
+    **dict.fromkeys(("python", "torch", "transformers"), TEXT),
+}
+
+
+def tidy(plan: Plan, records: Mapping[str, Record]) -> pd.DataFrame:
+    """One row a run of the plan, in the plan's order, with the columns of COLUMNS."""
+    sections: dict[str, list[str]] = {}
+    for section, run_ids in plan.sections.items():
+        for run_id in run_ids:
+            sections.setdefault(run_id, []).append(section)
+    rows = []
+    for run_id, planned in plan.runs.items():
+        record = records.get(run_id)
+        spec = planned.model_dump() | (record.spec if record else {})
+        row = {name: spec[name] for name in COLUMNS if name in spec}
+        row |= {
+            "run_id": run_id,
+            "sections": " ".join(sections.get(run_id, [])),
+            "variant": run_id.split("/")[2],
+            "paper_model": plan.models[planned.model].paper,
+            "rank": spec["hyper"].get("rank"),
+            "hyper": json.dumps(spec["hyper"], sort_keys=True),
+            "status": NOT_RUN,
+        }
+        rows.append(row | (_measured(record) if record else {}))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _measured(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "status": record.status,
+        "message": record.evidence.message if record.evidence else None,
+        "protocol_version": record.protocol_version,
+        **{f"clock_{name}": value for name, value in _values(record.clock).items()},
+        **_provenance(record),
+    }
+    if record.model:
+        row |= {
+            "num_parameters": record.model.num_parameters,
+            "num_trainable_parameters": record.model.num_trainable_parameters,
+            "model_parameters_bytes": record.model.parameters_bytes,
+            "largest_parameter_bytes": record.model.largest_parameter_bytes,
+        }
+    if record.training:
+        for name in ("selected_epoch", "num_steps", "first_epoch_loss", "last_epoch_loss"):
+            row[name] = getattr(record.training, name)
+    if record.throughput:
+        row |= _values(record.throughput)
+    return row | _accuracy(record) | _memory(record)
+
+
+def _accuracy(record: Record) -> dict[str, Any]:
+    result = record.result
+    if result is None:
+        return {}
+    same_epoch = (
+        evaluation.value
+        for evaluation in record.evaluations
+        if evaluation.split == "dev" and evaluation.epoch == result.epoch
+    )
+    return {
+        "dev_accuracy": next(same_epoch, None),
+        "test_accuracy": result.value if result.split == "test" else None,
+        "test_stderr": result.stderr,
+        "num_test_examples": result.num_examples,
+    }
+
+
+def _memory(record: Record) -> dict[str, Any]:
+    memory = record.memory
+    if memory is None:
+        return {}
+    return {
+        **{name: getattr(memory, name) for name in ("counter", "peak_bytes", "peak_phase")},
+        **{f"at_peak_{name}": value for name, value in _values(memory.at_peak).items()},
+        **{f"sum_{name}": value for name, value in _values(memory.sum_of_terms).items()},
+        "gradients_peak_bytes": memory.gradients_peak_bytes,
+        "timeline_file": memory.timeline_file,
+    }
+
+
+def _provenance(record: Record) -> dict[str, Any]:
+    origin = record.provenance
+    return {
+        **{name: getattr(origin, name) for name in ("fingerprint", "git_commit", "git_dirty")},
+        "python": origin.python,
+        "torch": origin.packages.get("torch"),
+        "transformers": origin.packages.get("transformers"),
+        "device_kind": origin.device.kind,
+        "device_name": origin.device.name,
+        "num_devices": origin.device.num_devices,
+        "num_threads": origin.device.num_threads,
+    }
+
+
+def _values(block: Any) -> dict[str, Any]:
+    values: dict[str, Any] = block.model_dump(exclude={"missing"})
+    return values
+
+
+def collect(results: Path) -> pd.DataFrame:
+    """Reads plan and records of `results` and writes tables/records.csv and .parquet."""
+    plan = read_plan(results)
+    frame = tidy(plan, read_records(results, plan))
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_text(results / "tables" / "records.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_bytes(results / "tables" / "records.parquet", buffer.getvalue())
+    return frame

@@ -1,0 +1,78 @@
+"""Figure 6, which the paper lacks: memory against accuracy against time, one point a method."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from analysis.collected import Collected
+from analysis.costs import Costs, costs, zero_shot
+from analysis.labels import around_points
+from analysis.names import method_title
+from analysis.style import COLUMN, QUIET, method_colour, new_figure, placeholder, quiet_grid
+from analysis.units import decimals, unit_for
+
+TITLE = "Figure 6: memory, accuracy and time"
+# Area of the marker of the slowest method, in square points of type.
+LARGEST_AREA = 150.0
+
+
+def figure_tradeoff(collected: Collected) -> Figure:
+    """Figure 6 of the study, for its largest scored model."""
+    found = costs(collected)
+    if isinstance(found, str):
+        return placeholder(found, TITLE)
+    methods = [m for m in found.measured if m in found.averages]
+    if not methods:
+        return placeholder("no method has both a cost and an accuracy", TITLE)
+    return _draw(found, methods)
+
+
+def _draw(found: Costs, methods: list[str]) -> Figure:
+    figure = new_figure(COLUMN, 2.7)
+    axes = figure.subplots()
+    unit = unit_for(found.measured[m].peak_bytes for m in methods)
+    seconds = {m: found.measured[m].step_s_median for m in methods}
+    slowest = max((s for s in seconds.values() if s), default=1.0)
+    points = []
+    # The largest markers first, so that none hides another.
+    for method in sorted(methods, key=lambda method: -(seconds[method] or slowest)):
+        cell = found.averages[method]
+        x, y = unit.of(found.measured[method].peak_bytes), 100 * (cell.accuracy or 0.0)
+        area = LARGEST_AREA * (seconds[method] or slowest) / slowest
+        colour = method_colour(method)
+        low, high = cell.widest or (y / 100, y / 100)
+        axes.vlines(x, 100 * low, 100 * high, color=colour, linewidth=0.9, alpha=0.5)
+        axes.scatter(x, y, s=area, color=colour, alpha=0.9, edgecolor="white", linewidth=0.7)
+        radius = (area / 3.14159) ** 0.5
+        label = method_title(method)
+        if seconds[method]:
+            label += f"\n{decimals(1000 * seconds[method], 0)} ms"
+        points.append((x, y, radius, label, colour))
+    base = zero_shot(found)
+    spans = [cell.widest or (0.0, 0.0) for cell in found.averages.values()]
+    low, high = min(100 * a for a, _ in spans), max(100 * b for _, b in spans)
+    reach = max(x for x, *_ in points)
+    axes.set_xlim(0, reach * 1.22)
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.2 * (high - low))
+    lines = []
+    if base is not None:
+        axes.axhline(base, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.text(
+            0.985,
+            base,
+            "zero-shot",
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+            color=QUIET,
+            fontsize=7.5,
+        )
+        lines.append(base)
+    axes.set_xlabel(f"peak memory of a step ({unit.name})")
+    axes.set_ylabel("mean test accuracy (%)")
+    axes.set_title(f"{found.model}; area: time of a step")
+    quiet_grid(axes, "both")
+    # Labels are placed by what they cover, so the layout must be known.
+    figure.draw_without_rendering()
+    around_points(axes, points, lines_y=lines)
+    return figure

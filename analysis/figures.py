@@ -1,0 +1,35 @@
+"""The figures of a study: which there are, and the one call that writes one in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analysis.collected import Collected
+from analysis.figure_curves import figure_accuracy, figure_loss
+from analysis.figure_gradients import figure_gradients
+from analysis.figure_lora_rank import figure_lora_rank
+from analysis.figure_overview import figure_overview
+from analysis.figure_shares import figure_shares
+from analysis.figure_tradeoff import figure_tradeoff
+from analysis.style import save, style
+
+# What `--which` takes -> file name, and the function that draws it.
+FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
+    "1": ("fig1_gradients", figure_gradients),
+    "2": ("fig2_shares", figure_shares),
+    "3": ("fig3_lora_rank", figure_lora_rank),
+    "4": ("fig4_loss", figure_loss),
+    "5": ("fig5_accuracy", figure_accuracy),
+    "6": ("fig6_tradeoff", figure_tradeoff),
+    "overview": ("overview", figure_overview),
+}
+
+
+def make_figure(collected: Collected, which: str) -> list[Path]:
+    """Writes one figure into the study's `figures` folder; the paths of its formats."""
+    name, draw = FIGURES[which]
+    with style():
+        return save(draw(collected), collected.folder / "figures", name)

@@ -1,0 +1,131 @@
+"""A table for readers -> Markdown, LaTeX (booktabs) and a small HTML page; its data -> CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from analysis.files import write_text
+from analysis.units import EN_DASH
+
+TEMPLATES = Path(__file__).parent / "templates"
+FORMATS = ("csv", "md", "tex", "html")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: a text, its error behind a plus-minus, and the paper's printed value beside it."""
+
+    text: str
+    error: str | None = None
+    printed: str | None = None
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """A grid under a heading of its own. `num_keys` columns on the left name the row.
+
+    `prose` names further columns that hold words, and stand at the left of their column.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    num_keys: int
+    heading: str | None = None
+    prose: frozenset[str] = frozenset()
+
+    def kinds(self, *, key: str, prose: str, number: str) -> list[str]:
+        """For each column what a format writes for its kind."""
+        return [
+            key if index < self.num_keys else prose if column in self.prose else number
+            for index, column in enumerate(self.columns)
+        ]
+
+    def cells(self) -> list[list[Cell]]:
+        """The rows with every entry as a Cell; a key that repeats the one above it is blank."""
+        grid: list[list[Cell]] = []
+        above: list[str] = []
+        for row in self.rows:
+            cells = [entry if isinstance(entry, Cell) else Cell(entry) for entry in row]
+            texts = [cell.text for cell in cells[: self.num_keys]]
+            same = 0
+            while same < min(self.num_keys - 1, len(above)) and texts[same] == above[same]:
+                same += 1
+            above = texts
+            grid.append([Cell("")] * same + cells[same:])
+        return grid
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: what readers see (blocks, caption, notes) and what programs read (data)."""
+
+    name: str
+    title: str
+    caption: str
+    blocks: Sequence[Block]
+    notes: Sequence[str]
+    data: pd.DataFrame = field(compare=False)
+
+    @property
+    def subject(self) -> str:
+        """The title without its number, which LaTeX gives itself; first letter large."""
+        subject = self.title.split(": ", 1)[-1]
+        return subject[0].upper() + subject[1:]
+
+
+def tex_escape(text: str) -> str:
+    """`text` for LaTeX."""
+    plain = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    for sign in "&%$#_{}":
+        plain[sign] = "\\" + sign
+    plain |= {
+        EN_DASH: "--",
+        "\N{MINUS SIGN}": r"$-$",
+        "\N{MULTIPLICATION SIGN}": r"$\times$",
+        "\N{PLUS-MINUS SIGN}": r"$\pm$",
+        "\N{GREATER-THAN OR EQUAL TO}": r"$\geq$",
+        "\N{LESS-THAN OR EQUAL TO}": r"$\leq$",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+    return "".join(plain.get(sign, sign) for sign in text)
+
+
+def environment() -> Environment:
+    """The templates; a name that a template asks for and is not given is an error."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
+    )
+    made.filters["tex"] = tex_escape
+    made.filters["md"] = lambda text: text.replace("|", r"\|")
+    return made
+
+
+def csv_text(data: pd.DataFrame) -> str:
+    """The data as CSV, one line feed a row."""
+    return str(data.to_csv(index=False, lineterminator="\n"))
+
+
+def write_table(table: Table, folder: Path) -> list[Path]:
+    """Writes the table in every format into `folder`; the paths."""
+    templates = environment()
+    texts = {"csv": csv_text(table.data)} | {
+        suffix: templates.get_template(f"table.{suffix}.jinja").render(table=table)
+        for suffix in FORMATS[1:]
+    }
+    paths = []
+    for suffix, text in texts.items():
+        paths.append(folder / f"{table.name}.{suffix}")
+        write_text(paths[-1], text)
+    return paths

@@ -1,0 +1,114 @@
+"""The report: one self-contained page with the study's tables, figures, verdicts and origin."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from pathlib import Path
+
+from analysis.collected import Collected, load
+from analysis.costs import costs, zero_shot
+from analysis.figures import FIGURES
+from analysis.files import write_text
+from analysis.names import NOT_RUN
+from analysis.render import environment
+from analysis.tables import TABLES
+from analysis.units import decimals
+from analysis.verdict import VERDICTS
+from analysis.verdicts import all_verdicts
+from lomo.errors import UserError
+
+CAPTIONS = {
+    "overview": "Peak memory of a training step by part, speed, and mean accuracy of each method. "
+    "Lines: 95 % intervals.",
+    "1": "Gradient bytes alive over one backward pass: SGD keeps every gradient until the step, "
+    "LOMO updates a tensor as soon as its gradient is there, and drops it.",
+    "2": "Share of each part in the paper's sum of terms; at the right, the sum.",
+    "3": "LoRA with and without LOMO on the base weights. Bars: 95 % intervals. "
+    "Hollow and dashed: the paper's values, where they are comparable.",
+    "4": "Training loss of the reported trials; thin: single steps, thick: a running mean.",
+    "5": "Accuracy after each epoch, on the split that selects the epoch.",
+    "6": "Not in the paper: peak memory against mean accuracy, the area of a point is the time of "
+    "a step.",
+}
+
+
+def make_report(results: Path) -> Path:
+    """Writes report/index.html from the collected table and the drawn figures; its path."""
+    collected = load(results)
+    counts = Counter(verdict.verdict for verdict in all_verdicts(collected))
+    page = (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            study=collected.plan.study,
+            summary=summary(collected),
+            counts=[(name, counts[name]) for name in VERDICTS],
+            figures=[(which, _image(collected, which), CAPTIONS[which]) for which in CAPTIONS],
+            tables=[build(collected) for build in TABLES.values()],
+            origin=origin(collected),
+        )
+    )
+    path = results / "report" / "index.html"
+    write_text(path, page)
+    return path
+
+
+def summary(collected: Collected) -> str:
+    """One or two sentences: what ran, and what LOMO costs and reaches."""
+    statuses = Counter(collected.runs["status"])
+    planned, ended = sum(statuses.values()), statuses["ok"]
+    text = f"{ended} of {planned} planned runs ended well"
+    missing = statuses[NOT_RUN]
+    text += f", {missing} have no record yet." if missing else "."
+    found = costs(collected)
+    if isinstance(found, str) or "lomo" not in found.averages:
+        return text
+    reached = 100 * (found.averages["lomo"].accuracy or 0.0)
+    text += f" On {found.model}, LOMO reaches {decimals(reached, 1)} % on average"
+    base = zero_shot(found)
+    if base is not None:
+        text += f", {decimals(reached - base, 1)} points above zero-shot"
+    lomo, adamw = found.measured.get("lomo"), found.measured.get("adamw")
+    if lomo and adamw:
+        share = 100 * lomo.peak_bytes / adamw.peak_bytes
+        text += f", with {decimals(share, 0)} % of AdamW's peak memory"
+    return text + "."
+
+
+def origin(collected: Collected) -> list[tuple[str, str]]:
+    """What the records say of where they come from: (what, values)."""
+    runs = collected.runs
+    columns = {
+        "protocol": "protocol_version",
+        "code (git commit)": "git_commit",
+        "uncommitted changes": "git_dirty",
+        "device": "device_name",
+        "threads": "num_threads",
+        "Python": "python",
+        "torch": "torch",
+        "transformers": "transformers",
+    }
+    rows = [("plan", collected.plan.source)]
+    for what, column in columns.items():
+        values = sorted({str(value) for value in runs[column].dropna()})
+        rows.append((what, ", ".join(values) or "unknown"))
+    fingerprints = runs.dropna(subset=["fingerprint"])
+    pairs = fingerprints[["kind", "method", "fingerprint"]].drop_duplicates()
+    texts = [f"{row.kind} {row.method} {row.fingerprint[:12]}" for row in pairs.itertuples()]
+    rows.append(("fingerprints", ", ".join(sorted(texts)) or "unknown"))
+    statuses = Counter(runs["status"])
+    rows.append(("runs", ", ".join(f"{num} {name}" for name, num in sorted(statuses.items()))))
+    return rows
+
+
+def _image(collected: Collected, which: str) -> str:
+    """The figure's SVG as a data URL: inside an img, its ids meet no other figure's."""
+    path = collected.folder / "figures" / f"{FIGURES[which][0]}.svg"
+    if not path.is_file():
+        raise UserError(
+            "the figure is not drawn yet",
+            where=str(path),
+            fix=f"python -m analysis figure --results {collected.folder}",
+        )
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

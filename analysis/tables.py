@@ -1,0 +1,28 @@
+"""The tables of a study: which there are, and the one call that writes one in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis.collected import Collected
+from analysis.render import Table, write_table
+from analysis.table_hyperparameters import table_hyperparameters
+from analysis.table_memory import table_memory
+from analysis.table_superglue import table_superglue
+from analysis.table_throughput import table_throughput
+from analysis.verdicts import table_verdicts
+
+# What `--which` takes -> the function that builds the table.
+TABLES: dict[str, Callable[[Collected], Table]] = {
+    "1": table_memory,
+    "2": table_throughput,
+    "3": table_superglue,
+    "4": table_hyperparameters,
+    "verdicts": table_verdicts,
+}
+
+
+def make_table(collected: Collected, which: str) -> list[Path]:
+    """Writes one table into the study's `tables` folder; the paths of its formats."""
+    return write_table(TABLES[which](collected), collected.folder / "tables")

@@ -1,0 +1,332 @@
+"""A made-up results folder: a real plan, records with plausible numbers, nothing measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lomo.plan
+from lomo.config import Study, parse
+from lomo.plan import MeasureSpec, Plan, TrainSpec, make_plan
+from lomo.record import Record, write_record, write_text
+
+TASKS = ["rte", "boolq", "wsc", "wic", "multirc", "copa"]
+METHODS = ["zero_shot", "sgd", "adamw", "lora", "lomo", "adalomo", "lora_lomo"]
+# Mean accuracy that a method is given, before the task's and the seed's noise.
+LEVELS = {
+    "zero_shot": 0.52,
+    "sgd": 0.84,
+    "adamw": 0.83,
+    "lora": 0.77,
+    "lomo": 0.85,
+    "adalomo": 0.81,
+    "lora_lomo": 0.84,
+}
+SECONDS = {"sgd": 0.021, "adamw": 0.026, "lora": 0.018, "lomo": 0.020, "adalomo": 0.031}
+NUM_TENSORS = 39
+
+Change = Callable[[str, dict[str, Any]], dict[str, Any] | None]
+
+
+def study_dict(**changes: Any) -> dict[str, Any]:
+    """A small study with all four sections."""
+    settings = {"epochs": 4, "num_train": 300, "num_dev": 100, "num_test": 200, "dtype": "float32"}
+    settings["max_length"] = 96
+    study: dict[str, Any] = {
+        "study": "made-up",
+        "title": "A made-up study",
+        "data": "generated",
+        "note": "These numbers are made up.",
+        "superglue": {
+            "models": ["mini"],
+            "methods": METHODS,
+            "tasks": TASKS,
+            "settings": settings,
+            "grids": {
+                "lomo": {"learning_rate": [0.05, 0.03]},
+                "lora": {"learning_rate": [0.005, 0.002]},
+            },
+        },
+        "lora_rank": {
+            "models": ["mini"],
+            "methods": ["lora", "lora_lomo"],
+            "tasks": ["boolq", "multirc"],
+            "ranks": [1, 4, 8],
+            "settings": settings,
+        },
+        "memory": {
+            "models": ["mini"],
+            "methods": METHODS[1:],
+            "batch_size": 8,
+            "sequence_length": 128,
+            "activation_checkpointing": [False, True],
+        },
+        "throughput": {
+            "models": ["mini"],
+            "methods": METHODS[1:],
+            "batch_size": 1,
+            "sequence_length": 256,
+        },
+    }
+    return study | changes
+
+
+def models() -> dict[str, Any]:
+    """The registry of these tests: a miniature and one of the paper's models."""
+    architecture = {"model_type": "llama", "max_position_embeddings": 2048}
+    entry = lomo.plan.ModelEntry
+    return {
+        name: entry(
+            name=name,
+            weights="hub",
+            hub="made/up",
+            revision="0" * 40,
+            architecture=architecture,
+            paper=paper,
+        )
+        for name, paper in (("mini", None), ("llama-7b", "7B"))
+    }
+
+
+def plan_of(study: dict[str, Any]) -> Plan:
+    """The plan of a study, with the models above in place of config/models.yaml."""
+    known = models()
+    before = lomo.plan.resolve_model
+    lomo.plan.resolve_model = lambda name, *, where: known[name]
+    try:
+        return make_plan(parse(Study, study, where="study"), source="config/made-up.yaml")
+    finally:
+        lomo.plan.resolve_model = before
+
+
+def sizes(model: str) -> tuple[int, int]:
+    """(parameters, elements of the largest tensor) of a model."""
+    return (6_738_415_616, 32000 * 4096) if model == "llama-7b" else (1_600_000, 163_840)
+
+
+def ledger(spec: TrainSpec | MeasureSpec) -> dict[str, int]:
+    """Bytes by part, as 2+2+12 bytes a parameter and so on."""
+    number, largest = sizes(spec.model)
+    width = 4 if spec.dtype == "float32" else 2
+    adapters = 0.01 if spec.method.startswith("lora") else 1
+    states = {"adamw": 12, "sgd": 4, "lora": 12, "lora_lomo": 12}.get(spec.method, 0)
+    gradients = {"lomo": largest, "adalomo": largest, "lora_lomo": largest + number // 100}
+    tokens = getattr(spec, "sequence_length", 128) * spec.batch_size
+    per_token = (number // 700) if spec.activation_checkpointing else number // 80
+    return {
+        "parameters_bytes": number * width,
+        "gradients_bytes": int(gradients.get(spec.method, number * adapters)) * width,
+        "optimizer_state_bytes": int(number * states * adapters),
+        "activations_bytes": tokens * per_token // 50,
+    }
+
+
+def _memory(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
+    terms = ledger(spec)
+    other = terms["activations_bytes"] // 20
+    alive = terms | {"activations_bytes": terms["activations_bytes"] * 9 // 10}
+    return {
+        "counter": "storage_meter",
+        "peak_bytes": sum(alive.values()) + other,
+        "peak_phase": "backward",
+        "at_peak": alive | {"other_bytes": other, "residual_bytes": 0},
+        "sum_of_terms": terms | {"total_bytes": sum(terms.values())},
+        "gradients_peak_bytes": terms["gradients_bytes"],
+        "host_peak_rss_bytes": 10**9,
+        "cuda": None,
+        "timeline_file": "timeline.jsonl",
+        "missing": {"cuda": "measured on a CPU"},
+    }
+
+
+def _throughput(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
+    seconds = SECONDS.get(spec.method, 0.024)
+    tokens = getattr(spec, "sequence_length", 40) * spec.batch_size
+    return {
+        "tokens_per_s_per_device": tokens / seconds,
+        "tokens_per_s_per_device_p10": tokens / seconds * 0.94,
+        "tokens_per_s_per_device_p90": tokens / seconds * 1.03,
+        "step_s_median": seconds,
+        "num_warmup_steps": 2,
+        "num_timed_steps": 10,
+        "num_tokens_timed": tokens * 10,
+        "padding_fraction": 0.1,
+        "world_size": 1,
+    }
+
+
+def accuracy(spec: TrainSpec) -> float:
+    """The made-up accuracy of a run: the same for the same run id."""
+    noise = random.Random(spec.run_id).uniform(-0.03, 0.03)
+    of_task = random.Random(spec.task).uniform(-0.06, 0.08)
+    of_rank = 0.01 * math.log2(float(spec.hyper.get("rank", 1)))
+    return round(min(1.0, LEVELS[spec.method] + noise + of_task + of_rank), 2)
+
+
+def _training(spec: TrainSpec) -> dict[str, Any]:
+    value = accuracy(spec)
+    trains = spec.method != "zero_shot"
+    epoch = spec.epochs if trains else 0
+
+    def evaluation(split: str, number: float, at: int) -> dict[str, Any]:
+        return {
+            "split": split,
+            "step": 19 * at,
+            "epoch": at,
+            "metric": "acc",
+            "value": number,
+            "stderr": None,
+            "num_examples": spec.num_dev if split == "dev" else spec.num_test,
+            "other_metrics": {},
+            "missing": {"stderr": "made up"},
+        }
+
+    evaluations = [evaluation("dev", value - 0.03 * (epoch - at), at) for at in range(1, epoch + 1)]
+    result = evaluation("test", value, epoch)
+    training = {
+        "num_steps": 19 * spec.epochs,
+        "num_epochs": spec.epochs,
+        "num_train_examples": spec.num_train,
+        "num_tokens": 40_000,
+        "first_loss": 3.0,
+        "last_loss": 0.1,
+        "first_epoch_loss": 1.4,
+        "last_epoch_loss": 0.2,
+        "selected_epoch": epoch,
+    }
+    return {
+        "training": training if trains else None,
+        "evaluations": [*evaluations, result],
+        "result": result,
+        "throughput": _throughput(spec) if trains else None,
+        "memory": None,
+    }
+
+
+def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
+    """The record of a run that ended well."""
+    number, largest = sizes(spec.model)
+    width = 4 if spec.dtype == "float32" else 2
+    measured = {"training": None, "evaluations": [], "result": None}
+    measured |= {"throughput": _throughput(spec), "memory": _memory(spec)}
+    record: dict[str, Any] = {
+        "study": spec.study,
+        "run_id": spec.run_id,
+        "kind": spec.kind,
+        "status": "ok",
+        "evidence": None,
+        "spec": spec.model_dump(),
+        "provenance": {
+            "fingerprint": f"{spec.kind}-{spec.method}-0123456789abcdef",
+            "git_commit": "0" * 40,
+            "git_dirty": False,
+            "python": "3.12.0",
+            "platform": "made-up",
+            "packages": {"torch": "2.13.0", "transformers": "5.23.0"},
+            "device": {
+                "kind": "cpu",
+                "name": "made-up CPU",
+                "num_devices": 1,
+                "memory_bytes": None,
+                "num_threads": 1,
+                "driver": None,
+                "co_tenants": [],
+                "missing": {"memory_bytes": "made up", "driver": "a CPU has none"},
+            },
+            "started_at": "2026-01-01T00:00:00Z",
+        },
+        "clock": dict.fromkeys(
+            ("load_s", "compile_s", "train_s", "evaluate_s", "save_s", "other_s"), 1.0
+        )
+        | {"wall_s": 6.0},
+        "model": {
+            "name": spec.model,
+            "architecture": "llama",
+            "num_parameters": number,
+            "num_trainable_parameters": number,
+            "parameters_bytes": number * width,
+            "largest_parameter_bytes": largest * width,
+            "dtype": spec.dtype,
+            "weights_sha256": "0" * 64,
+        },
+    }
+    return record | (_training(spec) if isinstance(spec, TrainSpec) else measured)
+
+
+def failed(record: dict[str, Any], status: str) -> dict[str, Any]:
+    """The same run, ended with `status`."""
+    empty = dict.fromkeys(("training", "result", "throughput", "memory"))
+    evidence = {"message": "made up", "step": 1, "peak_before_bytes": 5}
+    return record | empty | {"status": status, "evidence": evidence, "evaluations": []}
+
+
+def write_results(results: Path, plan: Plan, change: Change | None = None) -> Path:
+    """Writes plan, records, histories and timelines; `change` alters or drops (None) a record."""
+    write_text(results / "plan.json", plan.model_dump_json())
+    for run_id, spec in plan.runs.items():
+        record: dict[str, Any] | None = record_dict(spec)
+        if change is not None and record is not None:
+            record = change(run_id, record)
+        if record is None:
+            continue
+        folder = results / "runs" / run_id
+        parts = ("evidence", "model", "training", "result", "throughput", "memory")
+        missing = {name: "made up" for name in parts if record[name] is None}
+        write_record(folder / "record.json", Record.model_validate(record | {"missing": missing}))
+        if isinstance(spec, TrainSpec):
+            _write_lines(folder / "history.jsonl", _history(spec))
+        else:
+            _write_lines(folder / "timeline.jsonl", _timeline(spec))
+    return results
+
+
+def _write_lines(path: Path, events: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(event) + "\n" for event in events))
+
+
+def _history(spec: TrainSpec) -> Iterable[dict[str, Any]]:
+    generator = random.Random(spec.run_id)
+    speed = 0.05 if spec.method == "lomo" else 0.03
+    for step in range(1, 19 * spec.epochs + 1):
+        loss = 0.15 + 3 * math.exp(-speed * step) + abs(generator.gauss(0, 0.12))
+        epoch = (step - 1) // 19 + 1
+        yield {"event": "step", "step": step, "epoch": epoch, "loss": loss, "step_s": 0.02}
+        if step % 19 == 0:
+            value = accuracy(spec) - 0.03 * (spec.epochs - epoch)
+            yield {
+                **{"event": "evaluation", "step": step, "epoch": epoch, "split": "dev"},
+                **{"metric": "acc", "value": value},
+            }
+
+
+def _timeline(spec: MeasureSpec) -> Iterable[dict[str, Any]]:
+    terms = ledger(spec)
+    drops = spec.method in ("lomo", "adalomo")
+    # The first and the last tensor (head and embedding) are the largest.
+    shares = [5.0] + [1.0] * (NUM_TENSORS - 2) + [5.0]
+    alive, order = 0, 0
+
+    def event(name: str, phase: str, parameter: str | None = None) -> dict[str, Any]:
+        nonlocal order
+        order += 1
+        return {
+            **{"event": name, "phase": phase, "order": order, "gradients_bytes": alive},
+            "total_bytes": terms["parameters_bytes"] + alive,
+            "activations_bytes": terms["activations_bytes"],
+            "parameter": parameter,
+        }
+
+    yield event("phase", "forward")
+    yield event("phase", "backward")
+    for index, share in enumerate(shares):
+        whole = max(shares) if drops else sum(shares)
+        alive += int(terms["gradients_bytes"] * share / whole)
+        yield event("gradient_created", "backward", f"p{index}")
+        if drops:
+            alive = 0
+            yield event("gradient_released", "backward", f"p{index}")
+    yield event("phase", "step")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+from analysis.cli import main
+from analysis.collect import COLUMNS, collect
+from lomo.errors import UserError
+from lomo.plan import Plan
+
+
+def small_plan() -> Plan:
+    study = synthetic.study_dict()
+    for section in ("superglue", "lora_rank", "throughput"):
+        study.pop(section)
+    return synthetic.plan_of(study)
+
+
+def test_one_row_a_planned_run_with_its_bytes_whole(built: Path) -> None:
+    frame = pd.read_parquet(built / "tables" / "records.parquet").astype(COLUMNS)
+    plan = Plan.model_validate_json((built / "plan.json").read_text())
+    assert frame["run_id"].tolist() == list(plan.runs)
+    lomo = frame.set_index("run_id").loc["measure/mini/lomo/128x8-bfloat16-plain"]
+    record = json.loads((built / "runs" / lomo.name / "record.json").read_text())
+    assert lomo["peak_bytes"] == record["memory"]["peak_bytes"]
+    assert lomo["at_peak_gradients_bytes"] == record["memory"]["at_peak"]["gradients_bytes"]
+    as_text = pd.read_csv(built / "tables" / "records.csv", dtype=str).set_index("run_id")
+    assert as_text.loc[lomo.name, "peak_bytes"] == str(record["memory"]["peak_bytes"])
+
+
+def test_a_missing_record_is_not_run(tmp_path: Path) -> None:
+    synthetic.write_results(tmp_path, small_plan(), lambda run_id, record: None)
+    assert set(collect(tmp_path)["status"]) == {"not_run"}
+
+
+def test_two_fingerprints_of_one_method_are_refused(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        if "/lomo/" in run_id and run_id.endswith("plain"):
+            origin = record["provenance"] | {"fingerprint": "another"}
+            return record | {"provenance": origin}
+        return record
+
+    synthetic.write_results(tmp_path, small_plan(), change)
+    with pytest.raises(UserError, match="different code") as error:
+        collect(tmp_path)
+    assert "measure/mini/lomo/128x8-bfloat16-plain (another)" in str(error.value)
+    assert "run the pipeline again" in str(error.value)
+
+
+def test_another_protocol_is_refused(tmp_path: Path) -> None:
+    synthetic.write_results(
+        tmp_path, small_plan(), lambda run_id, record: record | {"protocol_version": "0.9"}
+    )
+    with pytest.raises(UserError, match=r"follows protocol 0\.9"):
+        collect(tmp_path)
+
+
+@pytest.mark.parametrize("spoiled", ["cut", "version"])
+def test_a_spoiled_record_exits_with_2(
+    spoiled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = small_plan()
+    synthetic.write_results(tmp_path, plan)
+    path = tmp_path / "runs" / next(iter(plan.runs)) / "record.json"
+    text = path.read_text()
+    if spoiled == "cut":
+        path.write_text(text[: len(text) // 2])
+    else:
+        path.write_text(text.replace('"schema_version": 1', '"schema_version": 99'))
+    assert main(["collect", "--results", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert str(path) in message
+    assert "to mend" in message
+    assert not (tmp_path / "tables" / "records.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["collect", "table", "figure", "report"])
+def test_an_empty_folder_exits_with_2(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--results", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_analysis_never_imports_torch() -> None:
+    code = "import sys, analysis.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from analysis.cli import main
+from analysis.collected import load
+from analysis.figure_gradients import gradient_curve
+from analysis.figures import FIGURES, make_figure
+from analysis.labels import spread
+from analysis.names import METHODS
+from analysis.style import FORMATS, method_colour, method_marker
+
+
+def test_every_figure_comes_out_in_every_format(built: Path) -> None:
+    names = {path.name for path in (built / "figures").iterdir()}
+    assert names == {f"{name}.{suffix}" for name, _ in FIGURES.values() for suffix in FORMATS}
+
+
+@pytest.mark.parametrize("which", ["1", "overview"])
+def test_two_drawings_are_byte_identical(which: str, built: Path, tmp_path: Path) -> None:
+    again = tmp_path / "made-up"
+    shutil.copytree(built, again, ignore=shutil.ignore_patterns("figures"))
+    for path in make_figure(load(again), which):
+        assert path.read_bytes() == (built / "figures" / path.name).read_bytes(), path.name
+
+
+def test_a_section_that_was_not_run_leaves_a_placeholder(tmp_path: Path) -> None:
+    study = synthetic.study_dict()
+    for section in ("superglue", "lora_rank", "throughput"):
+        study.pop(section)
+    synthetic.write_results(tmp_path, synthetic.plan_of(study), lambda run_id, record: None)
+    assert main(["all", "--results", str(tmp_path)]) == 0
+    assert len(list((tmp_path / "figures").iterdir())) == len(FIGURES) * len(FORMATS)
+
+
+def test_methods_have_colours_and_markers_of_their_own() -> None:
+    assert len({method_colour(method) for method in METHODS}) == len(METHODS)
+    assert len({method_marker(method) for method in METHODS}) == len(METHODS)
+
+
+def test_a_gradient_curve_counts_births_and_ignores_other_events() -> None:
+    def event(name: str, gradients: int, phase: str = "backward") -> dict:
+        return {"event": name, "phase": phase, "gradients_bytes": gradients}
+
+    events = [
+        event("phase", 0, "forward"),
+        event("gradient_created", 4),
+        event("peak", 4),
+        event("gradient_released", 0),
+        event("gradient_created", 6),
+        event("gradient_released", 0),
+        event("gradient_created", 9, "step"),
+    ]
+    assert gradient_curve(events) == [(0, 0), (0, 4), (0.25, 0), (0.5, 6), (0.75, 0), (1.0, 0)]
+    assert gradient_curve([event("phase", 0)]) == []
+
+
+def test_labels_are_spread_apart_in_their_order() -> None:
+    places = spread([1.0, 0.0, 1.1], 0.5)
+    assert places == pytest.approx([0.8, 0.0, 1.3]) or places[1] < places[0] < places[2]
+    ordered = sorted(places)
+    assert all(b - a >= 0.5 - 1e-9 for a, b in zip(ordered, ordered[1:], strict=False))
+    assert spread([0.0, 10.0], 0.5) == [0.0, 10.0]
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = {"img": "src", "script": "src", "link": "href", "iframe": "src"}
+        self.loaded += [value or "" for name, value in attrs if names.get(tag) == name]
+
+
+def test_the_report_loads_nothing_from_elsewhere(built: Path) -> None:
+    page = (built / "report" / "index.html").read_text()
+    links = _Links()
+    links.feed(page)
+    assert len(links.loaded) == len(FIGURES)
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in links.loaded)
+    assert "A made-up study" in page
+    assert "../tables/records.csv" in page
+    assert "LOMO reaches" in page

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from analysis.intervals import (
+    apart,
+    mean_interval,
+    sample_interval,
+    sample_stderr,
+    seed_interval,
+)
+from analysis.units import GIB, MIB, decimals, unit_for
+
+
+def test_the_standard_error_of_a_fair_coin() -> None:
+    assert sample_stderr(0.5, 100) == pytest.approx(0.05)
+
+
+def test_wilson_has_a_width_where_all_answers_are_right() -> None:
+    # z^2 / (n + z^2) below 1.
+    low, high = sample_interval(1.0, 100)
+    assert low == pytest.approx(1 - 1.96**2 / (100 + 1.96**2), abs=1e-4)
+    assert high == pytest.approx(1.0)
+
+
+def test_students_interval_of_three_seeds() -> None:
+    # t(0.975, 2) = 4.3027; standard deviation 0.01.
+    interval = seed_interval([0.80, 0.81, 0.82])
+    assert interval == pytest.approx((0.81 - 4.3027 * 0.01 / 3**0.5, 0.81 + 4.3027 * 0.01 / 3**0.5))
+    assert seed_interval([0.8]) is None
+
+
+def test_an_average_is_surer_than_its_parts() -> None:
+    low, high = mean_interval([0.5, 0.7], [(0.4, 0.6), (0.6, 0.8)])
+    assert (low, high) == pytest.approx((0.6 - 0.02**0.5 / 2, 0.6 + 0.02**0.5 / 2))
+
+
+def test_apart_needs_every_interval_above() -> None:
+    assert apart([(0.6, 0.8)], [(0.3, 0.5)])
+    assert not apart([(0.6, 0.8), (0.45, 0.9)], [(0.3, 0.5)])
+    assert not apart([(0.5, 0.8)], [(0.3, 0.5)])
+
+
+def test_units_follow_the_largest_value() -> None:
+    assert unit_for([None, GIB.num_bytes // 5]) is GIB
+    assert unit_for([GIB.num_bytes // 20]) is MIB
+    assert unit_for([]) is MIB
+    assert MIB.text(None) == "–"
+    assert MIB.text(3 * MIB.num_bytes // 2) == "1.50"
+
+
+def test_numbers_as_text() -> None:
+    assert decimals(1234.56, 1) == "1,234.6"
+    assert decimals(-0.001, 2) == "0.00"
+    assert decimals(-2, 0) == "\N{MINUS SIGN}2"
+    assert decimals(float("nan"), 1) == "–"

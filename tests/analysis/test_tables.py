@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+from analysis.accuracy import accuracy_cells, find
+from analysis.cli import main
+from analysis.collected import Collected, load
+from analysis.render import FORMATS, Block, Cell, tex_escape
+from analysis.table_superglue import is_winner, table_superglue
+from analysis.tables import TABLES, make_table
+
+
+def accuracy_study(**section: object) -> dict:
+    study = synthetic.study_dict()
+    for name in ("lora_rank", "memory", "throughput"):
+        study.pop(name)
+    study["superglue"] = study["superglue"] | {"tasks": ["rte"]} | section
+    return study
+
+
+def collected(folder: Path, study: dict, change: synthetic.Change | None = None) -> Collected:
+    synthetic.write_results(folder, synthetic.plan_of(study), change)
+    assert main(["collect", "--results", str(folder)]) == 0
+    return load(folder)
+
+
+def scored(values: dict[str, tuple[float, float]]) -> synthetic.Change:
+    """Sets (dev, test) of the runs whose id ends with a key."""
+
+    def change(run_id: str, record: dict) -> dict:
+        for end, (dev, test) in values.items():
+            if run_id.endswith(end):
+                result = record["result"] | {"value": test}
+                others = [e | {"value": dev} for e in record["evaluations"][:-1]]
+                return record | {"result": result, "evaluations": [*others, result]}
+        return record
+
+    return change
+
+
+def test_every_table_comes_out_in_every_format(built: Path) -> None:
+    names = {path.name for path in (built / "tables").iterdir()}
+    for table in ("table1_memory", "table2_throughput", "table3_superglue", "verdicts"):
+        assert {f"{table}.{suffix}" for suffix in FORMATS} <= names
+
+
+def test_two_builds_of_the_same_records_are_byte_identical(built: Path, tmp_path: Path) -> None:
+    again = tmp_path / "made-up"
+    shutil.copytree(built, again, ignore=shutil.ignore_patterns("tables"))
+    assert main(["collect", "--results", str(again)]) == 0
+    assert main(["table", "--results", str(again)]) == 0
+    for path in sorted((built / "tables").iterdir()):
+        assert path.read_bytes() == (again / "tables" / path.name).read_bytes(), path.name
+
+
+def test_the_csv_holds_bytes_and_run_ids(built: Path) -> None:
+    data = pd.read_csv(built / "tables" / "table1_memory.csv", dtype={"value_bytes": "Int64"})
+    row = data[
+        (data["method"] == "lomo")
+        & data["activation_checkpointing"]
+        & (data["accounting"] == "sum_of_terms")
+        & (data["part"] == "gradients")
+    ].iloc[0]
+    assert row["value_bytes"] == 2 * synthetic.sizes("mini")[1]
+    assert row["run_id"] == "measure/mini/lomo/128x8-bfloat16-checkpointed"
+
+
+@pytest.mark.parametrize("name", ["table1_memory", "table2_throughput", "table3_superglue"])
+def test_every_row_of_a_csv_traces_to_runs(built: Path, name: str) -> None:
+    runs = set(pd.read_csv(built / "tables" / "records.csv")["run_id"])
+    for run_ids in pd.read_csv(built / "tables" / f"{name}.csv")["run_id"]:
+        assert set(run_ids.split()) <= runs
+
+
+def test_failures_are_shown_by_name_and_missing_runs_as_a_dash(paper_like: Path) -> None:
+    tables = {path.stem: path.read_text() for path in (paper_like / "tables").glob("*.md")}
+    assert "| AdamW | on |  | OOM |" in tables["table2_throughput"]
+    assert "diverged" in tables["table3_superglue"]
+    assert "| LoRA+LOMO | off | – |" in tables["table1_memory"]
+    assert "An en dash marks a run that has no record yet." in tables["table1_memory"]
+
+
+def test_small_bytes_are_shown_in_mib_and_large_ones_in_gib(built: Path, paper_like: Path) -> None:
+    assert "(MiB)" in (built / "tables" / "table1_memory.md").read_text()
+    large = (paper_like / "tables" / "table1_memory.md").read_text()
+    assert "| AdamW | off | 12.55 [12.55] | 12.55 [12.55] | 75.31 [75.31] |" in large
+
+
+def test_the_study_note_stands_under_table_3(built: Path) -> None:
+    assert "- These numbers are made up." in (built / "tables" / "table3_superglue.md").read_text()
+
+
+@pytest.mark.parametrize(("selection", "trial", "value"), [("dev", 0, 0.70), ("test", 1, 0.90)])
+def test_the_protocol_picks_the_trial(
+    selection: str, trial: int, value: float, tmp_path: Path
+) -> None:
+    change = scored({"/lomo/rte/s42/t0": (0.9, 0.70), "/lomo/rte/s42/t1": (0.6, 0.90)})
+    study = accuracy_study() | {"selection": selection}
+    cells = accuracy_cells(collected(tmp_path, study, change), "superglue")
+    lomo = find(cells, method="lomo", task="rte")
+    assert lomo is not None
+    assert (lomo.trial, lomo.accuracy) == (trial, value)
+    assert lomo.run_ids == (f"train/mini/lomo/rte/s42/t{trial}",)
+
+
+def test_one_trial_is_chosen_for_all_seeds(tmp_path: Path) -> None:
+    change = scored(
+        {
+            "/lomo/rte/s1/t0": (0.80, 0.6),
+            "/lomo/rte/s2/t0": (0.80, 0.7),
+            "/lomo/rte/s1/t1": (0.95, 0.9),
+            "/lomo/rte/s2/t1": (0.50, 0.9),
+        }
+    )
+    study = accuracy_study(seeds=[1, 2])
+    lomo = find(
+        accuracy_cells(collected(tmp_path, study, change), "superglue"), method="lomo", task="rte"
+    )
+    assert lomo is not None
+    assert lomo.trial == 0
+    assert lomo.accuracy == pytest.approx(0.65)
+    assert lomo.seeds is not None
+    # Student's t with one degree of freedom: 12.706 standard errors of 0.05.
+    assert lomo.seeds[1] - lomo.seeds[0] == pytest.approx(2 * 12.7062 * 0.05, abs=1e-4)
+
+
+def test_a_failed_trial_is_passed_over_and_told(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        return (
+            synthetic.failed(record, "diverged") if run_id.endswith("/lomo/rte/s42/t0") else record
+        )
+
+    found = collected(tmp_path, accuracy_study(), change)
+    lomo = find(accuracy_cells(found, "superglue"), method="lomo", task="rte")
+    assert lomo is not None
+    assert (lomo.trial, lomo.status) == (1, "ok")
+    assert any(
+        "did not end well or have not run: 1, in 1 cell" in note
+        for note in table_superglue(found).notes
+    )
+
+
+@pytest.mark.parametrize(("second", "bold"), [(0.90, False), (0.60, True)])
+def test_no_winner_where_intervals_overlap(second: float, bold: bool, tmp_path: Path) -> None:
+    change = scored({"/lomo/rte/s42/t0": (0.9, 0.95), "/sgd/rte/s42/t0": (0.9, second)})
+    study = accuracy_study(methods=["sgd", "lomo"], grids={})
+    found = collected(tmp_path, study, change)
+    cells = accuracy_cells(found, "superglue")
+    lomo = find(cells, method="lomo", task="rte")
+    assert lomo is not None
+    assert is_winner(cells, lomo) is bold
+    make_table(found, "3")
+    text = (tmp_path / "tables" / "table3_superglue.md").read_text()
+    assert ("**95.0**" in text) is bold
+
+
+def test_a_study_without_a_section_says_so(tmp_path: Path) -> None:
+    found = collected(tmp_path, accuracy_study())
+    for which in TABLES:
+        make_table(found, which)
+    text = (tmp_path / "tables" / "table1_memory.md").read_text()
+    assert "Not run: the study has no memory section." in text
+
+
+def test_a_repeated_key_is_blank_only_below_its_own() -> None:
+    rows = [["a", "x", "1"], ["a", "y", "2"], ["b", "y", "3"]]
+    shown = [[cell.text for cell in row] for row in Block(["m", "n", "v"], rows, 2).cells()]
+    assert shown == [["a", "x", "1"], ["", "y", "2"], ["b", "y", "3"]]
+
+
+def test_latex_signs_are_escaped() -> None:
+    assert tex_escape("5 % of x_1 & –") == r"5 \% of x\_1 \& --"
+    assert Cell("x").error is None

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.collected import load
+from analysis.printed import COLUMNS, FILES, printed, value
+from analysis.verdict import VERDICTS, judge
+from analysis.verdicts import all_verdicts
+
+SIZES = ("7B", "13B", "30B", "65B")
+TASKS = ("rte", "boolq", "wsc", "wic", "multirc", "copa")
+PARTS = ("parameters", "gradients", "optimizer_state", "activations")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_printed_values_are_tagged_as_read_or_inferred(name: str) -> None:
+    frame = printed(name)
+    assert tuple(frame.columns) == COLUMNS
+    # R, recalled from memory, must not stand beside a measurement.
+    assert set(frame["note"].str[0]) <= {"V", "I"}
+    assert frame["value"].str.len().gt(0).all()
+
+
+@pytest.mark.parametrize("method", ["adamw", "sgd", "lomo"])
+def test_table_1_adds_up_but_for_its_erratum(method: str) -> None:
+    for setting, excess in (("plain", 1.00), ("checkpointed", 0.00)):
+        row = f"7B/{method}/{setting}"
+        parts = [value("table1_memory", row, part) for part in PARTS]
+        total = value("table1_memory", row, "total")
+        assert total is not None
+        assert total - sum(part or 0.0 for part in parts) == pytest.approx(excess, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("method", ["zero_shot", "lora", "lomo"])
+def test_the_averages_of_table_3_recompute(size: str, method: str) -> None:
+    values = [value("table3_superglue", f"{size}/{method}", task) for task in TASKS]
+    average = value("table3_superglue", f"{size}/{method}", "average")
+    assert average is not None
+    assert sum(v or 0.0 for v in values) / 6 == pytest.approx(average, abs=0.0501)
+
+
+@pytest.mark.parametrize("method", ["adamw", "sgd", "lomo"])
+def test_figure_2_is_table_1_over_its_total(method: str) -> None:
+    row = f"7B/{method}/checkpointed"
+    total = value("table1_memory", row, "total")
+    assert total
+    for part in PARTS:
+        share = 100 * (value("table1_memory", row, part) or 0.0) / total
+        assert share == pytest.approx(value("figure2_shares", row, part), abs=0.0501)
+
+
+def test_the_headline_memory_share_follows_from_table_2() -> None:
+    lomo, adamw = (value("table2_throughput", f"7B/{m}", "peak") for m in ("lomo", "adamw"))
+    assert lomo
+    assert adamw
+    assert 100 * lomo / (8 * adamw) == pytest.approx(10.8, abs=0.05)
+
+
+def test_figure_3_meets_table_3_without_lora() -> None:
+    for task in ("boolq", "multirc"):
+        alone = value("figure3_lora_rank", "13B/lomo", task)
+        assert alone == value("table3_superglue", "13B/lomo", task)
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [(10.0, "reproduced"), (10.3, "reproduced"), (9.7, "reproduced"), (10.31, "differs")],
+)
+def test_the_boundary_of_a_tolerance_belongs_to_it(measured: float, verdict: str) -> None:
+    assert judge(10.0, measured, 0.3) == verdict
+
+
+def test_every_printed_value_gets_a_verdict(built: Path) -> None:
+    verdicts = all_verdicts(load(built))
+    numbers = [verdict for verdict in verdicts if not verdict.order]
+    assert len(numbers) == sum(len(printed(name)) for name in FILES)
+    assert {verdict.verdict for verdict in verdicts} <= set(VERDICTS)
+    assert all(verdict.reason for verdict in verdicts)
+
+
+def test_a_miniature_is_not_compared_but_its_orders_are(built: Path) -> None:
+    verdicts = all_verdicts(load(built))
+    numbers = {verdict.reason for verdict in verdicts if not verdict.order}
+    assert numbers == {"mini is not one of the paper's models"}
+    orders = {verdict.what: verdict for verdict in verdicts if verdict.order}
+    memory = orders["Memory with checkpointing, LOMO < SGD < AdamW: sum of terms"]
+    assert memory.verdict == "reproduced"
+    assert memory.reason == "as an order, on mini"
+    one = orders["LOMO with checkpointing: gradients never exceed the largest parameter tensor"]
+    assert one.measured == "327,680 B of 327,680 B"
+
+
+def test_a_comparable_study_is_judged_value_by_value(paper_like: Path) -> None:
+    verdicts = {(v.source, v.what): v for v in all_verdicts(load(paper_like))}
+    weights = verdicts["Table 1", "7B AdamW, plain: parameters"]
+    assert (weights.verdict, weights.measured) == ("reproduced", "12.55 GiB")
+    activations = verdicts["Table 1", "7B AdamW, plain: activations"]
+    assert activations.verdict == "differs"
+    assert "sdpa attention" in activations.reason
+    devices = verdicts["Table 2", "7B SGD: peak of a device"]
+    assert (devices.verdict, devices.reason) == (
+        "not comparable",
+        "measured on 1 device, the paper on 8",
+    )
+    speed = verdicts["Table 2", "7B LOMO: tokens/s per device"]
+    assert speed.reason == "measured on made-up CPU, the paper on RTX 3090"
+    absent = verdicts["Table 3", "65B LOMO: average"]
+    assert (absent.verdict, absent.reason) == (
+        "not run",
+        "the study does not ask for 65B with LOMO",
+    )
+
+
+def test_the_shown_table_counts_what_it_folds_together(built: Path) -> None:
+    text = (built / "tables" / "verdicts.md").read_text()
+    assert "| Table 3 | not comparable | mini is not one of the paper's models | 84 |" in text
+    assert len(pd.read_csv(built / "tables" / "verdicts.csv")) > 199
