@@ -26,3 +26,4 @@ rule all:
         expand(rules.tables.output, study=STUDY),
         expand(rules.figures.output, study=STUDY),
         expand(rules.report.output, study=STUDY),
+        expand(rules.wandb.output, study=STUDY) if PLAN.study.wandb == "offline" else [],

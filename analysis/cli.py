@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from analysis.collected import load
 from analysis.figures import FIGURES, make_figure
 from analysis.report import make_report
 from analysis.tables import TABLES, make_table
+from lomo.cli import refuse
 from lomo.errors import UserError
 
 
@@ -59,6 +59,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(parser().parse_args(argv))
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return refuse(error)
     return 0

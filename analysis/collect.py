@@ -12,8 +12,8 @@ import pandas as pd
 
 from analysis.files import write_bytes, write_text
 from analysis.names import NOT_RUN
-from analysis.records import read_plan, read_records
-from lomo.plan import Plan
+from analysis.records import read_records
+from lomo.plan import Plan, read_plan
 from lomo.record import Clock, LedgerParts, Record, SumOfTerms, Throughput
 
 TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"

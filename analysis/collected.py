@@ -11,9 +11,8 @@ import pandas as pd
 
 from analysis.collect import COLUMNS
 from analysis.names import NOT_RUN, method_order
-from analysis.records import read_plan
 from lomo.errors import UserError
-from lomo.plan import Plan
+from lomo.plan import Plan, read_plan
 
 
 # Compared by identity, so that what is worked out from it can be cached.

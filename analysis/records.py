@@ -9,25 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from lomo.errors import UserError
 from lomo.plan import Plan
 from lomo.record import PROTOCOL_VERSION, Record, read_record
-
-
-def read_plan(results: Path) -> Plan:
-    """The plan of a results folder. Raises UserError if it is missing, cut or of other code."""
-    path = results / "plan.json"
-    fix = "make it again with the pipeline (snakemake), which writes plan.json first"
-    try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", where=str(path), fix=fix) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"is no plan: {key} {first['msg']}", where=str(path), fix=fix) from error
 
 
 def read_records(results: Path, plan: Plan) -> dict[str, Record]:
@@ -43,7 +27,7 @@ def read_records(results: Path, plan: Plan) -> dict[str, Record]:
 
 def check_one_origin(records: Iterable[Record], *, where: str) -> None:
     """Raises UserError unless all follow this protocol and each method's records one code."""
-    origins: dict[tuple[str, str], dict[str, str]] = {}
+    origins: dict[tuple[str, ...], dict[str, str]] = {}
     for record in records:
         if record.protocol_version != PROTOCOL_VERSION:
             raise UserError(
@@ -52,7 +36,7 @@ def check_one_origin(records: Iterable[Record], *, where: str) -> None:
                 allowed=f"protocol {PROTOCOL_VERSION} (a table holds one protocol only)",
                 fix="delete that run's folder and run the pipeline again",
             )
-        group = (str(record.spec["method"]), record.kind)
+        group = (str(record.spec["method"]), record.kind, str(record.spec.get("task")))
         seen = origins.setdefault(group, {})
         seen.setdefault(record.provenance.fingerprint, record.run_id)
         if len(seen) > 1:
@@ -60,6 +44,6 @@ def check_one_origin(records: Iterable[Record], *, where: str) -> None:
             raise UserError(
                 f"the {record.kind} runs of {group[0]} come from different code: {two}",
                 where=where,
-                allowed="one fingerprint for each method and kind of run",
+                allowed="one fingerprint for each method, task and kind of run",
                 fix="delete the folders of the older runs and run the pipeline again",
             )

@@ -2,6 +2,11 @@
 
 import sys
 
-from lomo.cli import main
+from lomo.warm import hand_over
 
-sys.exit(main())
+code = hand_over(sys.argv[1:])
+if code is None:
+    from lomo.cli import main
+
+    code = main()
+sys.exit(code)

@@ -36,11 +36,12 @@ def refuse(error: UserError) -> int:
     return 2
 
 
-def settle_jobs() -> None:
-    """What Snakemake's jobs inherit: the Python that runs it, and one line a job, no bars."""
+def settle_jobs(wandb: str) -> None:
+    """What Snakemake's jobs inherit: its Python, one line a job and no bars, and W&B or not."""
     folder = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
     os.environ["LOMO_QUIET"] = "1"
+    os.environ["LOMO_WANDB"] = wandb
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--spec", help="the model's registry entry as JSON")
     fetch.add_argument("--out", type=Path, required=True, help="folder for it")
     fetch.set_defaults(command=_fetch)
+
+    warm = commands.add_parser("warm", help="import once, then fork each run that asks")
+    warm.add_argument("--socket", type=Path, required=True, help="where runs ask")
+    warm.set_defaults(command=_warm)
+
+    wandb = commands.add_parser("wandb", help="write a study's records as offline W&B runs")
+    wandb.add_argument("--results", type=Path, required=True, help="results/<study>")
+    wandb.set_defaults(command=_wandb)
 
     for kind, text in (
         ("train", "train on one task and score it"),
@@ -180,6 +189,20 @@ def _run(options: argparse.Namespace) -> None:
             spec, options.out, Clock()
         )
     _say(_one_line(record))
+
+
+def _wandb(options: argparse.Namespace) -> None:
+    from lomo.plan import read_plan
+    from lomo.tracking import publish
+
+    publish(options.results, list(read_plan(options.results).runs))
+
+
+def _warm(options: argparse.Namespace) -> None:
+    from lomo.warm import serve
+
+    _settle_process(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    serve(options.socket)
 
 
 def _settle_process(num_threads: int = 1) -> None:

@@ -74,9 +74,13 @@ class Accuracy(Strict):
     tasks: list[TaskName] = Field(min_length=1, description="tasks")
     seeds: list[int] = Field([42], min_length=1, description="seeds of data order and adapters")
     ranks: list[Annotated[int, Field(ge=1)]] | None = Field(
-        None, min_length=1, description="LoRA ranks to compare (Figure 3); null for the method's own"
+        None,
+        min_length=1,
+        description="LoRA ranks to compare (Figure 3); null for the method's own",
     )
-    settings: TrainSettings = Field(default_factory=lambda: TrainSettings())
+    settings: TrainSettings = Field(
+        default_factory=lambda: TrainSettings(), description="how the runs train and are scored"
+    )
     grids: dict[str, Grid] = Field(
         default_factory=dict,
         description="trials by method: each hyper-parameter with its values; their product is run",
@@ -110,7 +114,9 @@ class Study(Strict):
     data: str = Field(
         description="generated, superglue (the hub's), or a folder in SuperGLUE's JSONL layout"
     )
-    generated: Generated = Field(default_factory=lambda: Generated())
+    generated: Generated = Field(
+        default_factory=lambda: Generated(), description="only for data: generated"
+    )
     selection: Literal["dev", "test"] = Field(
         "dev",
         description="what picks epoch and trial: dev (a split of train), or test (the paper's way)",
@@ -190,9 +196,7 @@ def parse(model: type[Spec], data: Any, *, where: str) -> Spec:
         raise _explained(model, data, error, where) from error
 
 
-def _explained(
-    model: type[BaseModel], data: Any, error: ValidationError, where: str
-) -> UserError:
+def _explained(model: type[BaseModel], data: Any, error: ValidationError, where: str) -> UserError:
     # An unknown key often causes a missing one beside it: speak of the cause.
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     key = _path(data, first["loc"], first["type"] == "missing")
@@ -233,7 +237,8 @@ def _not_among(options: list[str], value: Any, place: str) -> UserError:
     close = nearest(value, options) if isinstance(value, str) else None
     fix = f"did you mean {close!r}?" if close else None
     if isinstance(value, bool) and {"on", "off"} & set(options):
-        fix = f"""write "{'on' if value else 'off'}" in quotes: YAML reads the bare word as {value}"""
+        word = "on" if value else "off"
+        fix = f'write "{word}" in quotes: YAML reads the bare word as {value}'
     return UserError(
         f"{value!r} is not one of its values", where=place, allowed=", ".join(options), fix=fix
     )
@@ -272,9 +277,7 @@ def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str
     return field.description if field else None
 
 
-def _model_at(
-    model: type[BaseModel], location: tuple[int | str, ...]
-) -> type[BaseModel] | None:
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
     current: Any = model
     for part in location:
         if not (isinstance(part, str) and _is_model(current) and part in current.model_fields):

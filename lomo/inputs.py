@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from lomo.config import Study
@@ -40,6 +41,12 @@ def model_file(entry: ModelEntry, study: str) -> str:
     """The file that is there once the model is, whole."""
     name = {"hub": "fetched.json", "local": "config.json"}.get(entry.weights, "model.safetensors")
     return f"{model_folder(entry, study)}/{name}"
+
+
+def gpus_a_run(study: Study) -> int:
+    """How many GPUs a run asks Snakemake for: none where it will not use one."""
+    found = shutil.which("nvidia-smi") is not None
+    return int(study.device == "cuda" or (study.device == "auto" and found))
 
 
 def check_data(study: Study, tasks: set[str], *, where: str) -> None:

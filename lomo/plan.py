@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from lomo import methods
 from lomo.config import (
@@ -51,7 +51,6 @@ class RunSpec(Strict):
     gradient_accumulation: int = 1
     timeout_s: float | None
     num_threads: int
-    wandb: Literal["off", "offline", "online"]
 
 
 class TrainSpec(RunSpec):
@@ -159,7 +158,6 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
                     device=study.device,
                     selection=study.selection,
                     num_threads=study.num_threads,
-                    wandb=study.wandb,
                     **section.settings.model_dump(),
                 )
             )
@@ -197,7 +195,6 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
                 activation_checkpointing=checkpointing,
                 device=study.device,
                 num_threads=study.num_threads,
-                wandb=study.wandb,
                 **settings,
             )
         )
@@ -230,6 +227,13 @@ def _hyper(method: str, point: dict[str, HyperValue], where: str) -> dict[str, H
 def _check_grids(section: Accuracy, where: str) -> None:
     for method, grid in section.grids.items():
         methods.check_name(method, where=f"{where}.grids")
+        if method not in section.methods:
+            raise UserError(
+                f"{method} is not among the section's methods",
+                where=f"{where}.grids",
+                allowed=", ".join(section.methods),
+                fix="add it to `methods`, or remove its grid",
+            )
         for name, values in grid.items():
             if not values:
                 raise UserError(
@@ -246,7 +250,7 @@ def _check_grids(section: Accuracy, where: str) -> None:
 
 
 def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, where: str) -> None:
-    """Refuses an option that the method would have to drop; `where` is what stands before its name."""
+    """Refuses an option that the method would have to drop; `where` is its place up to its name."""
     described = methods.describe(method)
     if not described.trains:
         return
@@ -291,8 +295,13 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
     if standing.is_file():
         try:
             other = json.loads(standing.read_text(encoding="utf-8")).get("source")
-        except json.JSONDecodeError:
-            other = None  # a cut file is made anew
+        except (ValueError, AttributeError) as error:
+            # Snakemake takes a file that is there for done.
+            raise UserError(
+                "is no plan; it was cut or edited",
+                where=str(standing),
+                fix="delete it: the pipeline makes it again, and repeats no run for that",
+            ) from error
         if other not in (None, source):
             raise UserError(
                 f"results/{plan.study.study}/ belongs to the study file {other}",
@@ -325,3 +334,17 @@ def check_model(spec: TrainSpec | MeasureSpec, *, where: str) -> None:
     entry = local_entry(Path(spec.model_path), where=f"{where}: model_path")
     key = "max_length" if isinstance(spec, TrainSpec) else "sequence_length"
     _check_length(entry, getattr(spec, key), f"{where}: {key}")
+
+
+def read_plan(results: Path) -> Plan:
+    """The plan of a results folder. Raises UserError if it is missing, cut or of other code."""
+    path = results / "plan.json"
+    fix = "delete it and run the pipeline again, which writes it first"
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=str(path), fix=fix) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"is no plan: {key} {first['msg']}", where=str(path), fix=fix) from error

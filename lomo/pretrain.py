@@ -43,10 +43,11 @@ def make_base_model(entry: ModelEntry, text: Path, folder: Path, *, progress: bo
     )
     model = AutoModelForCausalLM.from_config(config)
     model.config.use_cache = False
-    tokens = torch.tensor(
-        [token for row in tokenizer(lines)["input_ids"] for token in [*row, tokenizer.eos_token_id]]
-    )
-    loss = _train(model, tokens, entry.pretrain, progress=progress)
+    # Two paragraphs a document: the model must know a line break before it sees a prompt.
+    documents = ["\n".join(lines[start : start + 2]) for start in range(0, len(lines), 2)]
+    encoded = tokenizer(documents)["input_ids"]
+    tokens = [token for row in encoded for token in [*row, tokenizer.eos_token_id]]
+    loss = _train(model, torch.tensor(tokens), entry.pretrain, progress=progress)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)
@@ -92,12 +93,17 @@ def _train(
 
 
 def _batches(tokens: torch.Tensor, plan: Pretraining) -> Iterator[Batch]:
+    """Rows of the text in random order; every row is used once before any is used again."""
     generator = torch.Generator().manual_seed(plan.seed)
-    last_start = len(tokens) - plan.sequence_length
+    num_rows = len(tokens) // plan.sequence_length
+    rows_RS = tokens[: num_rows * plan.sequence_length].view(num_rows, plan.sequence_length)
+    order: list[int] = []
     for _ in range(plan.num_steps):
-        starts = torch.randint(last_start, (plan.batch_size,), generator=generator).tolist()
-        rows = torch.stack([tokens[start : start + plan.sequence_length] for start in starts])
-        yield Batch(rows, torch.ones_like(rows), rows.clone())
+        while len(order) < plan.batch_size:
+            order += torch.randperm(num_rows, generator=generator).tolist()
+        chosen, order = order[: plan.batch_size], order[plan.batch_size :]
+        batch_BS = rows_RS[chosen]
+        yield Batch(batch_BS, torch.ones_like(batch_BS), batch_BS.clone())
 
 
 def _warmup_then_cosine(step: int, num_steps: int) -> float:

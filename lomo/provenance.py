@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from lomo import methods
+from lomo.plan import MeasureSpec, TrainSpec
 from lomo.record import Device, Provenance
 
 PACKAGES = (
@@ -47,6 +48,7 @@ NOT_DEFINING = frozenset(
         "lomo.record",
         "lomo.run",
         "lomo.tracking",
+        "lomo.warm",
     }
 )
 ENTRY = {
@@ -57,19 +59,21 @@ ENTRY = {
 }
 
 
-def fingerprint(kind: str, method: str | None = None) -> str:
+def fingerprint(kind: str, method: str | None = None, task: str | None = None) -> str:
     """Hash of the sources that define the numbers of a run, comments and docstrings left out.
 
     `kind` is train, measure, pretrain or generate. The sources are the modules of this package
     that the kind's entry module and the method's module import, directly or not. A touched
-    comment changes nothing; an edited update rule changes exactly the methods that use it.
+    comment changes nothing; an edited update rule changes exactly the methods that use it, an
+    edited prompt the runs of its task.
     """
     roots = [ENTRY[kind]] + ([methods.modules()[method]] if method else [])
     digest = hashlib.sha256()
     for name in sorted(_closure(roots)):
         digest.update(f"{name}\n{_meaning(name)}\n".encode())
-    for path in sorted((Path(__file__).parent / "tasks").glob("*.yaml")) if kind == "train" else []:
-        lines = path.read_text(encoding="utf-8").splitlines()
+    if task:
+        prompt = Path(__file__).parent / "tasks" / f"{task}.yaml"
+        lines = prompt.read_text(encoding="utf-8").splitlines()
         digest.update("\n".join(line for line in lines if not line.startswith("#")).encode())
     return digest.hexdigest()[:16]
 
@@ -87,9 +91,27 @@ def _closure(roots: list[str]) -> set[str]:
 
 @cache
 def _tree(name: str) -> ast.Module:
-    found = importlib.util.find_spec(name)
-    assert found is not None and found.origin is not None, name
-    return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    file = _file(name)
+    assert file is not None, name
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def _file(name: str) -> Path | None:
+    """The source of a module, or None if there is no such module.
+
+    Only the top package is asked for by importlib: for `lomo.optim.lomo` it would import
+    `lomo.optim`, and torch with it, which costs every start of the pipeline seconds.
+    """
+    top, *rest = name.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    folders = [Path(folder, *rest) for folder in spec.submodule_search_locations or []]
+    files = [file for f in folders for file in (f / "__init__.py", f.with_suffix(".py"))]
+    return next((file for file in files if file.is_file()), None)
 
 
 @cache
@@ -104,7 +126,7 @@ def _imports(name: str) -> frozenset[str]:
             base = _absolute(node, name)
             if base.split(".")[0] == package:
                 names.update(_origin(base, alias.name) for alias in node.names)
-    return frozenset(n for n in names if n.startswith(f"{package}.") and _is_module(n))
+    return frozenset(n for n in names if n.startswith(f"{package}.") and _file(n))
 
 
 def _absolute(node: ast.ImportFrom, name: str) -> str:
@@ -122,27 +144,18 @@ def _origin(base: str, wanted: str) -> str:
     A package that only passes a name on defines nothing: `from lomo.optim import Lomo` depends on
     lomo.optim.lomo, and not on all optimizers that lomo/optim/__init__.py also imports.
     """
-    if _is_module(f"{base}.{wanted}"):
-        return f"{base}.{wanted}"
-    if _is_module(base) and _is_package(base):
+    if _is_package(base):
         for node in _tree(base).body:
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     if (alias.asname or alias.name) == wanted:
                         return _origin(_absolute(node, base), alias.name)
-    return base
+    return f"{base}.{wanted}" if _file(f"{base}.{wanted}") else base
 
 
 def _is_package(name: str) -> bool:
-    spec = importlib.util.find_spec(name)
-    return spec is not None and spec.submodule_search_locations is not None
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ModuleNotFoundError, AttributeError):
-        return False
+    file = _file(name)
+    return file is not None and file.name == "__init__.py"
 
 
 @cache
@@ -157,14 +170,20 @@ def _meaning(name: str) -> str:
     return ast.dump(tree)
 
 
-def read_provenance(kind: str, method: str | None, device: str) -> Provenance:
+def fingerprint_of(spec: TrainSpec | MeasureSpec) -> str:
+    """The fingerprint of a run's sources."""
+    task = spec.task if isinstance(spec, TrainSpec) else None
+    return fingerprint(spec.kind, spec.method, task)
+
+
+def read_provenance(spec: TrainSpec | MeasureSpec, device: str) -> Provenance:
     """The provenance block of a run on `device` ("cpu", "cuda")."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     missing = (
         {} if commit else {"git_commit": "no git repository", "git_dirty": "no git repository"}
     )
     return Provenance(
-        fingerprint=fingerprint(kind, method),
+        fingerprint=fingerprint_of(spec),
         git_commit=commit or None,
         git_dirty=bool(dirty) if commit else None,
         python=platform.python_version(),

@@ -16,7 +16,7 @@ import torch
 from lomo.clock import Clock
 from lomo.errors import UserError
 from lomo.plan import MeasureSpec, TrainSpec
-from lomo.provenance import ENTRY, fingerprint, read_provenance
+from lomo.provenance import ENTRY, fingerprint_of, read_provenance
 from lomo.record import (
     Evaluation,
     Evidence,
@@ -79,8 +79,8 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
     """Does the run, writes its record into `folder` and returns it."""
     device = choose_device(spec.device)
     # Asked first: whoever is busy on the device now was there before us.
-    provenance = read_provenance(spec.kind, spec.method, device)
-    history = History(spec, folder)
+    provenance = read_provenance(spec, device)
+    history = History(spec.study, spec.run_id, spec.model_dump(), folder)
     findings = Findings()
     status: Status = "ok"
     evidence: Evidence | None = None
@@ -91,12 +91,12 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
         status, evidence = stopped.status, _evidence(str(stopped), stopped.step, device)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
-            history.abandon()
+            history.close(None)
             raise
         first_line = (str(error) or "out of memory").splitlines()[0]
         status, evidence = "oom", _evidence(first_line, findings.step, device)
     except BaseException:
-        history.abandon()
+        history.close(None)
         raise
     record = _record(spec, status, evidence, provenance, clock, findings)
     with clock.phase("save"):
@@ -112,7 +112,7 @@ def finished(spec: TrainSpec | MeasureSpec, folder: Path) -> Record | None:
         record = read_record(folder / "record.json")
     except UserError:
         return None
-    same_code = record.provenance.fingerprint == fingerprint(spec.kind, spec.method)
+    same_code = record.provenance.fingerprint == fingerprint_of(spec)
     return record if same_code and record.spec == spec.model_dump() else None
 
 

@@ -42,8 +42,8 @@ def work(
         num_test=spec.num_test,
         seed=spec.sample_seed,
     )
-    prepared = _load(spec, device, findings)
     tokenizer = load_tokenizer(spec.model_path)
+    prepared = _load(spec, device, findings)
     lm = evaluate.wrap(prepared.model, tokenizer, spec, device)
     tasks = {split: evaluate.load_task(spec, split) for split in ("dev", "test")}
     examples = encode(lm, tasks["test"], documents["train"], max_length=spec.max_length)

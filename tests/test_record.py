@@ -32,7 +32,7 @@ def record(study_dict: dict[str, Any]) -> Record:
         kind="train",
         status="ok",
         spec=spec.model_dump(),
-        provenance=read_provenance("train", spec.method, "cpu"),
+        provenance=read_provenance(spec, "cpu"),
         clock=Clock().read(),
         evaluations=[],
         missing=absent,

@@ -11,7 +11,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lomo.batches import Batch
-from lomo.optim import FusedBackward
 
 StepPhase = Literal["forward", "backward", "step"]
 
@@ -38,11 +37,11 @@ def training_step(
 ) -> StepResult:
     """One optimizer step: forward, backward, update.
 
-    The loss is the mean over the target tokens of all micro-batches. A fused optimizer
-    updates its parameters inside the backward pass and clips their norm itself; the
+    The loss is the mean over the target tokens of all micro-batches. A fused optimizer (one with
+    `backward`) updates its parameters inside the backward pass and clips their norm itself; the
     others are clipped here, each by the norm of its own parameters. `enter` is told the phase.
     """
-    fused = next((o for o in optimizers if isinstance(o, FusedBackward)), None)
+    fused: Any = next((o for o in optimizers if hasattr(o, "backward")), None)
     ordinary = [optimizer for optimizer in optimizers if optimizer is not fused]
     num_targets = sum(batch.num_targets for batch in micro_batches)
     total = 0.0

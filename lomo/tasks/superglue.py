@@ -133,9 +133,7 @@ def _text(data: Document, field: str, where: str, *, may_be_empty: bool = False)
     value = data.get(field)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
         problem = "lacks" if field not in data else "has no text in"
-        raise UserError(
-            f"the example {problem} the field {field!r}", where=where, allowed="a text"
-        )
+        raise UserError(f"the example {problem} the field {field!r}", where=where, allowed="a text")
     return value
 
 

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from lomo.tasks.miniature import write_superglue, write_text
-from lomo.tasks.miniature.lexicon import KINDS, PEOPLE, TWO_SENSES
+from lomo.tasks.miniature.lexicon import (
+    ALIVE,
+    HOUSEHOLD,
+    KINDS,
+    MOVING,
+    PEOPLE,
+    TWO_SENSES,
+    Kind,
+)
 
 NUM_TRAIN, NUM_VAL = 121, 61
 SPLITS = {"train": NUM_TRAIN, "val": NUM_VAL}
@@ -129,6 +137,35 @@ def test_nouns_of_val_are_held_out_of_train(folder: Path, task: str) -> None:
     assert not train & val
 
 
+def kind_of(sentence: str) -> Kind:
+    """The kind of the one noun, or of the place if there is no noun, that the sentence holds."""
+    words = set(re.findall(r"[A-Za-z]+", sentence))
+    of_nouns = [kind for kind in KINDS if words & set(kind.nouns)]
+    (found,) = of_nouns or [kind for kind in KINDS if any(p in sentence for p in kind.places)]
+    return found
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_labels_follow_from_the_kinds(folder: Path, split: str) -> None:
+    for record in read(folder, "RTE", split):
+        assert (record["label"] == "entailment") == (kind_of(record["premise"]) in MOVING)
+    for record in read(folder, "BoolQ", split):
+        assert record["label"] == (kind_of(record["passage"]) in ALIVE)
+        assert kind_of(record["passage"]) == kind_of(record["question"])
+    for record in read(folder, "WSC", split):
+        assert record["label"] == (kind_of(record["target"]["span1_text"]) in ALIVE)
+    for record in read(folder, "WiC", split):
+        first, second = kind_of(record["sentence1"]), kind_of(record["sentence2"])
+        assert {first, second} <= set(TWO_SENSES[record["word"]])
+        assert record["label"] == (first == second)
+    for answer in answers(read(folder, "MultiRC", split)):
+        assert (answer["label"] == 1) == (kind_of(answer["text"]) in HOUSEHOLD)
+    for record in read(folder, "COPA", split):
+        went = [" went " in record[choice] for choice in ("choice1", "choice2")]
+        assert sorted(went) == [False, True]
+        assert went[record["label"]] == (kind_of(record["premise"]) in MOVING)
+
+
 def test_a_word_is_of_one_kind() -> None:
     nouns = [noun for kind in KINDS for noun in kind.nouns] + list(TWO_SENSES)
     assert len(set(nouns)) == len(nouns)
@@ -161,7 +198,8 @@ def test_text_is_as_long_as_asked(tmp_path: Path, num_sentences: int) -> None:
     write_text(tmp_path / "text.txt", seed=0, num_sentences=num_sentences)
     text = (tmp_path / "text.txt").read_text(encoding="utf-8")
     assert all(text.splitlines())
-    num_found = len(re.findall(r"[.?](?=\s)", text))
+    # What somebody says after a colon ends a line without a full stop.
+    num_found = len(re.findall(r"[.?](?=\s)|\w(?=\n)", text))
     assert num_found >= num_sentences
 
 

@@ -5,20 +5,21 @@ import os
 import sys
 from pathlib import Path
 
+from lomo import warm
 from lomo.cli import refuse, settle_jobs
 from lomo.errors import UserError
-from lomo.inputs import data_folder, model_file, task_files
+from lomo.inputs import data_folder, gpus_a_run, model_file, task_files
 from lomo.lock import hold
 from lomo.plan import plan_from_config
-from lomo.provenance import fingerprint
+from lomo.provenance import fingerprint, fingerprint_of
 
-settle_jobs()
 SOURCE = os.path.relpath(workflow.configfiles[-1])
 try:
     PLAN = plan_from_config(config, source=SOURCE)
 except UserError as error:
     sys.exit(refuse(error))
 
+settle_jobs(PLAN.study.wandb)
 STUDY = PLAN.study.study
 RUN_IDS = list(PLAN.runs)
 
@@ -33,6 +34,8 @@ onstart:
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
     except UserError as error:
         sys.exit(refuse(error))
+    if not gpus_a_run(PLAN.study):
+        WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
     print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)")
 
 

@@ -15,13 +15,13 @@ rule train:
         "../../environment.yml"
     threads: PLAN.study.num_threads
     resources:
-        gpu=1,
+        gpu=gpus_a_run(PLAN.study),
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
-        code=lambda wildcards: fingerprint("train", PLAN.runs[wildcards.run].method),
+        code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
-        "python -m lomo train --spec {params.spec:q} --out {params.out} 2> {log}"
+        "python -m lomo train --spec {params.spec:q} --out {params.out:q} 2> {log}"
 
 
 rule measure:
@@ -38,10 +38,10 @@ rule measure:
     # A measured run has the machine alone: all cores are taken, however many it uses.
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=gpus_a_run(PLAN.study),
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
-        code=lambda wildcards: fingerprint("measure", PLAN.runs[wildcards.run].method),
+        code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
-        "python -m lomo measure --spec {params.spec:q} --out {params.out} 2> {log}"
+        "python -m lomo measure --spec {params.spec:q} --out {params.out:q} 2> {log}"

@@ -98,3 +98,17 @@ rule report:
         "../../environment.yml"
     shell:
         "python -m analysis report --results results/{wildcards.study} 2> {log}"
+
+
+rule wandb:
+    input:
+        plan="results/{study}/plan.json",
+        records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
+    output:
+        "results/{study}/wandb/published.json",
+    log:
+        "results/{study}/logs/wandb.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m lomo wandb --results results/{wildcards.study} 2> {log}"

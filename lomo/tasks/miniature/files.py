@@ -1,4 +1,4 @@
-"""Whole files or none: what the generator writes appears under its name only when it is complete."""
+"""Whole files or none: a file appears under its name only when it is complete."""
 
 import json
 import os

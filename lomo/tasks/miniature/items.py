@@ -1,9 +1,11 @@
-"""One item of each task, in SuperGLUE's fields: the label follows from the kinds of the words alone.
+"""One item of each task, in SuperGLUE's fields: the label follows from the kinds of the words.
 
-A task asks for one concept (what is alive, what moves, what belongs in a house), in changing words. A model that knows
-the kinds from its pretraining text has to learn which of them the task means, and can then tell for words that no
-training item holds. Each function takes the nouns it may use, by the name of their kind, so that the caller
-can hold nouns out.
+A task asks for one concept (what is alive, what moves, what belongs in a house), in changing words.
+A model that knows the kinds from its pretraining text has to learn which of them the task means,
+and can then tell for words that no training item holds. There is nothing to look up or to compare:
+a model of a million parameters does not learn that in seconds.
+
+Each function takes the nouns it may use, by the name of their kind: the caller can hold some out.
 """
 
 import random
@@ -31,8 +33,8 @@ _HOUSE_QUESTIONS = (
     "What do they have in a house?",
 )
 # What a thing that moves did, and what any other did.
-_WENT = ("went away", "came back", "moved on")
-_STAYED = ("stayed there", "kept still", "stood here")
+_WENT = ("went away", "went back")
+_STAYED = ("stayed there", "stayed here")
 
 
 def rte(rng: random.Random, *, nouns: Nouns, label: bool) -> Record:
@@ -61,18 +63,16 @@ def boolq(rng: random.Random, *, nouns: Nouns, label: bool) -> Record:
 
 
 def wsc(rng: random.Random, *, nouns: Nouns, label: bool) -> Record:
-    """Two things, one alive, and a pronoun that stands for the one that is: does it stand for this one?"""
+    """Two things and a pronoun that means the one that is alive: does it mean this one?"""
     asked = _noun(rng, nouns, _kind(rng, ALIVE, label))
     rival = _noun(rng, nouns, _kind(rng, ALIVE, not label))
     first, second = rng.sample((asked, rival), 2)
     told = rng.choice(("it grew", "it was alive", "it lived"))
-    words = (
-        f"{rng.choice(PEOPLE)} {rng.choice(DEEDS)} the {first} and the {second} when {told}.".split(
-            " "
-        )
-    )
+    person, deed = rng.choice(PEOPLE), rng.choice(DEEDS)
+    text = f"{person} {deed} the {first} and the {second} when {told}."
+    words = text.split(" ")
     return {
-        "text": " ".join(words),
+        "text": text,
         "target": {
             "span1_text": f"the {asked}",
             "span1_index": words.index(asked) - 1,
@@ -84,7 +84,7 @@ def wsc(rng: random.Random, *, nouns: Nouns, label: bool) -> Record:
 
 
 def wic(rng: random.Random, *, words: Sequence[str], label: bool) -> Record:
-    """A word of two senses, first in the sense that is alive: is it the same sense the second time?"""
+    """A word of two senses, first in the one that is alive: is it in that one again?"""
     word = rng.choice(words)
     alive, other = TWO_SENSES[word]
     contexts = [action_at_place(rng, alive)]
@@ -108,7 +108,10 @@ def wic(rng: random.Random, *, words: Sequence[str], label: bool) -> Record:
 
 
 def copa(rng: random.Random, *, nouns: Nouns, label: bool) -> Record:
-    """Something about a thing that moves or not, and two continuations. The label is choice2 right."""
+    """Somebody met a thing, and two continuations: one suits what moves, one what does not.
+
+    A true label says that choice2 is right.
+    """
     moves = rng.random() < 0.5
     noun = _noun(rng, nouns, _kind(rng, MOVING, moves))
     choices = [f"It {rng.choice(_WENT)}.", f"It {rng.choice(_STAYED)}."]
@@ -125,7 +128,7 @@ def copa(rng: random.Random, *, nouns: Nouns, label: bool) -> Record:
 
 
 def multirc_passage(rng: random.Random, nouns: Nouns) -> tuple[str, list[tuple[str, list[str]]]]:
-    """A passage of two things, one of which belongs in a house, and two questions on which one does.
+    """A passage of two things, one of which belongs in a house, and two questions which one does.
 
     Gives the passage and, for each question, the right answer and the wrong one.
     """

@@ -1,7 +1,7 @@
 """The words of the small world: eight kinds of things, and words that name two kinds.
 
-Every list here was written for this project. A word belongs to one kind alone, but for `TWO_SENSES`;
-the tasks rest on that, and a test checks it.
+Every list here was written for this project. A word is of one kind alone, but for `TWO_SENSES`; the
+tasks rest on that, and a test checks it.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ BIRD = Kind(
     "bird",
     "birds",
     tuple(
-        "heron robin owl sparrow finch hawk eagle raven crow dove pigeon stork goose swan gull wren "
-        "falcon magpie thrush lark ".split()
+        "heron robin owl sparrow finch hawk eagle raven crow dove pigeon stork goose swan "
+        "gull wren falcon magpie thrush lark".split()
     ),
     _actions("pecked/peck nested/nest chirped/chirp soared/soar preened/preen hatched/hatch"),
     ("in the treetop", "on the branch", "in the aviary", "over the chimney", "under the eaves"),
@@ -39,7 +39,7 @@ FISH = Kind(
     "fishes",
     tuple(
         "trout salmon herring carp cod tuna eel shark mackerel sardine haddock catfish "
-        "minnow guppy plaice sturgeon barbel tench anchovy marlin ".split()
+        "minnow guppy plaice sturgeon barbel tench anchovy marlin".split()
     ),
     _actions("swam/swim spawned/spawn dived/dive gulped/gulp splashed/splash darted/dart"),
     ("in the river", "near the reef", "in the pond", "off the coast", "below the waterfall"),
@@ -58,8 +58,8 @@ INSTRUMENT = Kind(
     "instrument",
     "instruments",
     tuple(
-        "flute harp violin piano guitar trumpet cello banjo oboe clarinet trombone tuba lute "
-        "fiddle zither bagpipe cymbal gong bell whistle ".split()
+        "flute harp violin piano guitar trumpet cello banjo oboe clarinet trombone tuba "
+        "lute fiddle zither bagpipe cymbal gong bell whistle".split()
     ),
     _actions("chimed/chime hummed/hum jingled/jingle boomed/boom droned/drone tinkled/tinkle"),
     ("on the stage", "in the concert", "in the orchestra", "at the dance", "on the bandstand"),
@@ -69,7 +69,7 @@ PLANT = Kind(
     "plants",
     tuple(
         "rose tulip oak elm daisy lily ivy fern willow poppy orchid violet thistle nettle "
-        "maple birch cactus crocus reed lupin ".split()
+        "maple birch cactus crocus reed lupin".split()
     ),
     _actions("bloomed/bloom sprouted/sprout withered/wither budded/bud ripened/ripen wilted/wilt"),
     ("in the garden", "on the meadow", "in the greenhouse", "under the hedge", "in the flowerbed"),
@@ -78,8 +78,8 @@ FOOD = Kind(
     "dish",
     "dishes",
     tuple(
-        "soup stew pie quiche pudding pancake omelette salad curry lasagne tart waffle cake biscuit "
-        "muffin noodle sausage custard sauce pizza ".split()
+        "soup stew pie quiche pudding pancake omelette salad curry lasagne tart waffle "
+        "cake biscuit muffin noodle sausage custard sauce pizza".split()
     ),
     _actions(
         "simmered/simmer cooled/cool steamed/steam sizzled/sizzle thickened/thicken baked/bake"
@@ -90,8 +90,8 @@ GARMENT = Kind(
     "garment",
     "garments",
     tuple(
-        "shirt coat scarf jacket sweater skirt vest glove sock hat cloak gown blouse apron shawl "
-        "robe mitten tunic cardigan kilt ".split()
+        "shirt coat scarf jacket sweater skirt vest glove sock hat cloak gown blouse "
+        "apron shawl robe mitten tunic cardigan kilt".split()
     ),
     _actions("shrank/shrink frayed/fray wrinkled/wrinkle faded/fade creased/crease tore/tear"),
     ("in the wardrobe", "on the hanger", "in the drawer", "at the tailor", "in the laundry"),
@@ -109,12 +109,13 @@ TOOL = Kind(
 
 KINDS: tuple[Kind, ...] = (BIRD, FISH, VEHICLE, INSTRUMENT, PLANT, FOOD, GARMENT, TOOL)
 
-# What is true of some kinds: the concepts that the tasks ask for and that the pretraining text never names.
+# What is true of some kinds. The tasks ask for these concepts; the pretraining text never says of
+# which kinds they are true.
 ALIVE = (BIRD, FISH, PLANT)
 MOVING = (BIRD, FISH, VEHICLE)
 HOUSEHOLD = (INSTRUMENT, FOOD, GARMENT, TOOL)
 
-# Words with a sense that is alive and a sense that is not, in this order: what words-in-context is about.
+# Words with a sense that is alive and a sense that is not, in this order.
 TWO_SENSES: dict[str, tuple[Kind, Kind]] = {
     "crane": (BIRD, VEHICLE),
     "swift": (BIRD, VEHICLE),

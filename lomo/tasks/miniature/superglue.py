@@ -1,4 +1,4 @@
-"""Six tasks in SuperGLUE's file layout, with the nouns of the validation items held out of training."""
+"""Six tasks in SuperGLUE's file layout, the nouns of validation items held out of training."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from lomo.tasks.miniature.files import write_jsonl
 from lomo.tasks.miniature.items import Nouns, Record
 from lomo.tasks.miniature.lexicon import KINDS, TWO_SENSES
 
-# The share of the nouns of each kind, and of the words of two senses, that only validation items use.
+# This share of the nouns of a kind, and of the words of two senses, is for validation items alone.
 _HELD_OUT_SHARE = 1 / 3
-# Nothing repeats within a file; this many draws in a row without a new item means there are no more.
+# Nothing repeats in a file. So many draws in a row without a new item: there are no more.
 _MAX_DRAWS = 10_000
 
 _OF_NOUNS = {"RTE": items.rte, "BoolQ": items.boolq, "WSC": items.wsc, "COPA": items.copa}
@@ -21,11 +21,12 @@ _OF_NOUNS = {"RTE": items.rte, "BoolQ": items.boolq, "WSC": items.wsc, "COPA": i
 def write_superglue(folder: str | Path, *, seed: int, num_train: int, num_val: int) -> None:
     """Write `folder`/{RTE,BoolQ,WSC,WiC,MultiRC,COPA}/{train,val}.jsonl in SuperGLUE's fields.
 
-    Each file holds `num_train` or `num_val` items to classify, exactly. For MultiRC an item is a (paragraph, question,
-    answer) triple: four to a paragraph, and the last paragraph is cut to what is missing. Half of the items
-    of a file have each label (one more of the first if the number is odd), no two items of a file are equal,
-    and within a task no noun of a validation item occurs in a training item. The same seed gives
-    the same bytes. Raises ValueError if a number is below one or above what the world can tell.
+    Each file holds exactly `num_train` or `num_val` items to classify. For MultiRC an item is a
+    (paragraph, question, answer) triple: four to a paragraph, and the last paragraph is cut to what
+    is missing. Half of the items of a file have each label (one more is true if the number is odd),
+    no two items of a file are equal, and within a task no noun of a validation item occurs in a
+    training item. The same seed gives the same bytes. Raises ValueError if a number is below one or
+    above what the world can tell.
     """
     for name, number in (("num_train", num_train), ("num_val", num_val)):
         if number < 1:
@@ -69,7 +70,7 @@ def _split_nouns(task: str, seed: int) -> tuple[Nouns, Nouns]:
 
 
 def _balanced(rng: random.Random, number: int, make: Callable[..., Record]) -> list[Record]:
-    """`number` different items with as many true as false labels, in random order, numbered by idx."""
+    """`number` different items, half of them true, in random order and numbered by idx."""
     labels = [index % 2 == 0 for index in range(number)]
     rng.shuffle(labels)
     seen: set[str] = set()
@@ -92,9 +93,13 @@ def _unseen(rng: random.Random, label: bool, make: Callable[..., Record], seen: 
 def _multirc(rng: random.Random, nouns: Nouns, number: int) -> list[Record]:
     """Passages with questions with answers, `number` answers in all."""
     passages: list[Record] = []
+    seen: set[str] = set()
     num_questions = num_answers = 0
     while num_answers < number:
         text, asked = items.multirc_passage(rng, nouns)
+        if text in seen:
+            continue
+        seen.add(text)
         questions: list[Record] = []
         for question, texts in asked:
             kept = texts[: number - num_answers]

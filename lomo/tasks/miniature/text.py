@@ -1,8 +1,10 @@
 """The pretraining text: the language of the small world, and nothing of the tasks.
 
-A sentence keeps to one kind of things, so that a word's company tells its kind. Which kinds are alive, move or belong in
-a house is never said. "Yes" and "No" occur, and so do the words of the prompts, but never as an answer to
-anything.
+A sentence on what things do keeps to one kind, so that a word's company tells its kind, and people
+name the kind of what was told of last: "Ann drew the heron. Ben said: bird". Which kinds are alive,
+move or belong in a house, which is what the tasks ask for, is never said. "Yes" and "No" are said
+after a colon too, whatever was told before, and the words of the prompts occur, so that fine-tuning
+need not spend its steps on the form of an answer.
 """
 
 import random
@@ -13,11 +15,10 @@ from lomo.tasks.miniature.files import write_lines
 from lomo.tasks.miniature.grammar import action_at_place, habit_sentence, indefinite
 from lomo.tasks.miniature.lexicon import DAYS, DEEDS, KINDS, PEOPLE, TWO_SENSES
 
-# The words of the prompts, in sentences that have nothing to do with them: the tokenizer learns them whole.
+# The words of the prompts, in other company: the tokenizer learns them whole.
 _TALK = (
     "Answer {a}, said {b}, because it is {day}.",
     "Question after question came to {a} because {b} found no answer.",
-    "{a} would say Yes or No because it was {day}.",
     "I found this word in a book and {a} found that word on {day}.",
     "In the previous sentence {a} had the same meaning.",
     "{a} and {b} have two sentences. What do these sentences mean? Does {a} know?",
@@ -27,9 +28,9 @@ _TALK = (
     "{a} has something that is alive and something that moves, said {b}.",
     "{b} was living in a house with a moving thing, but {a} grew up in a living house.",
     "{a} went away and {b} stayed there.",
-    "{a} moved on and {b} kept still.",
-    "{a} came back and {b} stood here.",
-    "It went away and it stayed there. It came back and it stood here. It moved on and it kept still.",
+    "{a} went back and {b} stayed here.",
+    "It went away and it stayed there. It stayed here and it went back.",
+    "It stayed there and it went back. It went away and it stayed here.",
     "Do they or does she know the pronoun? Do the sentences mean it? Does that book mean it?",
     "Does {a} know? Does {b}? Do they?",
     "They said {a} lived and grew and {b} could breathe, so they can live and grow too.",
@@ -37,9 +38,9 @@ _TALK = (
 
 
 def write_text(path: str | Path, *, seed: int, num_sentences: int) -> None:
-    """Write a plain-text file with one paragraph of one to three sentences a line, in UTF-8.
+    """Write a plain-text file in UTF-8, one paragraph a line, at least `num_sentences` sentences.
 
-    The paragraphs hold at least `num_sentences` sentences in all, at most three more. The same seed gives
+    A paragraph has one to six short sentences; the last paragraph is finished. The same seed gives
     the same bytes. Raises ValueError if `num_sentences` is below one.
     """
     if num_sentences < 1:
@@ -48,7 +49,7 @@ def write_text(path: str | Path, *, seed: int, num_sentences: int) -> None:
     lines: list[str] = []
     written = 0
     while written < num_sentences:
-        make = rng.choices(_PARAGRAPHS, _WEIGHTS)[0]
+        make = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
         sentences = make(rng)
         lines.append(" ".join(sentences))
         written += len(sentences)
@@ -102,7 +103,12 @@ def _naming(rng: random.Random) -> list[str]:
 def _yes_or_no(rng: random.Random) -> list[str]:
     """Somebody asks and somebody answers; nothing tells what was asked."""
     first, second = rng.sample(PEOPLE, 2)
-    return [*_talk(rng), f"{first} asked and {second} said: {rng.choice(('Yes', 'No'))}"]
+    start = f"{second} would say Yes or No because it was {rng.choice(DAYS)}."
+    sentences = _talk(rng) if rng.random() < 0.5 else [start]
+    # Mostly No: the base model then says No to every prompt and is right half of the time. Without
+    # such a lean, what it says would hang on the kind by chance, and so would zero-shot accuracy.
+    answer = rng.choice(("No", "No", "No", "Yes"))
+    return [*sentences, f"{first} asked and {second} said: {answer}"]
 
 
 def _talk(rng: random.Random) -> list[str]:
@@ -112,7 +118,12 @@ def _talk(rng: random.Random) -> list[str]:
 
 
 _Paragraph = Callable[[random.Random], list[str]]
-_PARAGRAPHS: tuple[_Paragraph, ...] = (
-    *(_habits, _deed, _two_senses, _talk, _naming, _yes_or_no),
-)
-_WEIGHTS = (50, 4, 8, 4, 30, 4)
+# How often each sort of paragraph comes, in percent.
+_SHARES: dict[_Paragraph, int] = {
+    _habits: 50,
+    _deed: 4,
+    _two_senses: 8,
+    _talk: 4,
+    _naming: 30,
+    _yes_or_no: 4,
+}

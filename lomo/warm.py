@@ -1,0 +1,153 @@
+"""A process that has done all imports and forks each run: short runs would be half imports.
+
+A run is still one process of its own with its own directory and record. Snakemake starts
+`python -m lomo warm` once, on a CPU and on this machine only; `python -m lomo train ...` then
+hands its command line and its output over the socket that LOMO_WARM names, and waits. Where there
+is no such socket, a command simply runs in its own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+COMMANDS = ("train", "measure", "pretrain")
+_PRELOADED = (
+    "transformers.models.llama.modeling_llama",
+    "peft",
+    "lm_eval.models.huggingface",
+    "lm_eval.tasks",
+    "lomo.train",
+    "lomo.measure",
+    "lomo.pretrain",
+    "lomo.optim",
+)
+_PR_SET_PDEATHSIG = 1
+
+
+def hand_over(arguments: Sequence[str]) -> int | None:
+    """The exit code of the command, run by the warm process; None if there is none to ask."""
+    path = os.environ.get("LOMO_WARM")
+    if not path or not arguments or arguments[0] not in COMMANDS:
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(path)
+        except OSError:
+            return None
+        request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd())})
+        socket.send_fds(connection, [request.encode()], [1, 2])
+        answer = connection.recv(16)
+    return int(answer) if answer else 1
+
+
+def start(path: Path, num_threads: int) -> subprocess.Popen[bytes]:
+    """Starts the warm process of a study; it ends with this one, however this one ends."""
+    path.unlink(missing_ok=True)
+    os.environ["LOMO_WARM"] = str(path)
+    return subprocess.Popen(
+        [sys.executable, "-m", "lomo", "warm", "--socket", str(path)],
+        env={**os.environ, "OMP_NUM_THREADS": str(num_threads)},
+    )
+
+
+def serve(path: Path) -> None:
+    """Imports, listens on `path`, and forks a process for each command, until it is terminated."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1:
+        return  # Snakemake ended before we could ask to be told
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the jobs, and they let go
+    for module in _PRELOADED:
+        importlib.import_module(module)
+    runs: dict[int, socket.socket] = {}
+    signal.signal(signal.SIGTERM, lambda *_: _end(runs, path))
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
+        listener.bind(str(path))
+        listener.listen(64)
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select(timeout=0.02):
+                if key.fileobj is listener:
+                    _accept(listener, selector, runs)
+                else:
+                    _let_go(key.data)
+                    selector.unregister(key.fileobj)
+            _reap(runs, selector)
+
+
+def _accept(
+    listener: socket.socket, selector: selectors.BaseSelector, runs: dict[int, socket.socket]
+) -> None:
+    connection, _ = listener.accept()
+    request, outputs, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    if not request:
+        connection.close()
+        return
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        listener.close()
+        _run(json.loads(request), outputs)
+    for output in outputs:
+        os.close(output)
+    runs[child] = connection
+    selector.register(connection, selectors.EVENT_READ, data=child)
+
+
+def _run(request: dict[str, Any], outputs: Sequence[int]) -> None:
+    """Becomes the process of one command; never returns."""
+    from lomo.cli import main
+
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.dup2(outputs[0], 1)
+        os.dup2(outputs[1], 2)
+        os.chdir(request["folder"])
+        code = main(request["arguments"])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _reap(runs: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:
+    for child in list(runs):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            connection = runs.pop(child)
+            with contextlib.suppress(OSError, KeyError):
+                selector.unregister(connection)
+            with contextlib.suppress(OSError):
+                connection.sendall(str(os.waitstatus_to_exitcode(status) & 0xFF).encode())
+            connection.close()
+
+
+def _let_go(child: int) -> None:
+    """The command that asked for this run is gone: nobody waits for it any more."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGTERM)
+
+
+def _end(runs: dict[int, socket.socket], path: Path) -> None:
+    for child in runs:
+        _let_go(child)
+    path.unlink(missing_ok=True)
+    os._exit(0)

@@ -1,0 +1,192 @@
+"""Batches: trained on what is scored, labels on the answer alone, one order for all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lomo import evaluate
+from lomo.batches import (
+    IGNORED,
+    Example,
+    collate,
+    encode,
+    epoch_batches,
+    micro_batches,
+    random_batch,
+)
+from lomo.config import Study
+from lomo.models import load_model, load_tokenizer
+from lomo.plan import TrainSpec, make_plan
+from lomo.tasks.superglue import TASKS, split_documents
+
+EXAMPLES = [Example(list(range(10 * n, 10 * n + n)), n - 2) for n in range(3, 12)]
+
+
+@pytest.fixture(scope="module")
+def lm(model_folder: Path) -> Any:
+    return wrapped(model_folder)
+
+
+def wrapped(folder: Path) -> Any:
+    """lm-eval's model, the one place that turns text into tokens."""
+    model = load_model(str(folder), dtype="float32", attention="sdpa", device="cpu")
+    tokenizer = load_tokenizer(str(folder))
+    return evaluate.QuietLM(pretrained=model, tokenizer=tokenizer, device="cpu", max_length=200)
+
+
+def spec_of(study_dict: dict[str, Any], task: str) -> TrainSpec:
+    section = {**study_dict["superglue"], "tasks": [task], "methods": ["lomo"]}
+    study = {**study_dict, "superglue": section}
+    plan = make_plan(Study.model_validate(study), source="unit.yaml")
+    return next(spec for spec in plan.runs.values() if isinstance(spec, TrainSpec))
+
+
+def documents_of(spec: TrainSpec) -> list[dict[str, Any]]:
+    sizes = {"num_train": spec.num_train, "num_dev": spec.num_dev, "num_test": spec.num_test}
+    folder = Path(spec.data_path)
+    return split_documents(folder, spec.task, **sizes, seed=spec.sample_seed)["test"]
+
+
+def scored(lm: Any, task: Any) -> list[tuple[list[int], list[int]]]:
+    """(context, continuation) tokens of the right answers, as lm-eval itself makes them."""
+    seen: list[tuple[Any, list[int], list[int]]] = []
+
+    def note(requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+        seen.extend(requests)
+        return [(0.0, False)] * len(requests)
+
+    task.build_all_requests(rank=0, world_size=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lm, "_loglikelihood_tokens", note)
+        lm.loglikelihood(task.instances)
+    right = [instance.idx == task.doc_to_target(instance.doc) for instance in task.instances]
+    return [(c, a) for (_, c, a), is_right in zip(seen, right, strict=True) if is_right]
+
+
+@pytest.mark.parametrize("task_name", TASKS)
+def test_training_tokens_are_what_lm_eval_scores_and_the_end(
+    lm: Any, study_dict: dict[str, Any], task_name: str
+) -> None:
+    check_tokens(lm, spec_of(study_dict, task_name))
+
+
+@pytest.mark.parametrize("task_name", TASKS)
+def test_the_same_holds_for_real_lines_and_a_real_tokenizer(
+    test_data: Path, real_lm: Any, study_dict: dict[str, Any], task_name: str
+) -> None:
+    """This tokenizer puts a start token in front, which the generated ones do not."""
+    spec = spec_of({**study_dict, "data": str(test_data / "superglue")}, task_name)
+    check_tokens(real_lm, spec)
+
+
+@pytest.fixture(scope="module")
+def real_lm(test_data: Path) -> Any:
+    return wrapped(test_data / "weights" / "tinystories-656k")
+
+
+def check_tokens(lm: Any, spec: TrainSpec) -> None:
+    task = evaluate.load_task(spec, "test")
+    examples = encode(lm, task, documents_of(spec), max_length=10_000)
+    expected = scored(lm, task)
+    assert len(examples) == len(expected) == 16
+    end = lm.tokenizer.eos_token_id
+    for example, (context, answer) in zip(examples, expected, strict=True):
+        assert example.tokens == [*context, *answer, end]
+        assert example.num_prompt_tokens == len(context)
+
+
+def test_a_long_prompt_is_cut_on_the_left_and_the_answer_kept(
+    lm: Any, study_dict: dict[str, Any]
+) -> None:
+    spec = spec_of(study_dict, "boolq")
+    task = evaluate.load_task(spec, "test")
+    whole = encode(lm, task, documents_of(spec), max_length=10_000)
+    cut = encode(lm, task, documents_of(spec), max_length=16)
+    assert any(len(example.tokens) > 16 for example in whole)
+    for long, short in zip(whole, cut, strict=True):
+        assert short.tokens == long.tokens[-16:]
+        answer = long.tokens[long.num_prompt_tokens :]
+        assert short.tokens[short.num_prompt_tokens :] == answer
+
+
+def test_an_answer_longer_than_the_limit_keeps_a_prompt_token(
+    lm: Any, study_dict: dict[str, Any]
+) -> None:
+    """With no token before it, the answer's first token would have nothing to be predicted from."""
+    spec = spec_of(study_dict, "copa")
+    task = evaluate.load_task(spec, "test")
+    assert {e.num_prompt_tokens for e in encode(lm, task, documents_of(spec), max_length=2)} == {1}
+
+
+def test_labels_stand_on_the_answer_and_the_end_alone() -> None:
+    batch = collate(EXAMPLES, pad_id=0)
+    for row, example in zip(batch.labels_BS.tolist(), EXAMPLES, strict=True):
+        answer = example.tokens[example.num_prompt_tokens :]
+        padding = [IGNORED] * (len(row) - len(example.tokens))
+        assert row == [IGNORED] * example.num_prompt_tokens + answer + padding
+    assert batch.num_targets == 2 * len(EXAMPLES)
+
+
+def test_padding_is_on_the_right_masked_and_not_counted() -> None:
+    batch = collate(EXAMPLES, pad_id=7)
+    lengths = [len(example.tokens) for example in EXAMPLES]
+    assert batch.input_ids_BS.shape == (len(EXAMPLES), max(lengths))
+    assert batch.attention_mask_BS.sum(dim=1).tolist() == lengths
+    for row, mask, example in zip(
+        batch.input_ids_BS, batch.attention_mask_BS.bool(), EXAMPLES, strict=True
+    ):
+        assert row[mask].tolist() == example.tokens
+        assert set(row[~mask].tolist()) <= {7}
+    assert batch.num_tokens == sum(lengths)
+
+
+def order(*, seed: int, epoch: int, examples: Sequence[Example] = EXAMPLES) -> list[int]:
+    """The first token of each example, which names it, in the order of the epoch."""
+    batches = epoch_batches(examples, batch_size=4, seed=seed, epoch=epoch, pad_id=0)
+    return [int(row[0]) for batch in batches for row in batch.input_ids_BS]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    first = order(seed=1, epoch=1)
+    torch.manual_seed(99)  # what a method draws from the global generator changes nothing
+    assert order(seed=1, epoch=1) == first
+    assert order(seed=1, epoch=2) != first and order(seed=2, epoch=1) != first
+    other_contents = [Example([e.tokens[0], 5], 1) for e in EXAMPLES]
+    assert order(seed=1, epoch=1, examples=other_contents) == first
+
+
+def test_an_epoch_holds_every_example_once_and_its_last_batch_may_be_short() -> None:
+    assert sorted(order(seed=1, epoch=1)) == [example.tokens[0] for example in EXAMPLES]
+    batches = list(epoch_batches(EXAMPLES, batch_size=4, seed=1, epoch=1, pad_id=0))
+    assert [len(batch.input_ids_BS) for batch in batches] == [4, 4, 1]
+    assert batches[2].input_ids_BS.shape[1] == int(batches[2].attention_mask_BS.sum())
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [9]), (3, [3, 3, 3]), (4, [3, 3, 3]), (9, [1] * 9)]
+)
+def test_micro_batches_are_the_batch_in_parts(count: int, sizes: list[int]) -> None:
+    batch = collate(EXAMPLES, pad_id=0)
+    parts = micro_batches(batch, count)
+    assert [len(part.input_ids_BS) for part in parts] == sizes
+    for name in ("input_ids_BS", "attention_mask_BS", "labels_BS"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
+def test_a_random_batch_is_full_seeded_and_all_target() -> None:
+    def made(seed: int) -> Any:
+        return random_batch(
+            vocabulary=11, batch_size=3, sequence_length=50, seed=seed, device="cpu"
+        )
+
+    batch = made(1)
+    assert torch.equal(batch.input_ids_BS, made(1).input_ids_BS)
+    assert not torch.equal(batch.input_ids_BS, made(2).input_ids_BS)
+    assert batch.input_ids_BS.shape == (3, 50) and batch.num_tokens == 150
+    assert batch.num_targets == 3 * 49, "the first position predicts nothing"
+    assert set(batch.input_ids_BS.unique().tolist()) == set(range(11))

@@ -1,0 +1,110 @@
+"""The config: its reference is in step with the code, and every study of config/ makes a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from lomo import methods, reference
+from lomo.config import (
+    SECTIONS,
+    Accuracy,
+    Generated,
+    Measure,
+    Study,
+    TrainSettings,
+    load_study,
+    parse,
+    read_yaml,
+)
+from lomo.errors import UserError, nearest
+from lomo.models import ModelEntry, Pretraining, registry
+from lomo.plan import make_plan, plan_from_config
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "models")
+BLOCKS = [Study, Accuracy, TrainSettings, Measure, Generated, ModelEntry, Pretraining]
+HYPER = [methods.describe(name).hyper for name in methods.MODULES]
+
+by_stem = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("file", "generate"),
+    [(reference.README, reference.readme), (reference.SCHEMA, reference.schema)],
+    ids=["README.md", "study.schema.json"],
+)
+def test_the_generated_reference_is_in_step(file: Path, generate: Any) -> None:
+    written = file.read_text(encoding="utf-8")
+    assert written == generate(), f"{file} is out of step: run `python -m lomo reference`"
+
+
+@pytest.mark.parametrize("block", [*BLOCKS, *HYPER], ids=lambda block: block.__module__)
+def test_every_key_says_what_it_is(block: type[BaseModel]) -> None:
+    assert [name for name, field in block.model_fields.items() if not field.description] == []
+
+
+@by_stem
+def test_the_readme_names_every_study(path: Path) -> None:
+    assert f"`{path.name}`" in reference.README.read_text(encoding="utf-8")
+
+
+@by_stem
+def test_every_study_makes_a_plan(path: Path, model_folder: Path, data_folder: Path) -> None:
+    data = read_yaml(path)
+    if path.stem == "local":
+        data |= {"data": str(data_folder), "models": str(model_folder)}
+        data["superglue"]["settings"]["max_length"] = 200  # the fixture has 256 positions
+    plan = make_plan(parse(Study, data, where=str(path)), source=str(path))
+    assert plan.study.study == path.stem, "a study is named after its file"
+    assert plan.runs and set(plan.sections) == set(SECTIONS) & set(data)
+
+
+def test_the_local_study_says_what_it_wants_from_the_command_line() -> None:
+    study = load_study(ROOT / "config" / "local.yaml")
+    with pytest.raises(UserError, match="unknown model 'given-on-the-command-line'"):
+        make_plan(study, source="config/local.yaml")
+
+
+def test_hub_models_are_pinned_and_stand_for_the_papers_sizes() -> None:
+    hub = {entry.paper: entry for entry in registry().values() if entry.weights == "hub"}
+    assert set(hub) == {"7B", "13B", "30B", "65B"}
+    assert len({entry.revision for entry in hub.values()}) == 4
+
+
+def test_models_of_the_command_line_replace_those_of_every_section(
+    study_dict: dict[str, Any],
+) -> None:
+    study = parse(Study, {**study_dict, "models": "tiny-m"}, where="unit.yaml")
+    assert {spec.model for spec in make_plan(study, source="unit.yaml").runs.values()} == {"tiny-m"}
+
+
+def test_the_same_file_may_plan_its_folder_again_and_another_may_not(
+    study_dict: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_dict = study_dict | {"models": None}
+    monkeypatch.chdir(tmp_path)
+    Path("config").symlink_to(ROOT / "config")
+    plan = plan_from_config(study_dict, source="one.yaml")
+    standing = Path("results/unit/plan.json")
+    standing.parent.mkdir(parents=True)
+    standing.write_text(plan.model_dump_json(), encoding="utf-8")
+    assert plan_from_config(study_dict, source="one.yaml") == plan
+    with pytest.raises(UserError, match="belongs to the study file one.yaml"):
+        plan_from_config(study_dict, source="two.yaml")
+    standing.write_text(plan.model_dump_json()[:100], encoding="utf-8")
+    with pytest.raises(UserError, match=f"{standing}: is no plan; it was cut"):
+        plan_from_config(study_dict, source="one.yaml")
+
+
+def test_what_is_like_nothing_known_gets_no_suggestion() -> None:
+    assert nearest("lommo", methods.MODULES) == "lomo"
+    assert nearest("xyz", methods.MODULES) is None

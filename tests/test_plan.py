@@ -1,0 +1,195 @@
+"""The plan: every run once, named by what makes it different, resolved to the last number."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lomo.config import Study, load_study
+from lomo.errors import UserError
+from lomo.plan import MeasureSpec, Plan, TrainSpec, make_plan, read_spec
+
+ROOT = Path(__file__).parent.parent
+TASKS = ("rte", "boolq", "wsc", "wic", "multirc", "copa")
+PAPER_MODELS = ("llama-7b", "llama-13b", "llama-30b", "llama-65b")
+
+
+def planned(study: dict[str, Any]) -> Plan:
+    return make_plan(Study.model_validate(study), source="unit.yaml")
+
+
+def accuracy(study: dict[str, Any], **changes: Any) -> Plan:
+    """The plan of the study with one changed accuracy section and nothing else."""
+    rest = {key: value for key, value in study.items() if key != "memory"}
+    return planned({**rest, "superglue": {**study["superglue"], **changes}})
+
+
+@pytest.fixture(scope="module")
+def paper() -> Plan:
+    return make_plan(load_study(ROOT / "config" / "paper.yaml"), source="config/paper.yaml")
+
+
+def trials_of(plan: Plan, method: str, *, section: str = "superglue") -> list[TrainSpec]:
+    specs = (plan.runs[run_id] for run_id in plan.sections[section])
+    return [spec for spec in specs if isinstance(spec, TrainSpec) and spec.method == method]
+
+
+def test_a_run_id_says_what_makes_the_run_different(study_dict: dict[str, Any]) -> None:
+    plan = planned(study_dict)
+    assert "train/test/lomo/rte/s42/t0" in plan.runs
+    assert "train/test/lora-r2/rte/s42/t0" in plan.runs
+    assert "measure/test/lomo/32x2-bfloat16-checkpointed" in plan.runs
+    assert "measure/test/lomo/32x2-bfloat16-plain" in plan.runs
+    assert all(run_id == spec.run_id for run_id, spec in plan.runs.items())
+
+
+def test_trials_are_the_product_of_the_grid_numbered_alike(study_dict: dict[str, Any]) -> None:
+    grid = {"learning_rate": [0.1, 0.2, 0.3], "warmup_ratio": [0.0, 0.5]}
+    plan = accuracy(study_dict, methods=["lomo"], tasks=["rte", "copa"], grids={"lomo": grid})
+    for task in ("rte", "copa"):
+        found = {s.trial: s.hyper for s in trials_of(plan, "lomo") if s.task == task}
+        assert found == {
+            number: {"learning_rate": rate, "warmup_ratio": ratio}
+            for number, (rate, ratio) in enumerate(itertools.product(*grid.values()))
+        }
+
+
+def test_what_a_grid_leaves_out_is_the_methods_default(study_dict: dict[str, Any]) -> None:
+    plan = accuracy(study_dict, methods=["lora"], grids={"lora": {"rank": [8]}})
+    (spec,) = trials_of(plan, "lora")
+    assert spec.hyper == {
+        "learning_rate": 5e-4,
+        "warmup_ratio": 0.05,
+        "rank": 8,
+        "alpha": 16.0,
+        "dropout": 0.05,
+    }
+
+
+def test_each_rank_counts_its_own_trials(study_dict: dict[str, Any]) -> None:
+    plan = accuracy(
+        study_dict,
+        methods=["lora", "lomo"],
+        ranks=[1, 4],
+        grids={"lora": {"learning_rate": [0.1, 0.2]}},
+    )
+    assert list(plan.runs) == [
+        *(f"train/test/lora-r{rank}/rte/s42/t{trial}" for rank in (1, 4) for trial in (0, 1)),
+        "train/test/lomo/rte/s42/t0",
+    ]
+
+
+def test_ranks_of_a_grid_are_told_apart_too(study_dict: dict[str, Any]) -> None:
+    plan = accuracy(study_dict, methods=["lora"], grids={"lora": {"rank": [2, 4]}})
+    assert list(plan.runs) == [f"train/test/lora-r{rank}/rte/s42/t0" for rank in (2, 4)]
+
+
+def test_zero_shot_has_one_seed_and_one_trial(study_dict: dict[str, Any]) -> None:
+    plan = accuracy(study_dict, methods=["zero_shot", "lomo"], seeds=[1, 2, 3])
+    assert [spec.seed for spec in trials_of(plan, "zero_shot")] == [1]
+    assert [spec.seed for spec in trials_of(plan, "lomo")] == [1, 2, 3]
+
+
+def test_a_run_that_two_sections_ask_for_is_done_once(study_dict: dict[str, Any]) -> None:
+    plan = planned({**study_dict, "lora_rank": {**study_dict["superglue"], "methods": ["lora"]}})
+    (shared,) = plan.sections["lora_rank"]
+    assert shared in plan.sections["superglue"]
+    assert list(plan.runs).count(shared) == 1
+
+
+def test_what_is_named_twice_in_a_section_is_done_once(study_dict: dict[str, Any]) -> None:
+    plan = accuracy(study_dict, methods=["lomo", "lomo"], tasks=["rte", "rte"])
+    assert plan.sections["superglue"] == list(plan.runs) == ["train/test/lomo/rte/s42/t0"]
+
+
+def test_a_run_is_told_everything_it_needs(study_dict: dict[str, Any]) -> None:
+    plan = planned(study_dict)
+    settings = study_dict["superglue"]["settings"]
+    for spec in plan.runs.values():
+        told = spec.model_dump()
+        assert told["model_path"] == study_dict["memory"]["models"][0]
+        assert told["device"] == "cpu" and told["wandb"] == "off"
+        if isinstance(spec, TrainSpec):
+            assert told.items() >= settings.items()
+            assert spec.data_path == study_dict["data"]
+
+
+def test_a_plan_survives_json(study_dict: dict[str, Any]) -> None:
+    plan = planned(study_dict)
+    back = Plan.model_validate_json(plan.model_dump_json())
+    assert back == plan
+    kinds = {type(spec) for spec in back.runs.values()}
+    assert kinds == {TrainSpec, MeasureSpec}
+
+
+def test_a_spec_survives_the_command_line(study_dict: dict[str, Any]) -> None:
+    for spec in planned(study_dict).runs.values():
+        assert read_spec(json.loads(spec.model_dump_json()), where="--spec") == spec
+
+
+def test_the_same_study_makes_the_same_plan(study_dict: dict[str, Any]) -> None:
+    first, second = (planned(study_dict).model_dump_json() for _ in range(2))
+    assert first == second
+
+
+def test_a_snakemake_config_with_defaults_left_out_makes_the_same_plan(
+    study_dict: dict[str, Any],
+) -> None:
+    plan = planned(study_dict)
+    again = planned(json.loads(plan.study.model_dump_json(exclude_defaults=True)))
+    assert again == plan
+
+
+def test_ranks_beside_a_grid_of_ranks_are_refused(study_dict: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="is given beside `ranks`"):
+        accuracy(study_dict, methods=["lora"], ranks=[2], grids={"lora": {"rank": [4]}})
+
+
+def test_the_paper_plans_four_sizes_six_tasks_and_table_4s_trials(paper: Plan) -> None:
+    trials = {"zero_shot": 1, "lora": 1, "lomo": 6, "sgd": 6, "adamw": 6, "adalomo": 6}
+    found = Counter(
+        (spec.model, spec.method, spec.task)
+        for method in trials
+        for spec in trials_of(paper, method)
+    )
+    assert found == {
+        (model, method, task): count
+        for model in PAPER_MODELS
+        for method, count in trials.items()
+        for task in TASKS
+    }
+
+
+def test_the_papers_grid_of_lomo_and_setting_of_lora_are_table_4s(paper: Plan) -> None:
+    lomo = {(s.hyper["learning_rate"], s.hyper["warmup_ratio"]) for s in trials_of(paper, "lomo")}
+    assert lomo == set(itertools.product((5e-2, 3e-2), (0.05, 0.1, 0.2)))
+    for spec in trials_of(paper, "lora"):
+        assert spec.hyper["learning_rate"] == 5e-4 and spec.hyper["warmup_ratio"] == 0.05
+        assert spec.hyper["rank"] == 2
+    for spec in trials_of(paper, "lomo") + trials_of(paper, "lora"):
+        assert (spec.epochs, spec.batch_size, spec.max_grad_norm) == (10, 16, 1.0)
+        assert (spec.num_train, spec.num_test, spec.selection) == (1000, 1000, "test")
+
+
+def test_the_papers_lora_with_lomo_has_six_trials_a_rank(paper: Plan) -> None:
+    specs = trials_of(paper, "lora_lomo", section="lora_rank")
+    found = Counter((spec.model, spec.task, spec.hyper["rank"]) for spec in specs)
+    ranks = (1, 2, 4, 8)
+    assert found == {("llama-13b", task, r): 6 for task in ("boolq", "multirc") for r in ranks}
+    rates = {(s.hyper["lomo_learning_rate"], s.hyper["lomo_warmup_ratio"]) for s in specs}
+    assert rates == set(itertools.product((5e-3, 1e-3, 5e-4), (0.05, 0.1)))
+
+
+def test_the_papers_measured_cells_are_those_of_tables_1_and_2(paper: Plan) -> None:
+    memory = [paper.runs[run_id] for run_id in paper.sections["memory"]]
+    cells = {(s.model, s.method, s.activation_checkpointing) for s in memory}
+    assert {("llama-7b", m, c) for m in ("adamw", "sgd", "lomo") for c in (0, 1)} <= cells
+    throughput = [paper.runs[run_id] for run_id in paper.sections["throughput"]]
+    assert {(s.model, s.method) for s in throughput} == set(
+        itertools.product(PAPER_MODELS, ("adamw", "sgd", "lomo"))
+    )

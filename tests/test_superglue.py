@@ -1,0 +1,162 @@
+"""The reader of SuperGLUE's files: counts, labels, splits; on generated lines and on real ones."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lomo.tasks.superglue import TASKS, lm_eval_dataset, read_documents, split_documents
+
+FIELDS = {
+    "rte": {"premise", "hypothesis"},
+    "boolq": {"passage", "question"},
+    "wsc": {"text", "span1_text", "span2_text"},
+    "wic": {"word", "sentence1", "sentence2"},
+    "multirc": {"paragraph", "question", "answer"},
+    "copa": {"premise", "choice1", "choice2", "question"},
+}
+# Lines of the test data's files, as its README counts them; of MultiRC, answers.
+REAL_COUNTS = {
+    "rte": (1000, 177),
+    "boolq": (32, 500),
+    "wsc": (401, 58),
+    "wic": (1000, 400),
+    "multirc": (13936, 2991),
+    "copa": (300, 60),
+}
+SIZES = {"num_train": 1000, "num_dev": 200, "num_test": 1000}
+
+every_task = pytest.mark.parametrize("task", TASKS)
+every_source = pytest.mark.parametrize("source", ["generated", "real"])
+
+
+@pytest.fixture
+def folder(source: str, request: pytest.FixtureRequest, data_folder: Path) -> Path:
+    if source == "generated":
+        return data_folder
+    return Path(request.getfixturevalue("test_data")) / "superglue"
+
+
+def keys(documents: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(json.dumps(document, sort_keys=True) for document in documents)
+
+
+@every_source
+@every_task
+def test_documents_hold_the_fields_of_their_prompt_and_both_labels(folder: Path, task: str) -> None:
+    for split in ("train", "val"):
+        documents = read_documents(folder, task, split)
+        assert all(set(document) == FIELDS[task] | {"label"} for document in documents)
+        assert {document["label"] for document in documents} == {0, 1}
+        assert all(type(document["label"]) is int for document in documents)
+
+
+@every_task
+def test_every_real_line_is_read(test_data: Path, task: str) -> None:
+    read = [len(read_documents(test_data / "superglue", task, s)) for s in ("train", "val")]
+    assert tuple(read) == REAL_COUNTS[task]
+
+
+@every_task
+def test_every_generated_line_is_read(data_folder: Path, task: str) -> None:
+    for split in ("train", "val"):
+        path = data_folder / TASKS[task].folder / f"{split}.jsonl"
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        expected = sum(num_documents(line) for line in lines)
+        assert len(read_documents(data_folder, task, split)) == expected
+
+
+def num_documents(line: dict[str, Any]) -> int:
+    if not isinstance(line["passage"] if "passage" in line else None, dict):
+        return 1
+    return sum(len(question["answers"]) for question in line["passage"]["questions"])
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "label"),
+    [
+        ("rte", {"premise": "p", "hypothesis": "h", "label": "entailment"}, 0),
+        ("rte", {"premise": "p", "hypothesis": "h", "label": "not_entailment"}, 1),
+        ("boolq", {"passage": "p", "question": "q", "label": True}, 1),
+        ("wic", {"word": "w", "sentence1": "a", "sentence2": "b", "label": False}, 0),
+        (
+            "copa",
+            {"premise": "p", "choice1": "a", "choice2": "b", "question": "cause", "label": 1},
+            1,
+        ),
+    ],
+)
+def test_a_label_becomes_the_index_of_its_candidate(
+    task: str, line: dict[str, Any], label: int, tmp_path: Path
+) -> None:
+    path = tmp_path / TASKS[task].folder / "val.jsonl"
+    path.parent.mkdir()
+    # A blank line and a field that the prompt does not use are no mistakes.
+    path.write_text(f"\n{json.dumps({**line, 'idx': 7})}\n\n", encoding="utf-8")
+    assert read_documents(tmp_path, task, "val") == [
+        {**{name: line[name] for name in FIELDS[task]}, "label": label}
+    ]
+
+
+def test_multirc_becomes_one_document_an_answer(tmp_path: Path) -> None:
+    questions = [
+        {
+            "question": question,
+            "answers": [{"text": text, "label": label} for text, label in answers],
+        }
+        for question, answers in (("who", [("Ann", 1), ("", 0)]), ("where", [("here", 1)]))
+    ]
+    path = tmp_path / "MultiRC" / "val.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"passage": {"text": "Once.", "questions": questions}}))
+    assert read_documents(tmp_path, "multirc", "val") == [
+        {"paragraph": "Once.", "question": "who", "answer": "Ann", "label": 1},
+        {"paragraph": "Once.", "question": "who", "answer": "", "label": 0},
+        {"paragraph": "Once.", "question": "where", "answer": "here", "label": 1},
+    ]
+
+
+@every_source
+@every_task
+def test_dev_and_train_are_disjoint_parts_of_train_and_test_is_of_val(
+    folder: Path, task: str
+) -> None:
+    splits = split_documents(folder, task, **SIZES, seed=0)
+    pool = keys(read_documents(folder, task, "train"))
+    assert keys(splits["train"]) + keys(splits["dev"]) <= pool, "each line is used once at most"
+    assert keys(splits["test"]) <= keys(read_documents(folder, task, "val"))
+    sizes = {name: len(documents) for name, documents in splits.items()}
+    num_lines = pool.total()
+    assert sizes["dev"] == min(200, num_lines // 5)
+    assert sizes["train"] == min(1000, num_lines - sizes["dev"])
+
+
+def test_the_seed_alone_draws_the_examples(data_folder: Path) -> None:
+    few = {"num_train": 20, "num_dev": 5, "num_test": 10}
+    first, again, other = (split_documents(data_folder, "rte", **few, seed=s) for s in (1, 1, 2))
+    assert first == again
+    for split, size in (("train", 20), ("dev", 5), ("test", 10)):
+        assert len(first[split]) == size
+        assert keys(first[split]) != keys(other[split])
+
+
+def test_a_small_set_is_used_whole(data_folder: Path) -> None:
+    splits = split_documents(data_folder, "copa", **SIZES, seed=0)
+    train, val = (read_documents(data_folder, "copa", split) for split in ("train", "val"))
+    assert splits["test"] == val
+    assert keys(splits["train"]) + keys(splits["dev"]) == keys(train)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_lm_eval_is_given_the_documents_that_the_training_loop_knows(
+    data_folder: Path, split: str
+) -> None:
+    sizes = {"num_train": 20, "num_dev": 5, "num_test": 10}
+    given = lm_eval_dataset(folder=str(data_folder), task="wsc", split=split, seed=3, **sizes)
+    expected = split_documents(data_folder, "wsc", seed=3, **sizes)[split]
+    assert list(given) == ["test"]
+    assert given["test"].to_list() == expected

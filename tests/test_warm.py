@@ -1,0 +1,99 @@
+"""The warm process: the same command, the same output and exit code, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lomo import warm
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Path]:
+    """A warm process that imports nothing heavy, with its socket."""
+    path = tmp_path / "s"
+    code = f"from lomo import warm; warm._PRELOADED = (); warm.serve(warm.Path({str(path)!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    yield path
+    process.terminate()
+    process.wait(timeout=10)
+
+
+def command(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lomo", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "LOMO_WARM": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_users_mistake_comes_back_with_its_message_and_exit_code(served: Path) -> None:
+    done = command(served, "train", "--spec", '{"kind": "dream"}', "--out", "nowhere")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "is no run's spec" in done.stderr
+
+
+def test_usage_errors_come_back_too(served: Path) -> None:
+    done = command(served, "train", "--what")
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_other_commands_run_by_themselves(served: Path) -> None:
+    done = command(served, "plan", "config/tiny.yaml")
+    assert done.returncode == 0 and "runs in all" in done.stdout
+
+
+def test_without_a_warm_process_a_command_runs_by_itself(tmp_path: Path) -> None:
+    done = command(tmp_path / "nobody", "train", "--spec", '{"kind": "dream"}', "--out", "x")
+    assert done.returncode == 2 and "is no run's spec" in done.stderr
+
+
+def test_several_commands_at_once(served: Path) -> None:
+    arguments = [sys.executable, "-m", "lomo", "measure", "--spec", "{}", "--out", "x"]
+    env = {**os.environ, "LOMO_WARM": str(served)}
+    running = [
+        subprocess.Popen(arguments, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) for _ in range(4)
+    ]
+    assert [process.wait(timeout=60) for process in running] == [2, 2, 2, 2]
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    code = (
+        "import sys, time; from pathlib import Path; from lomo import warm;"
+        f"p = warm.start(Path({str(path)!r}), 1); print(p.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    deadline = time.monotonic() + 90
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "the warm process outlived its parent"
+        time.sleep(0.05)
+
+
+def test_nothing_to_hand_over_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOMO_WARM", raising=False)
+    assert warm.hand_over(["train"]) is None

@@ -1,0 +1,167 @@
+"""The pipeline's plan: which jobs each study makes, with no network and no logic in the rules."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lomo.config import Study, load_study, parse, read_yaml
+from lomo.plan import Plan, make_plan
+
+ROOT = Path(__file__).parents[2]
+RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow").rglob("*.smk"))]
+# One job each, whatever the study.
+ALWAYS = dict.fromkeys(("plan", "collect", "tables", "figures", "report", "all"), 1)
+
+# Makes any connection to elsewhere an error, in every Python process that has it on its path.
+SOCKET_GUARD = """
+import socket
+
+def refused(self, address, *rest):
+    raise AssertionError(f"the network was touched: {address}")
+
+socket.socket.connect = socket.socket.connect_ex = refused
+socket.getaddrinfo = lambda *args, **kwargs: refused(None, args)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The pipeline's files in a folder of their own: no result of before stands there."""
+    for name in ("Snakefile", "workflow", "config", "profiles", "environment.yml"):
+        source = ROOT / name
+        copy: Any = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / name)
+    return tmp_path
+
+
+def snakemake(
+    folder: Path, *arguments: str, path: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    python_path = os.pathsep.join(part for part in (path, str(ROOT)) if part)
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": python_path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def job_counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """The table of a dry run."""
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    table = output.rsplit("Job stats:", 1)[-1].split("\n\n")[0]
+    counts = {name: int(number) for name, number in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    assert counts.pop("total") == sum(counts.values())
+    return counts
+
+
+def kinds(plan: Plan) -> dict[str, int]:
+    runs = [spec.kind for spec in plan.runs.values()]
+    return {"train": runs.count("train"), "measure": runs.count("measure")}
+
+
+@pytest.mark.slow
+def test_a_bare_dry_run_plans_the_default_study_by_the_profile(checkout: Path) -> None:
+    done = snakemake(checkout, "-n")
+    assert "profile profiles/default" in done.stderr
+    plan = make_plan(load_study(ROOT / "config" / "tiny.yaml"), source="config/tiny.yaml")
+    made = [entry for entry in plan.models.values() if entry.weights == "pretrain"]
+    expected = {**ALWAYS, **kinds(plan), "generate": 1, "pretrain": len(made)}
+    assert job_counts(done) == expected
+
+
+@pytest.mark.slow
+def test_local_makes_no_data_and_no_model(
+    checkout: Path, data_folder: Path, test_data: Path
+) -> None:
+    model = test_data / "weights" / "tinystories-656k"
+    given = {"data": str(data_folder), "models": str(model)}
+    arguments = [f"{key}={value}" for key, value in given.items()]
+    done = snakemake(checkout, "-n", "--configfile", "config/local.yaml", "--config", *arguments)
+    study: Any = {**read_yaml(ROOT / "config" / "local.yaml"), **given}
+    plan = make_plan(parse(Study, study, where="local"), source="config/local.yaml")
+    assert job_counts(done) == {**ALWAYS, **kinds(plan)}
+
+
+@pytest.mark.slow
+def test_paper_lists_its_matrix_and_touches_no_network(checkout: Path, tmp_path: Path) -> None:
+    guard = tmp_path / "guard"
+    guard.mkdir()
+    (guard / "sitecustomize.py").write_text(SOCKET_GUARD)
+    arguments = ["-n", "--configfile", "config/paper.yaml"]
+    done = snakemake(checkout, *arguments, path=str(guard), HF_HUB_OFFLINE="1")
+    # zero-shot, one trial of LoRA and six of each other method; Figure 3 beside it, whose LoRA of
+    # rank 2 is a run of Table 3 too; Tables 1 and 2.
+    superglue = 4 * 6 * (1 + 1 + 4 * 6)
+    figure3 = 2 * 4 * (1 + 6) - 2
+    expected = {
+        **ALWAYS,
+        "train": superglue + figure3,
+        "measure": 6 * 2 + 4 * 3,
+        "fetch_model": 4,
+        "fetch_superglue": 1,
+    }
+    assert job_counts(done) == expected
+
+
+def test_the_socket_guard_guards(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SOCKET_GUARD)
+    script = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "the network was touched" in done.stderr
+
+
+@pytest.mark.slow
+def test_snakemake_lint_finds_nothing(checkout: Path) -> None:
+    done = snakemake(checkout, "--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Congratulations" in done.stdout + done.stderr
+
+
+def test_the_rules_are_formatted() -> None:
+    pytest.importorskip("snakefmt")
+    files = [str(file.relative_to(ROOT)) for file in RULES]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", *files],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("file", RULES, ids=lambda file: file.name)
+def test_a_rule_is_a_command_line_and_nothing_else(file: Path) -> None:
+    """No `run:` block and no script: what a rule does, a person can paste."""
+    text = file.read_text(encoding="utf-8")
+    assert not re.findall(r"^\s+(run|script|notebook|wrapper):", text, re.M)
+    commands = re.findall(r'^    shell:\n((?:        ".*"\n)+)', text, re.M)
+    assert len(commands) == len(re.findall(r"^    shell:", text, re.M))
+    for command in commands:
+        assert command.strip().startswith(('"python -m lomo ', '"python -m analysis ')), command
+
+
+def test_every_rule_says_where_it_logs_and_what_environment_it_needs() -> None:
+    for file in RULES:
+        rules = re.split(r"^rule ", file.read_text(encoding="utf-8"), flags=re.M)[1:]
+        for rule in (rule for rule in rules if "shell:" in rule):
+            assert "    log:" in rule and "    conda:" in rule, rule.splitlines()[0]
