@@ -111,6 +111,7 @@ def _block(data: pd.DataFrame, section: str) -> Block | None:
     if rows.empty:
         return None
     tasks = [task for task in TASKS if task in set(rows["task"])]
+    rows = _ranks_in_one(rows)
     grid: list[list[Cell | str]] = []
     keys = ["model", "method", "rank", "hyperparameter"]
     for (model, method, rank, name), group in rows.groupby(keys, dropna=False, sort=False):
@@ -130,6 +131,21 @@ def _block(data: pd.DataFrame, section: str) -> Block | None:
     heads = ["model", "method", "trials", "hyper-parameter", "tried"]
     columns = [*heads, *(TASKS[task] for task in tasks), "paper"]
     return Block(columns, grid, 4, SECTIONS[section], frozenset({"tried"}))
+
+
+def _ranks_in_one(rows: pd.DataFrame) -> pd.DataFrame:
+    """A method's ranks as one group of rows, where they differ in nothing but the rank."""
+    parts = []
+    for _, group in rows.groupby(["model", "method"], sort=False):
+        others = group[group["hyperparameter"] != "rank"]
+        alike = others.groupby("hyperparameter")["tried"].nunique().eq(1).all()
+        ranks = group["rank"].dropna().unique()
+        if len(ranks) > 1 and alike and not others["tried"].str.contains("|", regex=False).any():
+            listed = " | ".join(shown(int(rank)) for rank in sorted(ranks))
+            group = group[group["rank"] == ranks[0]].assign(rank=None, selected=None)
+            group.loc[group["hyperparameter"] == "rank", "tried"] = listed
+        parts.append(group)
+    return pd.concat(parts)
 
 
 def _shared(collected: Collected) -> list[Block]:

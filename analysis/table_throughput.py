@@ -78,8 +78,8 @@ def _caption(rows: list[Any]) -> str:
         return "Not run: the study has no throughput section."
     first = rows[0]
     return (
-        f"Tokens per second and device, median of the timed steps with the 10th and 90th "
-        f"percentile, and peak memory of a device; batches of {first.batch_size} x "
+        f"Tokens per second and device over all timed steps, the 10th and 90th percentile of "
+        f"single steps, and peak memory of a device; batches of {first.batch_size} x "
         f"{first.sequence_length} tokens a device, {first.dtype} weights, {first.attention} "
         "attention. Warm-up, evaluation and saving are not in it. "
         "In brackets: the paper's printed value, where it is comparable."

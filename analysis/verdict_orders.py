@@ -93,7 +93,15 @@ def _chain(
     else:
         texts = [decimals(value, 0) + " tokens/s" for value in known]
     parts = [f"{method_title(m)} {text}" for m, text in zip(methods, texts, strict=True)]
-    return _order(what, model, holds, ", ".join(parts), "", runs)
+    caution = _spread(runs) if column == "tokens_per_s_per_device" else ""
+    return _order(what, model, holds, ", ".join(parts), caution, runs)
+
+
+def _spread(runs: Sequence[Any]) -> str:
+    """A caution where the 10th to 90th percentiles of two runs' steps meet."""
+    low, high = sorted(runs, key=lambda row: row.tokens_per_s_per_device)[:: len(runs) - 1]
+    meet = high.tokens_per_s_per_device_p10 <= low.tokens_per_s_per_device_p90
+    return "within the spread of single steps" if meet else ""
 
 
 def _memory_orders(model: str, rows: list[Any]) -> Iterator[Verdict]:
