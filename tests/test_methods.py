@@ -15,7 +15,7 @@ from lomo.engines.single import training_step
 from lomo.models import load_model
 from lomo.plan import make_plan
 
-TRAINED = ("sgd", "adamw", "lora", "lora_lomo", "lomo", "adalomo")
+TRAINED = [name for name in methods.MODULES if methods.describe(name).trains]
 
 
 def prepared(study_dict: dict[str, Any], model_folder: Path, method: str, **changes: Any) -> Any:

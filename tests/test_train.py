@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lomo import methods
 from lomo import run as run_module
 from lomo.clock import Clock
 from lomo.config import Study
@@ -17,7 +18,7 @@ from lomo.plan import MeasureSpec, Plan, TrainSpec, make_plan
 from lomo.record import Record, read_record
 from lomo.run import execute
 
-METHODS = ("sgd", "adamw", "lora", "lora_lomo", "lomo", "adalomo")
+METHODS = [name for name in methods.MODULES if methods.describe(name).trains]
 
 
 @pytest.fixture
