@@ -23,6 +23,9 @@ include: "workflow/rules/tables.smk"
 rule all:
     default_target: True
     input:
+        # Named here, so that a record that was deleted is made again.
+        expand(rules.plan.output, study=STUDY),
+        expand("results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS),
         expand(rules.tables.output, study=STUDY),
         expand(rules.figures.output, study=STUDY),
         expand(rules.report.output, study=STUDY),

@@ -18,7 +18,7 @@ from lomo.plan import Plan, make_plan
 ROOT = Path(__file__).parents[2]
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow").rglob("*.smk"))]
 # One job each, whatever the study.
-ALWAYS = dict.fromkeys(("plan", "collect", "tables", "figures", "report", "all"), 1)
+ALWAYS = dict.fromkeys(("plan", "collect", "tables", "figures", "report", "wandb", "all"), 1)
 
 # Makes any connection to elsewhere an error, in every Python process that has it on its path.
 SOCKET_GUARD = """

@@ -178,8 +178,7 @@ def test_a_second_snakemake_on_the_same_study_is_refused(checkout: Path) -> None
     from lomo.lock import hold
 
     (checkout / "results/mini/plan.json").unlink()
-    held = hold(checkout / "results/mini/.lock")
-    output = run(checkout, exit_code=2)
-    held.close()
+    with hold(checkout / "results/mini/.lock"):
+        output = run(checkout, exit_code=2)
     assert "another snakemake is working on this study" in output
     run(checkout)
