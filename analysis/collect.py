@@ -53,6 +53,7 @@ COLUMNS: dict[str, str] = {
     "timeline_file": TEXT,
     **dict.fromkeys(("num_parameters", "num_trainable_parameters"), WHOLE),
     **dict.fromkeys(("model_parameters_bytes", "largest_parameter_bytes"), WHOLE),
+    "tied_embeddings": FLAG,
     **_columns_of(Clock, "clock_"),
     **dict.fromkeys(("device_kind", "device_name"), TEXT),
     **dict.fromkeys(("num_devices", "num_threads"), WHOLE),
@@ -100,6 +101,7 @@ def _measured(record: Record) -> dict[str, Any]:
             "num_trainable_parameters": record.model.num_trainable_parameters,
             "model_parameters_bytes": record.model.parameters_bytes,
             "largest_parameter_bytes": record.model.largest_parameter_bytes,
+            "tied_embeddings": record.model.tied_embeddings,
         }
     if record.training:
         for name in ("selected_epoch", "num_steps", "first_epoch_loss", "last_epoch_loss"):

@@ -127,7 +127,9 @@ def _lomo_alone(model: str, row: Any | None, setting: str) -> Iterator[Verdict]:
         return
     alive, largest = int(row.gradients_peak_bytes), int(row.largest_parameter_bytes)
     holds = alive <= largest + GRANULE_BYTES
-    yield _order(one, model, holds, f"{alive:,} B of {largest:,} B", "", [row])
+    # A tied weight gets one share of its gradient from each of its uses, and torch adds them up.
+    reason = "its embeddings are tied (docs/footguns.md)" if row.tied_embeddings else ""
+    yield _order(one, model, holds, f"{alive:,} B of {largest:,} B", reason, [row])
     state = int(row.sum_optimizer_state_bytes)
     yield _order(none, model, state == 0, f"{state:,} B", "", [row])
 

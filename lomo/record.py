@@ -95,6 +95,7 @@ class ModelFacts(Block):
     num_trainable_parameters: int
     parameters_bytes: int
     largest_parameter_bytes: int
+    tied_embeddings: bool
     dtype: str
     weights_sha256: str | None
 

@@ -183,6 +183,7 @@ def model_facts(model: torch.nn.Module, name: str, dtype: str, sha256: str | Non
         num_trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         parameters_bytes=sum(p.nbytes for p in parameters),
         largest_parameter_bytes=max(p.nbytes for p in parameters),
+        tied_embeddings=len(list(model.named_parameters(remove_duplicate=False))) > len(parameters),
         dtype=dtype,
         weights_sha256=sha256,
         missing={} if sha256 else {"weights_sha256": "random weights, made in the run"},

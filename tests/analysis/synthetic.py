@@ -250,6 +250,7 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
             "num_trainable_parameters": number,
             "parameters_bytes": number * width,
             "largest_parameter_bytes": largest * width,
+            "tied_embeddings": False,
             "dtype": spec.dtype,
             "weights_sha256": "0" * 64,
         },
