@@ -39,6 +39,10 @@ onstart:
     print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)")
 
 
+onsuccess:
+    print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
+
+
 def spec_of(wildcards):
     """The run's spec, as its command line wants it."""
     return PLAN.runs[wildcards.run].model_dump_json()
