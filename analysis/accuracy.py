@@ -40,7 +40,9 @@ class Cell:
     stderr: float | None
     sample: Interval | None
     seeds: Interval | None
+    # Of an average: the seeds that every task has.
     by_seed: dict[int, float]
+    num_planned_seeds: int
     num_examples: int | None
     run_ids: tuple[str, ...]
     # Trials that were planned, and those of which every seed ended well.
@@ -117,6 +119,13 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def _stderr(row: Any) -> float:
+    """The error that lm-eval gave, else what it would have given."""
+    if row.test_stderr is not None:
+        return float(row.test_stderr)
+    return sample_stderr(row.test_accuracy, row.num_test_examples)
+
+
 def _cell(rows: Sequence[Any], selection: str) -> Cell:
     first = rows[0]
     trial = chosen_trial(rows, selection)
@@ -125,6 +134,8 @@ def _cell(rows: Sequence[Any], selection: str) -> Cell:
     by_seed = {row.seed: row.test_accuracy for row in ended}
     mean = _mean(list(by_seed.values())) if by_seed else None
     examples = ended[0].num_test_examples if ended else None
+    # All seeds are put to the same test sample, so its error does not shrink with their number.
+    errors = [_stderr(row) for row in ended]
     return Cell(
         model=first.model,
         variant=first.variant,
@@ -134,10 +145,11 @@ def _cell(rows: Sequence[Any], selection: str) -> Cell:
         status="ok" if ended else worst_status(row.status for row in rows),
         trial=trial,
         accuracy=mean,
-        stderr=sample_stderr(mean, examples) if mean is not None and examples else None,
+        stderr=_mean(errors) if errors else None,
         sample=sample_interval(mean, examples) if mean is not None and examples else None,
         seeds=seed_interval(list(by_seed.values())),
         by_seed=by_seed,
+        num_planned_seeds=len({row.seed for row in rows}),
         num_examples=examples,
         run_ids=tuple(row.run_id for row in (ended or rows)),
         num_trials=len({row.trial for row in rows}),
@@ -169,6 +181,7 @@ def _average(cells: Sequence[Cell]) -> Cell:
         sample=mean_interval(values, samples) if whole else None,
         seeds=seed_interval(list(by_seed.values())),
         by_seed=by_seed,
+        num_planned_seeds=max(cell.num_planned_seeds for cell in cells),
         num_examples=None,
         run_ids=tuple(run_id for cell in cells for run_id in cell.run_ids) if whole else (),
         num_trials=sum(cell.num_trials for cell in cells),

@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from analysis.files import write_bytes, write_text
+from analysis.files import write_bytes
 from analysis.names import NOT_RUN
 from analysis.records import read_records
 from lomo.plan import Plan, read_plan
-from lomo.record import Clock, LedgerParts, Record, SumOfTerms, Throughput
+from lomo.record import Clock, LedgerParts, Record, SumOfTerms, Throughput, write_text
 
 TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"
 _TYPES = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": FLAG}
@@ -42,6 +42,7 @@ COLUMNS: dict[str, str] = {
     "schedule": TEXT,
     **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
     **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
+    "num_skipped_steps": WHOLE,
     **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
     **_columns_of(Throughput, ""),
     "counter": TEXT,
@@ -57,6 +58,7 @@ COLUMNS: dict[str, str] = {
     **_columns_of(Clock, "clock_"),
     **dict.fromkeys(("device_kind", "device_name"), TEXT),
     **dict.fromkeys(("num_devices", "num_threads"), WHOLE),
+    "co_tenants": TEXT,
     **dict.fromkeys(("fingerprint", "protocol_version", "git_commit"), TEXT),
     "git_dirty": FLAG,
     **dict.fromkeys(("python", "torch", "transformers"), TEXT),
@@ -104,7 +106,9 @@ def _measured(record: Record) -> dict[str, Any]:
             "tied_embeddings": record.model.tied_embeddings,
         }
     if record.training:
-        for name in ("selected_epoch", "num_steps", "first_epoch_loss", "last_epoch_loss"):
+        for name in ("selected_epoch", "num_steps", "num_skipped_steps"):
+            row[name] = getattr(record.training, name)
+        for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)
     if record.throughput:
         row |= _values(record.throughput)
@@ -143,6 +147,7 @@ def _memory(record: Record) -> dict[str, Any]:
 
 def _provenance(record: Record) -> dict[str, Any]:
     origin = record.provenance
+    tenants = origin.device.co_tenants
     return {
         **{name: getattr(origin, name) for name in ("fingerprint", "git_commit", "git_dirty")},
         "python": origin.python,
@@ -152,6 +157,7 @@ def _provenance(record: Record) -> dict[str, Any]:
         "device_name": origin.device.name,
         "num_devices": origin.device.num_devices,
         "num_threads": origin.device.num_threads,
+        "co_tenants": None if tenants is None else ", ".join(tenants),
     }
 
 

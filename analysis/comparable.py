@@ -69,6 +69,23 @@ def why_not_accuracy(collected: Collected, model: str) -> str | None:
     return None
 
 
+def tenant_notes(rows: Iterable[Any]) -> list[str]:
+    """A note that names the processes of others beside measured runs, if there were any."""
+    measured = [row for row in rows if row.status == "ok"]
+    titles: dict[str, list[str]] = {}
+    for row in measured:
+        if row.co_tenants:
+            names = listed(sorted(set(row.co_tenants.split(", "))))
+            titles.setdefault(names, []).append(f"{row.model} {method_title(row.method)}")
+    if not titles:
+        return []
+    parts = [
+        f"{names} ({'all runs' if len(held) == len(measured) else listed(dict.fromkeys(held))})"
+        for names, held in titles.items()
+    ]
+    return [f"Other processes were busy when these runs started: {'; '.join(parts)}."]
+
+
 def reason_notes(pairs: Iterable[tuple[str | None, str]]) -> list[str]:
     """A note for each reason why something is not comparable, with the methods it holds for."""
     known = list(pairs)

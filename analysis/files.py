@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the JSON lines that lie beside a record."""
+"""Bytes written whole or not at all (text: lomo.record), and the JSON lines beside a record."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ Interval = tuple[float, float]
 
 
 def sample_stderr(accuracy: float, num_examples: int) -> float:
-    """Standard error of an accuracy (a fraction) over `num_examples` independent examples."""
-    return math.sqrt(accuracy * (1 - accuracy) / num_examples)
+    """Standard error of an accuracy (a fraction) over independent examples, as lm-eval's: n - 1."""
+    return math.sqrt(accuracy * (1 - accuracy) / max(1, num_examples - 1))
 
 
 def sample_interval(accuracy: float, num_examples: int) -> Interval:

@@ -1,7 +1,7 @@
 """Reading a results folder: the plan, and the records that may share a table.
 
-This is the gate: a cut record, records of another protocol, or of two versions of the same
-method's code stop here and never reach a table.
+This is the gate: a cut record, records of another protocol, of two versions of the same method's
+code, or of two sets of weights under one model name stop here and never reach a table.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def read_records(results: Path, plan: Plan) -> dict[str, Record]:
 
 
 def check_one_origin(records: Iterable[Record], *, where: str) -> None:
-    """Raises UserError unless all follow this protocol and each method's records one code."""
+    """Raises UserError unless all follow this protocol, each method one code, each model one file
+    of weights."""
+    weights: dict[str, dict[str, str]] = {}
     origins: dict[tuple[str, ...], dict[str, str]] = {}
     for record in records:
         if record.protocol_version != PROTOCOL_VERSION:
@@ -40,10 +42,25 @@ def check_one_origin(records: Iterable[Record], *, where: str) -> None:
         seen = origins.setdefault(group, {})
         seen.setdefault(record.provenance.fingerprint, record.run_id)
         if len(seen) > 1:
-            two = " and ".join(f"{run_id} ({code[:12]})" for code, run_id in seen.items())
             raise UserError(
-                f"the {record.kind} runs of {group[0]} come from different code: {two}",
+                f"the {record.kind} runs of {group[0]} come from different code: {_two(seen)}",
                 where=where,
                 allowed="one fingerprint for each method, task and kind of run",
                 fix="delete the folders of the older runs and run the pipeline again",
             )
+        # A run that failed early names no model, one with random weights no file.
+        if record.model is None or record.model.weights_sha256 is None:
+            continue
+        seen = weights.setdefault(record.model.name, {})
+        seen.setdefault(record.model.weights_sha256, record.run_id)
+        if len(seen) > 1:
+            raise UserError(
+                f"the runs of {record.model.name} used different weights: {_two(seen)}",
+                where=where,
+                allowed="one weights_sha256 for each model",
+                fix="delete the folders of the older runs and run the pipeline again",
+            )
+
+
+def _two(runs: dict[str, str]) -> str:
+    return " and ".join(f"{run_id} ({digest[:12]})" for digest, run_id in runs.items())

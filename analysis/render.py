@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.files import write_text
 from analysis.units import EN_DASH
+from lomo.record import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 FORMATS = ("csv", "md", "tex", "html")
@@ -18,12 +18,14 @@ FORMATS = ("csv", "md", "tex", "html")
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: a text, its error behind a plus-minus, and the paper's printed value beside it."""
+    """One cell: a text, its error behind a plus-minus, a remark on it in round brackets, and the
+    paper's printed value beside it."""
 
     text: str
     error: str | None = None
     printed: str | None = None
     bold: bool = False
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

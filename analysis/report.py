@@ -9,7 +9,6 @@ from pathlib import Path
 from analysis.collected import Collected, load
 from analysis.costs import costs, zero_shot
 from analysis.figures import FIGURES
-from analysis.files import write_text
 from analysis.names import NOT_RUN
 from analysis.render import environment
 from analysis.tables import TABLES
@@ -17,6 +16,7 @@ from analysis.units import decimals
 from analysis.verdict import VERDICTS
 from analysis.verdicts import all_verdicts
 from lomo.errors import UserError
+from lomo.record import write_text
 
 CAPTIONS = {
     "overview": "Peak memory of a training step by part, speed, and mean accuracy of each method. "

@@ -41,6 +41,8 @@ def table_hyperparameters(collected: Collected) -> Table:
         notes=[
             "Every trial is kept in records.csv. The paper gave LOMO six trials a cell, LoRA one, "
             "and reported the best of them on the test set.",
+            "Blank: one value, nothing to select. En dash: ranks stand side by side and none is "
+            "selected, no trial ended well, or the paper gives no value.",
         ]
         if blocks
         else [],

@@ -124,7 +124,10 @@ def _shown(collected: Collected, cells: Sequence[accuracy.Cell], cell: accuracy.
     beside = None if printed is None else decimals(printed, 1)
     if cell.accuracy is None:
         return Cell(status_text(cell.status), printed=beside)
-    return Cell(percent(cell.accuracy), percent(cell.stderr), beside, bold=is_winner(cells, cell))
+    num, planned = len(cell.by_seed), cell.num_planned_seeds
+    remark = f"{num} of {planned} seeds" if num < planned else None
+    bold = is_winner(cells, cell)
+    return Cell(percent(cell.accuracy), percent(cell.stderr), beside, bold, remark)
 
 
 def _seed_text(cell: accuracy.Cell) -> str:
@@ -147,11 +150,7 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
         return []
     study = collected.plan.study
     notes = [study.note] if study.note else []
-    num_seeds = max(len(cell.by_seed) for cell in cells)
-    if num_seeds > 1:
-        notes.append(f"Values are means over {num_seeds} seeds; a trial is chosen for all of them.")
-    else:
-        notes.append("One seed: how much another seed would change a value is not known.")
+    notes.append(_seed_note(cells))
     reasons = {why_not_accuracy(collected, cell.model) for cell in cells} - {None}
     notes += [f"Not comparable with the paper: {reason}." for reason in sorted(map(str, reasons))]
     lost = [
@@ -164,9 +163,34 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
             f"Trials that did not end well or have not run: {trials}, in {cells_text}; "
             "records.csv names them."
         )
+    notes += _skipped_notes(collected, cells)
     if any(cell.status == "not_run" for cell in cells):
         notes.append("An en dash marks what has no record yet.")
     return notes
+
+
+def _seed_note(cells: Sequence[accuracy.Cell]) -> str:
+    # Zero-shot has no seed to vary, an average none of its own.
+    known = [c for c in cells if c.method != "zero_shot" and c.task != AVERAGE and c.by_seed]
+    least, most = (pick((len(c.by_seed) for c in known), default=0) for pick in (min, max))
+    seeds = f"{most} seeds" if least == most else f"{least} to {most} seeds"
+    note = f"Values are means over {seeds}; a trial is chosen for all of them."
+    if most < 2:
+        note = "One seed: how much another seed would change a value is not known."
+    if any(len(c.by_seed) < c.num_planned_seeds for c in known):
+        note += (
+            " Where not all ended well, round brackets say how many; of an average, in each task."
+        )
+    return note
+
+
+def _skipped_notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
+    reported = {run_id for cell in cells for run_id in cell.run_ids}
+    runs = [r for r in collected.rows(SECTION) if r.run_id in reported and r.num_skipped_steps]
+    if not runs:
+        return []
+    names = ", ".join(f"{row.run_id} ({row.num_skipped_steps})" for row in runs)
+    return [f"Steps skipped whole, their gradient norm not being finite: {names}."]
 
 
 def _data(collected: Collected, cells: Sequence[accuracy.Cell]) -> pd.DataFrame:
@@ -182,6 +206,7 @@ def _data(collected: Collected, cells: Sequence[accuracy.Cell]) -> pd.DataFrame:
                 "sample_low": low,
                 "sample_high": high,
                 "num_seeds": len(cell.by_seed),
+                "num_planned_seeds": cell.num_planned_seeds,
                 "seed_low": seed_low,
                 "seed_high": seed_high,
                 "above_zero_shot": gain(cells, cell),

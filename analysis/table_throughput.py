@@ -7,7 +7,13 @@ from typing import Any
 import pandas as pd
 
 from analysis.collected import Collected
-from analysis.comparable import reason_notes, why_not_devices, why_not_measured, why_not_speed
+from analysis.comparable import (
+    reason_notes,
+    tenant_notes,
+    why_not_devices,
+    why_not_measured,
+    why_not_speed,
+)
 from analysis.names import method_title, status_text
 from analysis.printed import value, value_text
 from analysis.render import Block, Cell, Table
@@ -142,6 +148,7 @@ def _notes(collected: Collected, rows: list[Any]) -> list[str]:
         for row in rows
         if row.paper_model is None or _printed(row, "peak") is not None
     )
+    notes += tenant_notes(rows)
     if any(row.status == "not_run" for row in rows):
         notes.append("An en dash marks a run that has no record yet.")
     return notes

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from analysis import accuracy
 from analysis.accuracy import AVERAGE, Cell, accuracy_cells
 from analysis.collected import Collected
-from analysis.names import TASKS, listed, method_title
-from analysis.units import decimals, number, unit_for
-from analysis.verdict import DIFFERS, NOT_RUN, REPRODUCED, Verdict
+from analysis.intervals import Interval, Z
+from analysis.names import NOT_RUN as STATUS_NOT_RUN
+from analysis.names import TASKS, method_title, status_text
+from analysis.units import decimals, percent, unit_for
+from analysis.verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, REPRODUCED, Verdict
 
 # What the paper says of fine-tuning at 13B: "above 20 points".
 FAR_ABOVE = 0.20
@@ -30,14 +33,14 @@ def order_verdicts(collected: Collected) -> list[Verdict]:
 
 def _of_section(collected: Collected, section: str, orders: Any) -> Iterator[Verdict]:
     if section not in collected.plan.sections:
-        yield _order(section, "", None, None, f"the study has no {section} section")
+        yield _untested(_CLAIMS[section], NOT_RUN, f"the study has no {section} section")
     for model in collected.models(section):
         yield from orders(model, [row for row in collected.rows(section) if row.model == model])
 
 
 def _of_accuracy(collected: Collected, section: str, orders: Any) -> Iterator[Verdict]:
     if section not in collected.plan.sections:
-        yield _order(section, "", None, None, f"the study has no {section} section")
+        yield _untested(_CLAIMS[section], NOT_RUN, f"the study has no {section} section")
     cells = accuracy_cells(collected, section)
     for model in collected.models(section):
         yield from orders(model, [cell for cell in cells if cell.model == model])
@@ -53,40 +56,51 @@ _CLAIMS = {
 
 
 def _order(
-    what: str,
-    model: str,
-    holds: bool | None,
-    measured: str | None,
-    reason: str,
-    runs: Sequence[Any] = (),
+    what: str, model: str, holds: bool, measured: str, caution: str, runs: Sequence[Any]
 ) -> Verdict:
-    verdict = NOT_RUN if holds is None else REPRODUCED if holds else DIFFERS
-    if holds is not None:
-        reason = f"as an order, on {model}" + (f"; {reason}" if reason else "")
-    run_id = " ".join(dict.fromkeys(run_id for run in runs for run_id in _run_ids(run)))
-    what = _CLAIMS.get(what, what)
-    return Verdict("Order", what, "", measured, None, verdict, reason, True, run_id)
+    verdict = REPRODUCED if holds else DIFFERS
+    reason = f"as an order, on {model}" + (f"; {caution}" if caution else "")
+    return Verdict("Order", what, "", measured, None, verdict, reason, True, _run_ids(runs))
 
 
-def _run_ids(run: Any) -> tuple[str, ...]:
-    return run.run_ids if isinstance(run, Cell) else (run.run_id,)
+def _untested(what: str, verdict: str, reason: str, runs: Sequence[Any] = ()) -> Verdict:
+    return Verdict("Order", what, "", None, None, verdict, reason, True, _run_ids(runs))
 
 
-def _lacking(model: str, titles: Sequence[str]) -> str:
-    return f"{model} has no value for {listed(titles)}"
+def _run_ids(runs: Sequence[Any]) -> str:
+    of_each = (run.run_ids if isinstance(run, Cell) else (run.run_id,) for run in runs)
+    return " ".join(dict.fromkeys(run_id for run_ids in of_each for run_id in run_ids))
+
+
+def _lacking(what: str, model: str, runs: dict[str, Any]) -> Verdict:
+    """The verdict where not all `runs` are ok; they stand under their titles, None if unplanned."""
+    failed = [r for r in runs.values() if r is not None and r.status not in ("ok", STATUS_NOT_RUN)]
+    reasons = [_why_lacking(title, run) for title, run in runs.items() if not _ok(run)]
+    verdict = NOT_COMPARABLE if failed else NOT_RUN
+    return _untested(what, verdict, f"on {model}: {', '.join(reasons)}", failed)
+
+
+def _why_lacking(title: str, run: Any | None) -> str:
+    if run is None:
+        return f"the study does not ask for {title}"
+    if run.status == STATUS_NOT_RUN:
+        return f"{title} has no record yet"
+    return f"{title} ended as {status_text(run.status)}"
+
+
+def _ok(run: Any | None) -> bool:
+    return run is not None and run.status == "ok"
 
 
 def _chain(
     what: str, model: str, rows: dict[str, Any], methods: Sequence[str], column: str
 ) -> Verdict:
     """Whether `column` rises strictly along `methods`."""
-    values = {m: number(getattr(rows[m], column)) if m in rows else None for m in methods}
-    lacking = [method_title(m) for m, value in values.items() if value is None]
-    if lacking:
-        return _order(what, model, None, None, _lacking(model, lacking))
-    known = [value for value in values.values() if value is not None]
-    holds = all(low < high for low, high in zip(known, known[1:], strict=False))
+    if not all(_ok(rows.get(m)) for m in methods):
+        return _lacking(what, model, {method_title(m): rows.get(m) for m in methods})
     runs = [rows[m] for m in methods]
+    known = [float(getattr(run, column)) for run in runs]
+    holds = all(low < high for low, high in zip(known, known[1:], strict=False))
     if column.endswith("_bytes"):
         unit = unit_for(known)
         texts = [f"{unit.text(value)} {unit.name}" for value in known]
@@ -105,9 +119,8 @@ def _spread(runs: Sequence[Any]) -> str:
 
 
 def _memory_orders(model: str, rows: list[Any]) -> Iterator[Verdict]:
-    ended = [row for row in rows if row.status == "ok"]
     for checkpointed in sorted({bool(row.activation_checkpointing) for row in rows}):
-        of = {r.method: r for r in ended if bool(r.activation_checkpointing) == checkpointed}
+        of = {r.method: r for r in rows if bool(r.activation_checkpointing) == checkpointed}
         setting = "with checkpointing" if checkpointed else "without checkpointing"
         chain = ("lomo", "sgd", "adamw")
         title = f"Memory {setting}, LOMO < SGD < AdamW"
@@ -115,15 +128,15 @@ def _memory_orders(model: str, rows: list[Any]) -> Iterator[Verdict]:
         yield _chain(f"{title}: true peak", model, of, chain, "peak_bytes")
         if "lomo" in {row.method for row in rows}:
             yield from _lomo_alone(model, of.get("lomo"), setting)
-    yield from _checkpointing(model, rows, ended)
+    yield from _checkpointing(model, rows)
 
 
 def _lomo_alone(model: str, row: Any | None, setting: str) -> Iterator[Verdict]:
     one = f"LOMO {setting}: gradients never exceed the largest parameter tensor"
     none = f"LOMO {setting}: no optimizer state"
-    if row is None:
+    if row is None or not _ok(row):
         for what in (one, none):
-            yield _order(what, model, None, None, _lacking(model, ["LOMO"]))
+            yield _lacking(what, model, {f"LOMO {setting}": row})
         return
     alive, largest = int(row.gradients_peak_bytes), int(row.largest_parameter_bytes)
     holds = alive <= largest + GRANULE_BYTES
@@ -134,14 +147,19 @@ def _lomo_alone(model: str, row: Any | None, setting: str) -> Iterator[Verdict]:
     yield _order(none, model, state == 0, f"{state:,} B", "", [row])
 
 
-def _checkpointing(model: str, rows: list[Any], ended: list[Any]) -> Iterator[Verdict]:
+def _checkpointing(model: str, rows: list[Any]) -> Iterator[Verdict]:
     for method in dict.fromkeys(row.method for row in rows):
-        if {bool(r.activation_checkpointing) for r in rows if r.method == method} != {True, False}:
-            continue
-        of = {bool(r.activation_checkpointing): r for r in ended if r.method == method}
-        what = f"{method_title(method)}: checkpointing makes activations smaller"
+        of = {bool(r.activation_checkpointing): r for r in rows if r.method == method}
         if len(of) < 2:
-            yield _order(what, model, None, None, _lacking(model, ["both settings"]))
+            continue
+        title = method_title(method)
+        what = f"{title}: checkpointing makes activations smaller"
+        if not all(map(_ok, of.values())):
+            runs = {
+                f"{title} without checkpointing": of[False],
+                f"{title} with checkpointing": of[True],
+            }
+            yield _lacking(what, model, runs)
             continue
         off, on = (int(of[flag].sum_activations_bytes) for flag in (False, True))
         unit = unit_for([off, on])
@@ -150,7 +168,7 @@ def _checkpointing(model: str, rows: list[Any], ended: list[Any]) -> Iterator[Ve
 
 
 def _speed_orders(model: str, rows: list[Any]) -> Iterator[Verdict]:
-    of = {row.method: row for row in rows if row.status == "ok"}
+    of = {row.method: row for row in rows}
     for other in ("adamw", "sgd"):
         what = f"Tokens/s per device, LOMO above {method_title(other)}"
         yield _chain(what, model, of, (other, "lomo"), "tokens_per_s_per_device")
@@ -185,15 +203,20 @@ def _at_least(
     names: tuple[str, str],
     margin: float,
 ) -> Verdict:
-    a, b = (cell.accuracy if cell else None for cell in (first, second))
-    if a is None or b is None:
-        lacking = [name for name, value in zip(names, (a, b), strict=True) if value is None]
-        return _order(what, model, None, None, _lacking(model, lacking))
-    assert first is not None and second is not None
-    points = 100 * (a - b)
-    text = f"{names[0]} {decimals(100 * a, 1)} %, {names[1]} {decimals(100 * b, 1)} %"
-    error = 100 * (first.stderr or 0.0), 100 * (second.stderr or 0.0)
-    within = abs(points - 100 * margin) < 1.96 * (error[0] ** 2 + error[1] ** 2) ** 0.5
-    reason = "within the error of the test sample" if within else ""
+    if first is None or second is None or first.accuracy is None or second.accuracy is None:
+        return _lacking(what, model, dict(zip(names, (first, second), strict=True)))
+    gap = first.accuracy - second.accuracy - margin
+    text = ", ".join(
+        f"{name} {percent(cell.accuracy)} %"
+        for name, cell in zip(names, (first, second), strict=True)
+    )
+    of_sample = Z * math.hypot(first.stderr or 0.0, second.stderr or 0.0)
+    of_seeds = math.hypot(_half(first.seeds), _half(second.seeds))
+    cautions = ["within the error of the test sample"] if abs(gap) < of_sample else []
+    cautions += ["within the seeds' interval"] if abs(gap) < of_seeds else []
     # 1e-9: equal accuracies must not differ by a rounding of binary fractions.
-    return _order(what, model, points >= 100 * margin - 1e-9, text, reason, [first, second])
+    return _order(what, model, gap >= -1e-9, text, "; ".join(cautions), [first, second])
+
+
+def _half(interval: Interval | None) -> float:
+    return (interval[1] - interval[0]) / 2 if interval else 0.0

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from lomo.errors import UserError
+
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.models.huggingface import HFLM
@@ -58,14 +60,24 @@ class Batch:
 def encode(
     lm: HFLM, task: Task, documents: Sequence[dict[str, object]], *, max_length: int
 ) -> list[Example]:
-    """The documents as examples, cut on the left to `max_length` tokens as lm-eval cuts them."""
+    """The documents as examples of at most `max_length` tokens: long prompts lose their left end.
+
+    That is two tokens of the prompt less than lm-eval keeps when it scores, for the end token.
+    Raises UserError for an answer that leaves no room for a prompt.
+    """
     examples = []
     for document in documents:
         choices = task.doc_to_choice(document)
         answer = task.config.target_delimiter + choices[task.doc_to_target(document)]
         prompt, target = lm._encode_pair(task.fewshot_context(document, 0), answer)
         target = [*target, lm.tokenizer.eos_token_id]
-        prompt = prompt[-max(1, max_length - len(target)) :]
+        if len(target) >= max_length:
+            raise UserError(
+                f"an answer of {len(target)} tokens leaves no room for its prompt",
+                where="max_length",
+                allowed=f"more than {len(target)}, it is {max_length}",
+            )
+        prompt = prompt[len(target) - max_length :]
         examples.append(Example(prompt + target, len(prompt)))
     return examples
 

@@ -183,10 +183,16 @@ def _run(options: argparse.Namespace) -> None:
     from lomo.lock import exclusive
     from lomo.run import execute, finished
 
-    with exclusive(options.out / ".lock") as waited:
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot be made ({error.strerror})", where=f"--out {options.out}"
+        ) from error
+    with exclusive(options.out / ".lock") as waited_s:
         # Only where we waited: a record that stood here before was there to be replaced.
-        record = (finished(spec, options.out) if waited else None) or execute(
-            spec, options.out, Clock()
+        record = (finished(spec, options.out) if waited_s else None) or execute(
+            spec, options.out, Clock(waited_s=waited_s)
         )
     _say(_one_line(record))
 

@@ -6,9 +6,11 @@ the time of imports is not lost.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -21,9 +23,9 @@ Phase = Literal["load", "compile", "train", "evaluate", "save"]
 class Clock:
     """Counts seconds for one phase at a time. An inner phase pauses the outer one."""
 
-    def __init__(self) -> None:
-        since_creation = time.time() - psutil.Process().create_time()
-        self._started = time.perf_counter() - since_creation
+    def __init__(self, *, waited_s: float = 0.0) -> None:
+        """`waited_s`: seconds that the process waited for another before its own work."""
+        self._started = time.perf_counter() - process_age_s() + waited_s
         self._mark = self._started
         self._stack: list[Phase | None] = ["load"]
         self._seconds: dict[Phase | None, float] = {}
@@ -67,5 +69,16 @@ class Clock:
         return record.Clock(
             **{f"{phase}_s": self._seconds.get(phase, 0.0) for phase in phases},
             other_s=self._seconds.get(None, 0.0),
-            wall_s=sum(self._seconds.values()),
+            wall_s=self._mark - self._started,
         )
+
+
+def process_age_s() -> float:
+    """Seconds since this process was created, to 1/100 s where the kernel says so."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+    except (OSError, AttributeError):
+        # psutil counts from the boot time in whole seconds on Linux; elsewhere it is exact.
+        return time.time() - psutil.Process().create_time()

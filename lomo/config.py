@@ -50,7 +50,7 @@ class TrainSettings(Strict):
     num_dev: int = Field(
         200,
         ge=1,
-        description="examples drawn from train, not trained on, to select epoch and trial",
+        description="examples drawn from train, a fifth at most, to select epoch and trial",
     )
     num_test: int = Field(1000, ge=1, description="examples of val that are reported")
     sample_seed: int = Field(0, ge=0, description="seed that draws these examples")
@@ -72,7 +72,9 @@ class Accuracy(Strict):
     models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
     methods: list[str] = Field(min_length=1, description="method ids")
     tasks: list[TaskName] = Field(min_length=1, description="tasks")
-    seeds: list[int] = Field([42], min_length=1, description="seeds of data order and adapters")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        [42], min_length=1, description="seeds of data order and adapters"
+    )
     ranks: list[Annotated[int, Field(ge=1)]] | None = Field(
         None,
         min_length=1,

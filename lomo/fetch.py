@@ -11,9 +11,10 @@ import zipfile
 from pathlib import Path
 
 from lomo.errors import UserError
-from lomo.models import ModelEntry, weights_sha256
+from lomo.models import ModelEntry
 from lomo.record import write_text
 from lomo.tasks.superglue import TASKS, read_documents
+from lomo.weights import weights_sha256
 
 SUPERGLUE_URL = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{name}.zip"
 # Lines of the official files: a download of another size is not SuperGLUE v2.

@@ -37,10 +37,13 @@ def model_folder(entry: ModelEntry, study: str) -> str:
     return f"results/{study}/models/{entry.name}"
 
 
-def model_file(entry: ModelEntry, study: str) -> str:
-    """The file that is there once the model is, whole."""
-    name = {"hub": "fetched.json", "local": "config.json"}.get(entry.weights, "model.safetensors")
-    return f"{model_folder(entry, study)}/{name}"
+def model_files(entry: ModelEntry, study: str) -> list[str]:
+    """What a run reads of its model; where it is made or fetched, the file that is written last."""
+    folder = model_folder(entry, study)
+    if entry.weights == "local":
+        weights = sorted(path.as_posix() for path in Path(folder).glob("*.safetensors"))
+        return [f"{folder}/config.json", f"{folder}/tokenizer.json", *weights]
+    return [f"{folder}/{'fetched.json' if entry.weights == 'hub' else 'model.safetensors'}"]
 
 
 def gpus_a_run(study: Study) -> int:

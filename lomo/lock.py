@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +13,21 @@ from lomo.errors import UserError
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[bool]:
-    """Holds the lock file `path`; gives whether another process had to be waited for.
+def exclusive(path: Path) -> Iterator[float]:
+    """Holds the lock file `path`; gives the seconds that another process was waited for, or 0.
 
     A pipeline that was killed leaves its running jobs behind. The same job, started again, waits
     here for the old one, and finds its work done.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        waited = not _try(file)
-        if waited:
+        waited_s = 0.0
+        if not _try(file):
             print(f"waiting for another process that works on {path.parent}", flush=True)
+            started = time.perf_counter()
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield waited
+            waited_s = time.perf_counter() - started
+        yield waited_s
 
 
 def hold(path: Path) -> IO[str]:

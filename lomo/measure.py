@@ -7,6 +7,7 @@ ledger is taken on one more step after the timed ones, when all state exists.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,16 +17,16 @@ import torch
 from lomo.batches import Batch, random_batch
 from lomo.clock import Clock
 from lomo.engines.single import StepPhase, training_step
+from lomo.findings import Deadline, Findings, RunStopped, model_facts, synchronise
 from lomo.memory.cuda import read_cuda_peaks, reset_cuda_peaks, residual_bytes
 from lomo.memory.host import host_peak_rss_bytes
 from lomo.memory.ledger import Ledger, StepMeter
 from lomo.methods import Prepared, prepare
-from lomo.models import checkpoint_activations, load_model, weights_sha256
 from lomo.plan import MeasureSpec
 from lomo.record import LedgerParts, Memory, SumOfTerms, write_text
-from lomo.run import Deadline, Findings, RunStopped, model_facts, synchronise
 from lomo.throughput import TimedStep, summarise
 from lomo.tracking import History
+from lomo.weights import checkpoint_activations, load_model, weights_sha256
 
 SEED = 0
 
@@ -83,8 +84,8 @@ def _time_steps(
                 prepared.model, optimizers, [given], max_grad_norm=spec.max_grad_norm
             )
             seconds = synchronise(device) - started
-            if result.loss != result.loss:
-                raise RunStopped("diverged", "the loss is not a number", step=step)
+            if not math.isfinite(result.loss):
+                raise RunStopped("diverged", f"the loss is {result.loss}", step=step)
             timed.append(TimedStep(seconds, given.num_tokens, given.input_ids_BS.numel()))
             history.add("step", step=step, loss=result.loss, step_s=seconds)
     findings.throughput = summarise(timed, num_warmup_steps=spec.num_warmup_steps, world_size=1)

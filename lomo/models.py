@@ -6,19 +6,15 @@ folder. Weights are safetensors only and no code of a model is ever executed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from lomo.config import Strict, parse, read_yaml
 from lomo.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REGISTRY = Path("config/models.yaml")
 
@@ -62,6 +58,10 @@ class ModelEntry(Strict):
         lacking = [name for name in needs if getattr(self, name) is None]
         if lacking:
             raise ValueError(f"weights: {self.weights} needs {', '.join(lacking)}")
+        unused = {"hub", "revision", "path", "pretrain"} - set(needs)
+        given = sorted(name for name in unused if getattr(self, name) is not None)
+        if given:
+            raise ValueError(f"weights: {self.weights} does not use {', '.join(given)}")
         return self
 
     @property
@@ -81,7 +81,9 @@ def registry(path: Path = REGISTRY) -> dict[str, ModelEntry]:
             ModelEntry, {**data, "name": name} if isinstance(data, dict) else data, where=where
         )
         if entry.path is not None:
-            entry = local_entry(Path(entry.path), where=where).model_copy(update={"name": name})
+            entry = local_entry(Path(entry.path), where=where).model_copy(
+                update={"name": name, "paper": entry.paper}
+            )
         entries[name] = entry
     return entries
 
@@ -98,7 +100,7 @@ def resolve_model(name: str, *, where: str) -> ModelEntry:
         f"unknown model {name!r}",
         where=where,
         allowed=f"a folder in Hugging Face layout, or one of {', '.join(known)}",
-        fix=f"did you mean {close!r}?" if close else None,
+        fix=f"did you mean {close!r}?" if close else "give a folder: --config models=FOLDER",
     )
 
 
@@ -139,49 +141,3 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
     return ModelEntry(
         name=folder.resolve().name.lower(), weights="local", path=str(folder), architecture=simple
     )
-
-
-def load_model(folder: str, *, dtype: str, attention: str, device: str) -> PreTrainedModel:
-    """The causal LM in `folder`, weights in `dtype`, on `device`. Never executes a model's code."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-    model.config.use_cache = False
-    return model.to(torch.device(device))  # type: ignore[arg-type]
-
-
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Makes each layer's activations be recomputed in the backward pass."""
-    # transformers 5.23 renamed it; 5.17 knows only the old name.
-    name = "activation_checkpointing_enable"
-    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
-    enable({"use_reentrant": False})
-
-
-def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`. Raises UserError if it has no end-of-sequence token."""
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
-    )
-    if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no end-of-sequence token", where=folder)
-    return tokenizer
-
-
-def weights_sha256(folder: str) -> str:
-    """One hash over the safetensors files of a folder, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -96,6 +96,12 @@ def make_plan(study: Study, *, source: str) -> Plan:
     runs: dict[str, TrainSpec | MeasureSpec] = {}
     sections: dict[str, list[str]] = {}
     entries: dict[str, ModelEntry] = {}
+    if study.data != "generated" and "generated" in study.model_fields_set:
+        raise UserError(
+            "says how data is generated, but the study's data is not",
+            where=f"{source}: generated",
+            fix="remove it, or write data: generated",
+        )
     for name, section in study.sections().items():
         where = f"{source}: {name}"
         for model in study.models_of(section):
@@ -132,6 +138,9 @@ def make_plan(study: Study, *, source: str) -> Plan:
 
 def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]:
     _check_grids(section, where)
+    settings = section.settings.model_dump()
+    if study.selection == "test":
+        settings["num_dev"] = 0  # nothing is selected on it, so nothing is held back
     specs = []
     for model, method in itertools.product(study.models_of(section), section.methods):
         entry = resolve_model(model, where=f"{where}.models")
@@ -158,7 +167,7 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
                     device=study.device,
                     selection=study.selection,
                     num_threads=study.num_threads,
-                    **section.settings.model_dump(),
+                    **settings,
                 )
             )
     return specs
@@ -225,6 +234,8 @@ def _hyper(method: str, point: dict[str, HyperValue], where: str) -> dict[str, H
 
 
 def _check_grids(section: Accuracy, where: str) -> None:
+    for method in section.methods:
+        methods.check_name(method, where=f"{where}.methods")
     for method, grid in section.grids.items():
         methods.check_name(method, where=f"{where}.grids")
         if method not in section.methods:
@@ -247,6 +258,20 @@ def _check_grids(section: Accuracy, where: str) -> None:
                 where=f"{where}.grids.{method}.rank",
                 fix="leave one of them out",
             )
+    adapted = [m for m in section.methods if "rank" in methods.describe(m).hyper.model_fields]
+    if section.ranks and not adapted:
+        raise UserError(
+            "no method of the section has a rank",
+            where=f"{where}.ranks",
+            fix="add lora or lora_lomo to `methods`, or remove `ranks`",
+        )
+    settings = section.settings
+    if settings.gradient_accumulation > settings.batch_size:
+        raise UserError(
+            f"{settings.gradient_accumulation} micro-batches of a batch of {settings.batch_size}",
+            where=f"{where}.settings.gradient_accumulation",
+            allowed=f"at most {settings.batch_size}, one example each",
+        )
 
 
 def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, where: str) -> None:
@@ -343,7 +368,11 @@ def read_plan(results: Path) -> Plan:
     try:
         return Plan.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", where=str(path), fix=fix) from error
+        raise UserError(
+            f"cannot be read ({error.strerror})",
+            where=str(path),
+            fix="give the folder of a study, results/<study>, that the pipeline has begun",
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
@@ -17,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from lomo import methods
+from lomo.clock import process_age_s
 from lomo.plan import MeasureSpec, TrainSpec
 from lomo.record import Device, Provenance
 
@@ -56,21 +58,26 @@ ENTRY = {
     "measure": "lomo.measure",
     "pretrain": "lomo.pretrain",
     "generate": "lomo.tasks.miniature",
+    "analysis": "analysis.cli",
 }
 
 
 def fingerprint(kind: str, method: str | None = None, task: str | None = None) -> str:
     """Hash of the sources that define the numbers of a run, comments and docstrings left out.
 
-    `kind` is train, measure, pretrain or generate. The sources are the modules of this package
-    that the kind's entry module and the method's module import, directly or not. A touched
-    comment changes nothing; an edited update rule changes exactly the methods that use it, an
-    edited prompt the runs of its task.
+    `kind` is one of ENTRY. The sources are the modules of its package that the kind's entry
+    module and the method's module import, directly or not. A touched comment changes nothing; an
+    edited update rule changes exactly the methods that use it, an edited prompt the runs of its
+    task.
     """
     roots = [ENTRY[kind]] + ([methods.modules()[method]] if method else [])
     digest = hashlib.sha256()
     for name in sorted(_closure(roots)):
         digest.update(f"{name}\n{_meaning(name)}\n".encode())
+    if kind == "analysis":
+        folder = Path(__file__).parent.parent / "analysis"
+        for path in sorted([*folder.glob("paper/*.csv"), *folder.glob("templates/*")]):
+            digest.update(path.read_bytes())
     if task:
         prompt = Path(__file__).parent / "tasks" / f"{task}.yaml"
         lines = prompt.read_text(encoding="utf-8").splitlines()
@@ -190,7 +197,7 @@ def read_provenance(spec: TrainSpec | MeasureSpec, device: str) -> Provenance:
         platform=platform.platform(),
         packages=dict(_versions()),
         device=read_device(device),
-        started_at=datetime.fromtimestamp(psutil.Process().create_time(), UTC).isoformat(),
+        started_at=datetime.fromtimestamp(time.time() - process_age_s(), UTC).isoformat(),
         missing=missing,
     )
 

@@ -117,6 +117,8 @@ class Training(Block):
     """What the training loop did."""
 
     num_steps: int
+    # Steps that LOMO or AdaLomo skipped whole, because the gradient's norm was not finite.
+    num_skipped_steps: int
     num_epochs: int
     num_train_examples: int
     num_tokens: int

@@ -8,6 +8,7 @@ starting W&B takes longer than a short run.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -29,6 +30,10 @@ class History:
 
     def add(self, event: str, **values: Any) -> None:
         """One event with its values."""
+        # JSON knows no NaN and no infinity.
+        for key, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[key] = None
         self._file.write(json.dumps({"event": event, **values}) + "\n")
         self._file.flush()
         if self._wandb is not None:
@@ -50,6 +55,7 @@ class WandbRun:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
+        self._last_step = 0
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             mode="online" if mode == "online" else "offline",
@@ -73,7 +79,9 @@ class WandbRun:
             for key, value in event.items()
             if isinstance(value, int | float) and key != "step"
         }
-        self._run.log(numbers, step=event["step"])
+        # W&B drops what goes back in steps, and the kept epoch may be scored after later ones.
+        self._last_step = max(self._last_step, event["step"])
+        self._run.log({**numbers, f"{prefix}/of_step": event["step"]}, step=self._last_step)
 
     def finish(self, record: Record | None) -> None:
         """Ends the run, with what the record found."""

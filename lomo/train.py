@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from lomo import evaluate
 from lomo.batches import Batch, Example, encode, epoch_batches, micro_batches
 from lomo.clock import Clock
 from lomo.engines.single import StepResult, training_step
+from lomo.findings import Deadline, Findings, RunStopped, model_facts, synchronise
 from lomo.methods import Prepared, prepare
-from lomo.models import checkpoint_activations, load_model, load_tokenizer, weights_sha256
 from lomo.plan import TrainSpec
 from lomo.record import Evaluation, Training
-from lomo.run import Deadline, Findings, RunStopped, model_facts, synchronise
 from lomo.tasks.superglue import split_documents
 from lomo.throughput import TimedStep, summarise
 from lomo.tracking import History
+from lomo.weights import checkpoint_activations, load_model, load_tokenizer, weights_sha256
 
 NUM_WARMUP_STEPS = 3  # dropped from tokens/s: first steps allocate and choose kernels
 
@@ -45,19 +46,23 @@ def work(
     tokenizer = load_tokenizer(spec.model_path)
     prepared = _load(spec, device, findings)
     lm = evaluate.wrap(prepared.model, tokenizer, spec, device)
-    tasks = {split: evaluate.load_task(spec, split) for split in ("dev", "test")}
+    splits: dict[Any, None] = dict.fromkeys((spec.selection, "test"))
+    tasks = {split: evaluate.load_task(spec, split) for split in splits}
     examples = encode(lm, tasks["test"], documents["train"], max_length=spec.max_length)
     clock.loaded()
     findings.missing["memory"] = "measured in runs of their own"
 
     trainer = _Trainer(spec, device, clock, history, findings, prepared, lm, tasks, folder)
-    if prepared.optimizers:
-        with clock.phase("train"):
-            trainer.train(examples, pad_id=tokenizer.eos_token_id)
-    else:
-        findings.missing["training"] = findings.missing["throughput"] = "nothing is trained"
-        trainer.evaluate(spec.selection, step=0, epoch=0)
-    trainer.report()
+    try:
+        if prepared.optimizers:
+            with clock.phase("train"):
+                trainer.train(examples, pad_id=tokenizer.eos_token_id)
+        else:
+            findings.missing["training"] = findings.missing["throughput"] = "nothing is trained"
+            trainer.evaluate(spec.selection, step=0, epoch=0)
+        trainer.report()
+    finally:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _load(spec: TrainSpec, device: str, findings: Findings) -> Prepared:
@@ -96,6 +101,7 @@ class _Trainer:
         self.best: Evaluation | None = None
         self.best_file = folder / "checkpoints" / "best.safetensors"
         self.deadline = Deadline(clock, spec.timeout_s)
+        self.num_skipped_steps = 0
 
     def train(self, examples: list[Example], *, pad_id: int) -> None:
         """All epochs, an evaluation after each, and the facts of the training."""
@@ -135,7 +141,7 @@ class _Trainer:
         timed: list[TimedStep],
     ) -> float:
         """One timed optimizer step; its loss. Raises RunStopped if the loss is not finite."""
-        self.deadline.check(step)
+        self.deadline.check(step - 1 or None)
         self.findings.step = step
         started = synchronise(self.device)
         result: StepResult = training_step(
@@ -144,7 +150,8 @@ class _Trainer:
             micro_batches(batch.to(self.device), self.spec.gradient_accumulation),
             max_grad_norm=self.spec.max_grad_norm,
         )
-        learning_rate = schedules[0].get_last_lr()[0]
+        rates = [schedule.get_last_lr()[0] for schedule in schedules]
+        self.num_skipped_steps += result.skipped
         for schedule in schedules:
             schedule.step()
         seconds = synchronise(self.device) - started
@@ -153,8 +160,10 @@ class _Trainer:
             "step",
             step=step,
             epoch=epoch,
-            loss=result.loss if math.isfinite(result.loss) else None,
-            learning_rate=learning_rate,
+            loss=result.loss,
+            # The method's own is the last; LoRA+LOMO has the base weights' before it.
+            learning_rate=rates[-1],
+            **({"lomo_learning_rate": rates[0]} if len(rates) > 1 else {}),
             grad_norm=result.grad_norm,
             num_tokens=batch.num_tokens,
             step_s=seconds,
@@ -165,11 +174,14 @@ class _Trainer:
 
     def evaluate(self, split: Any, *, step: int, epoch: int) -> list[dict[str, Any]]:
         """Scores `split`, keeps the weights if it is the best so far; per-example results."""
-        self.deadline.check(step)
+        self.deadline.check(step or None)
         with self.clock.phase("evaluate"):
             evaluation, samples = evaluate.score(
                 self.lm, self.tasks[split], split=split, step=step, epoch=epoch
             )
+        scores = [score for sample in samples for score in sample["log_likelihoods"]]
+        if not all(map(math.isfinite, scores)):
+            raise RunStopped("diverged", "a score is not finite", step=step or None)
         self.findings.evaluations.append(evaluation)
         self.history.add(
             "evaluation",
@@ -200,7 +212,6 @@ class _Trainer:
             samples = self.evaluate("test", step=best.step, epoch=best.epoch)
             self._write_samples(samples)
             best = self.findings.evaluations[-1]
-        self.best_file.unlink(missing_ok=True)
         self.findings.result = best
         if self.findings.training is not None:
             self.findings.training = self.findings.training.model_copy(
@@ -240,6 +251,7 @@ class _Trainer:
             num_steps=len(timed),
             num_epochs=len(epochs),
             num_train_examples=num_examples,
+            num_skipped_steps=self.num_skipped_steps,
             num_tokens=sum(step.num_tokens for step in timed),
             selected_epoch=None,
             missing={**missing, "selected_epoch": "the training did not reach its end"},

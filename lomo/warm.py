@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,9 @@ _PRELOADED = (
     "lomo.optim",
 )
 _PR_SET_PDEATHSIG = 1
+_SIGNALLED = 128  # what a shell adds to the number of the signal that killed a command
+_HINTS = {9: " (often the kernel's, when memory runs out)"}
+_START_S = 120.0
 
 
 def hand_over(arguments: Sequence[str]) -> int | None:
@@ -50,17 +54,35 @@ def hand_over(arguments: Sequence[str]) -> int | None:
         request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd())})
         socket.send_fds(connection, [request.encode()], [1, 2])
         answer = connection.recv(16)
-    return int(answer) if answer else 1
+    if not answer:
+        # The run itself may live on: its lock makes us wait for it and take its record.
+        print("the warm process has died; running without it", file=sys.stderr)
+        return None
+    if int(answer) > _SIGNALLED:
+        signal_number = int(answer) - _SIGNALLED
+        print(
+            f"the run was killed by signal {signal_number}{_HINTS.get(signal_number, '')}",
+            file=sys.stderr,
+        )
+    return int(answer)
 
 
 def start(path: Path, num_threads: int) -> subprocess.Popen[bytes]:
-    """Starts the warm process of a study; it ends with this one, however this one ends."""
+    """Starts the warm process of a study and waits until it is ready.
+
+    It ends with this process, however this one ends.
+    """
     path.unlink(missing_ok=True)
-    os.environ["LOMO_WARM"] = str(path)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "lomo", "warm", "--socket", str(path)],
         env={**os.environ, "OMP_NUM_THREADS": str(num_threads)},
     )
+    deadline = time.monotonic() + _START_S
+    # No run starts before: it would share the machine with these imports.
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.environ["LOMO_WARM"] = str(path)
+    return process
 
 
 def serve(path: Path) -> None:
@@ -91,22 +113,29 @@ def _accept(
     listener: socket.socket, selector: selectors.BaseSelector, runs: dict[int, socket.socket]
 ) -> None:
     connection, _ = listener.accept()
-    request, outputs, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    connection.settimeout(5)  # a client that says nothing must not hold up the others
+    try:
+        request, outputs, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    except OSError:
+        request, outputs = b"", []
     if not request:
         connection.close()
         return
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        listener.close()
-        _run(json.loads(request), outputs)
+        # Held open here, they would keep waiting those whose run has ended.
+        for held in (listener, connection, *runs.values()):
+            held.close()
+        selector.close()
+        _run(request, outputs)
     for output in outputs:
         os.close(output)
     runs[child] = connection
     selector.register(connection, selectors.EVENT_READ, data=child)
 
 
-def _run(request: dict[str, Any], outputs: Sequence[int]) -> None:
+def _run(request: bytes, outputs: Sequence[int]) -> None:
     """Becomes the process of one command; never returns."""
     from lomo.cli import main
 
@@ -115,8 +144,9 @@ def _run(request: dict[str, Any], outputs: Sequence[int]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(outputs[0], 1)
         os.dup2(outputs[1], 2)
-        os.chdir(request["folder"])
-        code = main(request["arguments"])
+        asked: dict[str, Any] = json.loads(request)
+        os.chdir(asked["folder"])
+        code = main(asked["arguments"])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -135,8 +165,9 @@ def _reap(runs: dict[int, socket.socket], selector: selectors.BaseSelector) -> N
             connection = runs.pop(child)
             with contextlib.suppress(OSError, KeyError):
                 selector.unregister(connection)
+            code = os.waitstatus_to_exitcode(status)
             with contextlib.suppress(OSError):
-                connection.sendall(str(os.waitstatus_to_exitcode(status) & 0xFF).encode())
+                connection.sendall(str(code if code >= 0 else _SIGNALLED - code).encode())
             connection.close()
 
 

@@ -20,9 +20,10 @@ from lomo.batches import (
     random_batch,
 )
 from lomo.config import Study
-from lomo.models import load_model, load_tokenizer
+from lomo.errors import UserError
 from lomo.plan import TrainSpec, make_plan
 from lomo.tasks.superglue import TASKS, split_documents
+from lomo.weights import load_model, load_tokenizer
 
 EXAMPLES = [Example(list(range(10 * n, 10 * n + n)), n - 2) for n in range(3, 12)]
 
@@ -114,13 +115,12 @@ def test_a_long_prompt_is_cut_on_the_left_and_the_answer_kept(
         assert short.tokens[short.num_prompt_tokens :] == answer
 
 
-def test_an_answer_longer_than_the_limit_keeps_a_prompt_token(
-    lm: Any, study_dict: dict[str, Any]
-) -> None:
-    """With no token before it, the answer's first token would have nothing to be predicted from."""
+def test_no_example_is_longer_than_the_limit(lm: Any, study_dict: dict[str, Any]) -> None:
     spec = spec_of(study_dict, "copa")
     task = evaluate.load_task(spec, "test")
-    assert {e.num_prompt_tokens for e in encode(lm, task, documents_of(spec), max_length=2)} == {1}
+    assert max(len(e.tokens) for e in encode(lm, task, documents_of(spec), max_length=20)) == 20
+    with pytest.raises(UserError, match="leaves no room for its prompt"):
+        encode(lm, task, documents_of(spec), max_length=3)
 
 
 def test_labels_stand_on_the_answer_and_the_end_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -39,3 +41,15 @@ def test_a_phase_ends_with_an_error() -> None:
     before = clock.read().train_s
     time.sleep(0.02)
     assert clock.read().train_s == before
+
+
+def test_a_process_is_as_old_as_its_parents_stopwatch_says() -> None:
+    code = "from lomo.clock import Clock; print(Clock().wall_s)"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    elapsed = time.perf_counter() - started
+    assert 0.02 < float(done.stdout) < elapsed + 0.02
+
+
+def test_waiting_for_another_process_is_no_time_of_the_run() -> None:
+    assert Clock().wall_s - Clock(waited_s=5.0).wall_s == pytest.approx(5.0, abs=0.05)

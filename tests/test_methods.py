@@ -12,8 +12,8 @@ from lomo import methods
 from lomo.batches import random_batch
 from lomo.config import Study
 from lomo.engines.single import training_step
-from lomo.models import load_model
 from lomo.plan import make_plan
+from lomo.weights import load_model
 
 TRAINED = [name for name in methods.MODULES if methods.describe(name).trains]
 

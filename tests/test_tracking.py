@@ -83,5 +83,13 @@ def test_a_run_without_a_record_ends_as_failed(
     monkeypatch.setenv("LOMO_WANDB", "online")
     history = History(spec.study, spec.run_id, spec.model_dump(), tmp_path)
     history.add("step", step=1, loss=2.0)
+    history.add("step", step=3, loss=float("nan"))
+    history.add("evaluation", step=2, split="test", value=0.5)
     history.close(None)
-    assert started[0].logged == [(1, {"step/loss": 2.0})] and started[0].exit_code == 1
+    (run,) = started
+    assert run.logged[0] == (1, {"step/loss": 2.0, "step/of_step": 1})
+    # W&B drops what goes back in steps: the kept epoch's score comes with the latest.
+    assert run.logged[2] == (3, {"test/value": 0.5, "test/of_step": 2})
+    assert run.exit_code == 1
+    lines = (tmp_path / "history.jsonl").read_text()
+    assert "NaN" not in lines and '"loss": null' in lines

@@ -150,6 +150,41 @@ def test_divergence_is_a_result(plan: Plan, tmp_path: Path) -> None:
     assert "nan" in record.evidence.message or "inf" in record.evidence.message
 
 
+def test_weights_that_the_last_step_spoilt_are_no_score(plan: Plan, tmp_path: Path) -> None:
+    """No later loss shows it: only the scores do."""
+    spec = spec_of(plan, "sgd", hyper={"learning_rate": 1e38, "warmup_ratio": 0.0})
+    record = run(spec.model_copy(update={"epochs": 1, "batch_size": 32}), tmp_path)
+    assert record.training is not None and record.training.num_steps == 1
+    assert record.status == "diverged" and record.result is None and not record.evaluations
+
+
+def test_skipped_steps_are_counted(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lomo.optim import FusedBackward
+
+    monkeypatch.setattr(FusedBackward, "_read_norm", lambda *_: (float("inf"), 0.0))
+    record = run(spec_of(plan, "lomo"), tmp_path)
+    assert record.training is not None
+    assert record.training.num_skipped_steps == record.training.num_steps == 8
+
+
+def test_an_infinite_loss_of_a_measured_step_is_divergence(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lomo import measure
+    from lomo.engines.single import StepResult
+
+    monkeypatch.setattr(measure, "training_step", lambda *_, **__: StepResult(float("inf"), None))
+    assert run(spec_of(plan, "lomo", "measure"), tmp_path).status == "diverged"
+
+
+def test_the_papers_way_holds_nothing_back_for_dev(study_dict: dict[str, Any]) -> None:
+    study = Study.model_validate({**study_dict, "selection": "test"})
+    specs = make_plan(study, source="unit.yaml").runs.values()
+    assert {spec.num_dev for spec in specs if isinstance(spec, TrainSpec)} == {0}
+
+
 def test_running_out_of_time_is_a_result(plan: Plan, tmp_path: Path) -> None:
     record = run(spec_of(plan, "sgd", timeout_s=1e-6), tmp_path)
     assert record.status == "timeout" and record.evidence is not None

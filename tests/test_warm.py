@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,3 +99,45 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 def test_nothing_to_hand_over_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOMO_WARM", raising=False)
     assert warm.hand_over(["train"]) is None
+
+
+def test_a_client_that_says_nothing_holds_nobody_up_for_long(served: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(served))
+        done = command(served, "train", "--spec", "{}", "--out", "x")
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("victim", ["run", "warm process"])
+def test_a_death_is_told(tmp_path: Path, victim: str) -> None:
+    """A killed run says by what; a killed warm process leaves the command to run by itself."""
+    path, started = tmp_path / "s", tmp_path / "started"
+    code = (
+        "import os, time; from pathlib import Path; import lomo.cli; from lomo import warm;"
+        "warm._PRELOADED = ();"
+        f"lomo.cli.main = lambda _: (Path({str(started)!r}).write_text(str(os.getpid())),"
+        " time.sleep(30))[1];"
+        f"warm.serve(Path({str(path)!r}))"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while not path.exists():
+        time.sleep(0.02)
+    client = subprocess.Popen(
+        [sys.executable, "-m", "lomo", "train", "--spec", "{}", "--out", "x"],
+        cwd=ROOT,
+        env={**os.environ, "LOMO_WARM": str(path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (started.exists() and started.read_text()):
+        time.sleep(0.02)
+    run = int(started.read_text())
+    os.kill(run if victim == "run" else server.pid, signal.SIGKILL)
+    _, message = client.communicate(timeout=60)
+    if victim == "run":
+        assert client.returncode == 128 + 9 and "killed by signal 9" in message
+    else:
+        assert "the warm process has died" in message and client.returncode == 2
+        os.kill(run, signal.SIGKILL)
+    server.kill()
+    server.wait()

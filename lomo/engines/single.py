@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,8 @@ class StepResult:
 
     loss: float
     grad_norm: float | None
+    # A fused optimizer takes no step on a norm that is not finite.
+    skipped: bool = False
 
 
 def _ignore(phase: StepPhase) -> None:
@@ -63,7 +66,8 @@ def training_step(
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return StepResult(total, grad_norm)
+    skipped = fused is not None and grad_norm is not None and not math.isfinite(grad_norm)
+    return StepResult(total, grad_norm, skipped)
 
 
 def _loss(model: nn.Module, batch: Batch, num_targets: int) -> torch.Tensor:

@@ -71,11 +71,11 @@ def split_documents(
     """Documents of `train`, `dev` and `test`, drawn by `seed`.
 
     `train` and `dev` are disjoint parts of the file's train split; `test` is drawn from val. A
-    split smaller than asked for is used whole (as the authors do with COPA and WSC); then dev
-    takes no more than a fifth of train.
+    split smaller than asked for is used whole, as the authors do with COPA and WSC; dev then takes
+    no more than a fifth of train. Without dev (`num_dev` 0) all of it is for train.
     """
     pool = read_documents(folder, task, "train")
-    if len(pool) < 2:
+    if num_dev and len(pool) < 2:
         raise UserError(
             "the file holds one example; train and dev each need one",
             where=str(folder / TASKS[task].folder / "train.jsonl"),

@@ -189,6 +189,7 @@ def _training(spec: TrainSpec) -> dict[str, Any]:
     result = evaluation("test", value, epoch)
     training = {
         "num_steps": 19 * spec.epochs,
+        "num_skipped_steps": 0,
         "num_epochs": spec.epochs,
         "num_train_examples": spec.num_train,
         "num_tokens": 40_000,

@@ -53,6 +53,34 @@ def test_two_fingerprints_of_one_method_are_refused(tmp_path: Path) -> None:
     assert "run the pipeline again" in str(error.value)
 
 
+def test_two_sets_of_weights_of_one_model_are_refused(tmp_path: Path) -> None:
+    odd = "measure/mini/lomo/128x8-bfloat16-plain"
+
+    def change(run_id: str, record: dict) -> dict:
+        if run_id == odd:
+            return record | {"model": record["model"] | {"weights_sha256": "1" * 64}}
+        return record
+
+    synthetic.write_results(tmp_path, small_plan(), change)
+    with pytest.raises(UserError, match="the runs of mini used different weights") as error:
+        collect(tmp_path)
+    assert f"{odd} (111111111111)" in str(error.value)
+    assert "delete the folders of the older runs" in str(error.value)
+
+
+def test_runs_without_a_model_or_a_weights_file_are_read(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        if "/sgd/" in run_id:
+            return synthetic.failed(record, "oom") | {"model": None}
+        if "/lomo/" in run_id:
+            absent = {"weights_sha256": None, "missing": {"weights_sha256": "random"}}
+            return record | {"model": record["model"] | absent}
+        return record
+
+    synthetic.write_results(tmp_path, small_plan(), change)
+    assert set(collect(tmp_path)["status"]) == {"ok", "oom"}
+
+
 def test_another_protocol_is_refused(tmp_path: Path) -> None:
     synthetic.write_results(
         tmp_path, small_plan(), lambda run_id, record: record | {"protocol_version": "0.9"}

@@ -145,6 +145,68 @@ def test_a_failed_trial_is_passed_over_and_told(tmp_path: Path) -> None:
     )
 
 
+def test_a_mean_over_surviving_seeds_is_marked(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        return synthetic.failed(record, "oom") if "/sgd/rte/s2/" in run_id else record
+
+    study = accuracy_study(methods=["zero_shot", "sgd", "adamw"], grids={}, seeds=[1, 2])
+    make_table(collected(tmp_path, study, change), "3")
+    lines = (tmp_path / "tables" / "table3_superglue.md").read_text().splitlines()
+    first = {line.split(" | ")[1]: line for line in reversed(lines) if line.count(" | ") > 2}
+    # The task and the average.
+    assert first["SGD"].count("(1 of 2 seeds)") == 2
+    assert "seeds)" not in first["AdamW"]
+    assert "seeds)" not in first["Zero-shot"]
+    assert any("Values are means over 1 to 2 seeds" in line for line in lines)
+    for suffix in ("tex", "html"):
+        text = (tmp_path / "tables" / f"table3_superglue.{suffix}").read_text()
+        assert text.count("(1 of 2 seeds)") == 2
+
+
+def test_the_error_of_the_test_sample_is_that_of_the_record(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        result = record["result"] | {"stderr": 0.0123, "missing": {}}
+        others = record["evaluations"][:-1]
+        return record | {"result": result, "evaluations": [*others, result]}
+
+    cells = accuracy_cells(collected(tmp_path, accuracy_study(), change), "superglue")
+    assert {cell.stderr for cell in cells} == {0.0123}
+
+
+def test_skipped_steps_are_told_under_table_3(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        if "/sgd/" in run_id:
+            return record | {"training": record["training"] | {"num_skipped_steps": 3}}
+        return record
+
+    found = collected(tmp_path, accuracy_study(), change)
+    assert any("train/mini/sgd/rte/s42/t0 (3)." in note for note in table_superglue(found).notes)
+
+
+def test_busy_neighbours_are_told_under_tables_1_and_2(built: Path, tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        if not run_id.startswith("measure/mini/sgd/"):
+            return record
+        device = record["provenance"]["device"] | {"co_tenants": ["python3.11", "cc1plus"]}
+        return record | {"provenance": record["provenance"] | {"device": device}}
+
+    found = collected(tmp_path, synthetic.study_dict(), change)
+    assert {row.co_tenants for row in found.rows("memory") if row.method == "sgd"} == {
+        "python3.11, cc1plus"
+    }
+    for which, name in (("1", "table1_memory"), ("2", "table2_throughput")):
+        make_table(found, which)
+        text = (tmp_path / "tables" / f"{name}.md").read_text()
+        told = "Other processes were busy when these runs started"
+        assert f"{told}: cc1plus and python3.11 (mini SGD)." in text
+        assert told not in (built / "tables" / f"{name}.md").read_text()
+
+
+def test_blanks_and_dashes_of_table_4_are_explained(built: Path) -> None:
+    text = (built / "tables" / "table4_hyperparameters.md").read_text()
+    assert "Blank: one value, nothing to select." in text
+
+
 @pytest.mark.parametrize(("second", "bold"), [(0.90, False), (0.60, True)])
 def test_no_winner_where_intervals_overlap(second: float, bold: bool, tmp_path: Path) -> None:
     change = scored({"/lomo/rte/s42/t0": (0.9, 0.95), "/sgd/rte/s42/t0": (0.9, second)})

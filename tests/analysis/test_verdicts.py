@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import synthetic
 
+from analysis.cli import main
 from analysis.collected import load
 from analysis.printed import COLUMNS, FILES, printed, value
-from analysis.verdict import VERDICTS, judge
+from analysis.verdict import VERDICTS, Verdict, judge
 from analysis.verdicts import all_verdicts
 
 SIZES = ("7B", "13B", "30B", "65B")
@@ -113,6 +115,65 @@ def test_a_comparable_study_is_judged_value_by_value(paper_like: Path) -> None:
         "not run",
         "the study does not ask for 65B with LOMO",
     )
+
+
+def orders_of(
+    folder: Path, study: dict, change: synthetic.Change | None = None
+) -> dict[str, Verdict]:
+    synthetic.write_results(folder, synthetic.plan_of(study), change)
+    assert main(["collect", "--results", str(folder)]) == 0
+    return {verdict.what: verdict for verdict in all_verdicts(load(folder)) if verdict.order}
+
+
+def test_an_order_says_why_it_was_not_put_to_the_test(tmp_path: Path) -> None:
+    study = synthetic.study_dict()
+    study["throughput"] |= {"methods": ["lomo", "adamw"]}
+
+    def change(run_id: str, record: dict) -> dict | None:
+        if run_id == "measure/mini/sgd/128x8-bfloat16-plain":
+            return synthetic.failed(record, "oom")
+        if run_id == "measure/mini/lomo/128x8-bfloat16-checkpointed":
+            return None
+        if run_id.startswith("train/mini/lora-r2/rte/"):
+            return synthetic.failed(record, "diverged")
+        return record
+
+    orders = orders_of(tmp_path, study, change)
+    failed = orders["Memory without checkpointing, LOMO < SGD < AdamW: true peak"]
+    assert (failed.verdict, failed.reason) == ("not comparable", "on mini: SGD ended as OOM")
+    assert failed.run_id == "measure/mini/sgd/128x8-bfloat16-plain"
+    absent = orders["Memory with checkpointing, LOMO < SGD < AdamW: true peak"]
+    assert (absent.verdict, absent.reason) == ("not run", "on mini: LOMO has no record yet")
+    both = orders["SGD: checkpointing makes activations smaller"]
+    assert both.reason == "on mini: SGD without checkpointing ended as OOM"
+    unplanned = orders["Tokens/s per device, LOMO above SGD"]
+    assert unplanned.verdict == "not run"
+    assert unplanned.reason == "on mini: the study does not ask for SGD"
+    trained = orders["Mean accuracy, LOMO at least LoRA"]
+    assert (trained.verdict, trained.reason) == (
+        "not comparable",
+        "on mini: LoRA ended as diverged",
+    )
+
+
+def test_an_order_within_the_seeds_interval_says_so(tmp_path: Path) -> None:
+    study = synthetic.study_dict()
+    for section in ("lora_rank", "memory", "throughput"):
+        study.pop(section)
+    methods = ["zero_shot", "lora", "lomo"]
+    study["superglue"] |= {"methods": methods, "tasks": ["rte"], "grids": {}, "seeds": [1, 2]}
+    test = {"lora": {1: 0.5, 2: 0.7}, "lomo": {1: 0.8, 2: 0.8}, "zero_shot": {1: 0.1}}
+
+    def change(run_id: str, record: dict) -> dict:
+        spec, known = record["spec"], {"stderr": 0.001, "missing": {}}
+        result = record["result"] | known | {"value": test[spec["method"]][spec["seed"]]}
+        return record | {"result": result, "evaluations": [*record["evaluations"][:-1], result]}
+
+    orders = orders_of(tmp_path, study, change)
+    near = orders["Mean accuracy, LOMO at least LoRA"]
+    assert near.reason == "as an order, on mini; within the seeds' interval"
+    far = orders["Mean accuracy, LOMO at least 20 points above zero-shot"]
+    assert far.reason == "as an order, on mini"
 
 
 def test_the_shown_table_counts_what_it_folds_together(built: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lomo import warm
 from lomo.cli import refuse, settle_jobs
 from lomo.errors import UserError
-from lomo.inputs import data_folder, gpus_a_run, model_file, task_files
+from lomo.inputs import data_folder, gpus_a_run, model_files, task_files
 from lomo.lock import hold
 from lomo.plan import plan_from_config
 from lomo.provenance import fingerprint, fingerprint_of
@@ -49,8 +49,8 @@ def spec_of(wildcards):
 
 
 def model_of(wildcards):
-    """The file that stands for the run's model."""
-    return model_file(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
+    """The files of the run's model."""
+    return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
 
 
 def data_of(wildcards):

@@ -18,7 +18,7 @@ rule generate:
         code=fingerprint("generate"),
     shell:
         "python -m lomo data --spec {params.spec:q} --out {params.out}/superglue"
-        " --text {output.text} 2> {log}"
+        " --text {output.text:q} 2> {log:q}"
 
 
 rule pretrain:
@@ -36,7 +36,7 @@ rule pretrain:
         out=subpath(output[0], parent=True),
         code=fingerprint("pretrain"),
     shell:
-        "python -m lomo pretrain --spec {params.spec:q} --text {input} --out {params.out:q} 2> {log}"
+        "python -m lomo pretrain --spec {params.spec:q} --text {input:q} --out {params.out:q} 2> {log:q}"
 
 
 rule fetch_model:
@@ -51,7 +51,7 @@ rule fetch_model:
         spec=lambda wildcards: PLAN.models[wildcards.model].model_dump_json(),
         out=subpath(output[0], parent=True),
     shell:
-        "python -m lomo fetch model --spec {params.spec:q} --out {params.out:q} 2> {log}"
+        "python -m lomo fetch model --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
 
 
 rule fetch_superglue:
@@ -68,4 +68,4 @@ rule fetch_superglue:
     params:
         out=subpath(output[0], ancestor=2),
     shell:
-        "python -m lomo fetch superglue --out {params.out:q} 2> {log}"
+        "python -m lomo fetch superglue --out {params.out:q} 2> {log:q}"

@@ -21,7 +21,7 @@ rule train:
         out=subpath(output[0], parent=True),
         code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
-        "python -m lomo train --spec {params.spec:q} --out {params.out:q} 2> {log}"
+        "python -m lomo train --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
 
 
 rule measure:
@@ -44,4 +44,4 @@ rule measure:
         out=subpath(output[0], parent=True),
         code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
-        "python -m lomo measure --spec {params.spec:q} --out {params.out:q} 2> {log}"
+        "python -m lomo measure --spec {params.spec:q} --out {params.out:q} 2> {log:q}"

@@ -31,7 +31,7 @@ rule plan:
         source=SOURCE,
         digest=hashlib.sha256(PLAN.model_dump_json().encode()).hexdigest(),
     shell:
-        "python -m lomo plan {params.study:q} --source {params.source:q} --out {output} > {log}"
+        "python -m lomo plan {params.study:q} --source {params.source:q} --out {output:q} > {log:q}"
 
 
 rule collect:
@@ -45,8 +45,10 @@ rule collect:
     localrule: True
     conda:
         "../../environment.yml"
+    params:
+        code=fingerprint("analysis"),
     shell:
-        "python -m analysis collect --results results/{wildcards.study} 2> {log}"
+        "python -m analysis collect --results results/{wildcards.study} 2> {log:q}"
 
 
 rule tables:
@@ -63,8 +65,10 @@ rule tables:
     localrule: True
     conda:
         "../../environment.yml"
+    params:
+        code=fingerprint("analysis"),
     shell:
-        "python -m analysis table --results results/{wildcards.study} 2> {log}"
+        "python -m analysis table --results results/{wildcards.study} 2> {log:q}"
 
 
 rule figures:
@@ -81,8 +85,10 @@ rule figures:
     localrule: True
     conda:
         "../../environment.yml"
+    params:
+        code=fingerprint("analysis"),
     shell:
-        "python -m analysis figure --results results/{wildcards.study} 2> {log}"
+        "python -m analysis figure --results results/{wildcards.study} 2> {log:q}"
 
 
 rule report:
@@ -96,8 +102,10 @@ rule report:
     localrule: True
     conda:
         "../../environment.yml"
+    params:
+        code=fingerprint("analysis"),
     shell:
-        "python -m analysis report --results results/{wildcards.study} 2> {log}"
+        "python -m analysis report --results results/{wildcards.study} 2> {log:q}"
 
 
 rule wandb:
@@ -111,4 +119,4 @@ rule wandb:
     conda:
         "../../environment.yml"
     shell:
-        "python -m lomo wandb --results results/{wildcards.study} 2> {log}"
+        "python -m lomo wandb --results results/{wildcards.study} 2> {log:q}"
