@@ -49,13 +49,29 @@ def _draw(found: Costs, methods: list[str]) -> Figure:
             label += f"\n{decimals(1000 * seconds[method], 0)} ms"
         points.append((x, y, radius, label, colour))
     base = zero_shot(found)
-    spans = [cell.widest or (0.0, 0.0) for cell in found.averages.values()]
+    # The trained methods fill the picture: a base model far below would squeeze them into a line.
+    spans = [found.averages[m].widest or (found.averages[m].accuracy or 0.0,) * 2 for m in methods]
     low, high = min(100 * a for a, _ in spans), max(100 * b for _, b in spans)
+    near = base is not None and low - (high - low) < base < high
+    if near:
+        low = min(low, base or low)
     reach = max(x for x, *_ in points)
     axes.set_xlim(0, reach * 1.22)
-    axes.set_ylim(low - 0.05 * (high - low), high + 0.2 * (high - low))
+    axes.set_ylim(low - 0.12 * (high - low), high + 0.2 * (high - low))
     lines = []
-    if base is not None:
+    if base is not None and not near:
+        where = "below" if base <= low else "above"
+        axes.text(
+            0.985,
+            0.02,
+            f"zero-shot {decimals(base, 1)} %, {where}",
+            transform=axes.transAxes,
+            ha="right",
+            va="bottom",
+            color=QUIET,
+            fontsize=7.5,
+        )
+    elif base is not None:
         axes.axhline(base, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.text(
             0.985,
