@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from analysis.collected import Collected
@@ -69,7 +69,15 @@ def why_not_accuracy(collected: Collected, model: str) -> str | None:
     return None
 
 
-def tenant_notes(rows: Iterable[Any]) -> list[str]:
+def measured_notes(rows: Sequence[Any]) -> list[str]:
+    """What stands under every table of measured runs: who else was busy, and what an en dash is."""
+    notes = _tenant_notes(rows)
+    if any(row.status == "not_run" for row in rows):
+        notes.append("An en dash marks a run that has no record yet.")
+    return notes
+
+
+def _tenant_notes(rows: Iterable[Any]) -> list[str]:
     """A note that names the processes of others beside measured runs, if there were any."""
     measured = [row for row in rows if row.status == "ok"]
     titles: dict[str, list[str]] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.collected import Collected
-from analysis.comparable import reason_notes, tenant_notes, why_not_measured
+from analysis.comparable import measured_notes, reason_notes, why_not_measured
 from analysis.names import PARTS, SUMMED_PARTS, method_title, status_text
 from analysis.printed import value
 from analysis.render import Block, Cell, Table
@@ -128,10 +128,7 @@ def _notes(collected: Collected, rows: list[Any]) -> list[str]:
             "The paper's totals without checkpointing exceed the sum of their own columns by "
             "1.00 GiB each."
         )
-    notes += tenant_notes(rows)
-    if any(row.status == "not_run" for row in rows):
-        notes.append("An en dash marks a run that has no record yet.")
-    return notes
+    return notes + measured_notes(rows)
 
 
 def _data(collected: Collected, rows: list[Any]) -> pd.DataFrame:

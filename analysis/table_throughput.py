@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.collected import Collected
 from analysis.comparable import (
+    measured_notes,
     reason_notes,
-    tenant_notes,
     why_not_devices,
     why_not_measured,
     why_not_speed,
@@ -148,10 +148,7 @@ def _notes(collected: Collected, rows: list[Any]) -> list[str]:
         for row in rows
         if row.paper_model is None or _printed(row, "peak") is not None
     )
-    notes += tenant_notes(rows)
-    if any(row.status == "not_run" for row in rows):
-        notes.append("An en dash marks a run that has no record yet.")
-    return notes
+    return notes + measured_notes(rows)
 
 
 def _data(collected: Collected, rows: list[Any]) -> pd.DataFrame:
