@@ -94,3 +94,16 @@ def test_a_16_bit_model_trains(study_dict: dict[str, Any], model_folder: Path, m
         training_step(made.model, optimizers, [batch], max_grad_norm=1.0).loss for _ in range(8)
     ]
     assert losses[-1] < losses[0]
+
+
+def test_each_parameter_belongs_to_one_optimizer() -> None:
+    import torch
+
+    from lomo.methods import Prepared
+
+    model = torch.nn.Linear(2, 2)
+    both, one = torch.optim.SGD(model.parameters(), 0.1), torch.optim.SGD([model.bias], 0.1)
+    with pytest.raises(ValueError, match="in two optimizers"):
+        Prepared(model, [(both, 0.0), (one, 0.0)])
+    with pytest.raises(ValueError, match="in no optimizer: weight"):
+        Prepared(model, [(one, 0.0)])

@@ -161,12 +161,37 @@ def test_weights_that_the_last_step_spoilt_are_no_score(plan: Plan, tmp_path: Pa
 def test_skipped_steps_are_counted(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lomo.optim import FusedBackward
+    from lomo.optim.clipping import GradientNorms
 
-    monkeypatch.setattr(FusedBackward, "_read_norm", lambda *_: (float("inf"), 0.0))
+    monkeypatch.setattr(GradientNorms, "read", lambda *_: float("inf"))
     record = run(spec_of(plan, "lomo"), tmp_path)
     assert record.training is not None
     assert record.training.num_skipped_steps == record.training.num_steps == 8
+
+
+@pytest.mark.parametrize("method", ["lomo", "adalomo", "sgd", "adamw", "lora", "lora_lomo"])
+def test_a_bad_step_leaves_weights_and_state_alone(plan: Plan, method: str) -> None:
+    import torch
+
+    from lomo.batches import random_batch
+    from lomo.engines.single import training_step
+    from lomo.methods import prepare
+    from lomo.weights import load_model
+
+    spec = spec_of(plan, method)
+    model = load_model(spec.model_path, dtype="float32", attention="sdpa", device="cpu")
+    prepared = prepare(method)(model, spec)
+    before = {name: p.detach().clone() for name, p in prepared.model.named_parameters()}
+    batch = random_batch(vocabulary=400, batch_size=2, sequence_length=8, seed=0, device="cpu")
+    prepared.model.register_forward_hook(
+        lambda module, arguments, output: setattr(output, "loss", output.loss * float("nan"))
+    )
+    optimizers = [optimizer for optimizer, _ in prepared.optimizers]
+    result = training_step(prepared.model, optimizers, [batch], max_grad_norm=1.0)
+    assert result.skipped
+    for name, parameter in prepared.model.named_parameters():
+        assert torch.equal(parameter.detach(), before[name]), name
+    assert not any(optimizer.state for optimizer in optimizers)
 
 
 def test_an_infinite_loss_of_a_measured_step_is_divergence(

@@ -22,7 +22,7 @@ class StepResult:
 
     loss: float
     grad_norm: float | None
-    # A fused optimizer takes no step on a norm that is not finite.
+    # No step is taken on a norm that is not finite.
     skipped: bool = False
 
 
@@ -42,7 +42,8 @@ def training_step(
 
     The loss is the mean over the target tokens of all micro-batches. A fused optimizer (one with
     `backward`) updates its parameters inside the backward pass and clips their norm itself; the
-    others are clipped here, each by the norm of its own parameters. `enter` is told the phase.
+    others are clipped here, each by the norm of its own parameters. A norm that is not finite
+    stops them all: weights and state stay as they were. `enter` is told the phase.
     """
     fused: Any = next((o for o in optimizers if hasattr(o, "backward")), None)
     ordinary = [optimizer for optimizer in optimizers if optimizer is not fused]
@@ -59,15 +60,15 @@ def training_step(
             loss.backward()
         del loss
     enter("step")
-    grad_norm = fused.grad_norm if fused is not None else None
+    norms = [] if fused is None or fused.grad_norm is None else [fused.grad_norm]
     if max_grad_norm is not None:
-        norms = [_clip(optimizer, max_grad_norm) for optimizer in ordinary]
-        grad_norm = norms[0] if fused is None else grad_norm
+        norms += [_clip(optimizer, max_grad_norm) for optimizer in ordinary]
+    skipped = not all(map(math.isfinite, norms))
     for optimizer in optimizers:
-        optimizer.step()
+        if optimizer is fused or not skipped:
+            optimizer.step()  # of a fused one: closes the step that backward has taken or skipped
         optimizer.zero_grad()
-    skipped = fused is not None and grad_norm is not None and not math.isfinite(grad_norm)
-    return StepResult(total, grad_norm, skipped)
+    return StepResult(total, norms[0] if norms else None, skipped)
 
 
 def _loss(model: nn.Module, batch: Batch, num_targets: int) -> torch.Tensor:

@@ -56,6 +56,21 @@ class Prepared:
     model: nn.Module
     optimizers: list[tuple[Optimizer, float]]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a parameter in two optimizers, or trainable and in none."""
+        held = [
+            id(parameter)
+            for optimizer, _ in self.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
+        if len(set(held)) != len(held):
+            raise ValueError("a parameter is in two optimizers; each may be in one")
+        named = self.model.named_parameters()
+        lacking = [name for name, p in named if p.requires_grad and id(p) not in set(held)]
+        if lacking:
+            raise ValueError(f"trainable and in no optimizer: {', '.join(lacking[:3])}")
+
 
 @cache
 def modules() -> dict[str, str]:

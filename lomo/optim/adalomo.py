@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .checks import require_positive
-from .fused_backward import FusedBackward
+from .clipping import NormScope
+from .fused_backward import FusedBackward, Slot
 from .tensors import SIXTEEN_BIT, chunks, norm_of
 
 
@@ -26,10 +27,11 @@ class AdaLomo(FusedBackward):
     Held are means instead of sums (the same v), of g^2 + eps[0]. Tensors of rank above 2 are
     batches of matrices in their last two dimensions; vectors and scalars keep an unfactored v.
 
-    What the paper prints and what its code does differ: the figure has a constant beta and omits
-    the square root. Here, as in the code, beta_t = 1 - t^-decay_rate and the root is taken. The
-    code counts t per optimizer; here t counts a parameter's own updates, so a parameter that gets
-    its first gradient late starts afresh. Weight decay is decoupled, as in the code:
+    What the paper prints and what its code does differ: the paper has a constant beta (give `beta`
+    for it), the code beta_t = 1 - t^-decay_rate, the default here; the paper's figure omits the
+    square root that its text and its code take, and so does this. The code counts t per optimizer;
+    here t counts a parameter's own updates, so a parameter that gets its first gradient late
+    starts afresh. Weight decay is decoupled, as in the code:
     theta <- theta (1 - lr max(eps[1], RMS(theta)) weight_decay), unlike `Lomo`'s L2.
 
     State, fp32 on the parameter's device, in `state_dict`: `row` (shape without the last
@@ -42,11 +44,15 @@ class AdaLomo(FusedBackward):
         eps: floor of g^2, floor of RMS(theta); both above 0.
         clip_threshold: limit of RMS(u), above 0.
         decay_rate: exponent of beta_t, above 0.
+        beta: the paper's constant beta, between 0 and 1, instead of beta_t; None: beta_t.
         weight_decay: 0 or above.
-        max_grad_norm: clip by the global norm first. Not needed: u_hat is normalised.
+        max_grad_norm, norm_scope: clip first; see `FusedBackward`. Not needed: u_hat is normalised.
+        loss_scale: for float16; see `FusedBackward`.
 
     Raises ValueError for values that are not allowed. See `FusedBackward` for what else is refused.
     """
+
+    _coefficient_on_host = True
 
     def __init__(
         self,
@@ -56,28 +62,41 @@ class AdaLomo(FusedBackward):
         eps: tuple[float, float] = (1e-30, 1e-3),
         clip_threshold: float = 1.0,
         decay_rate: float = 0.8,
+        beta: float | None = None,
         weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
+        norm_scope: NormScope = "global",
+        loss_scale: float | Literal["dynamic"] | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
             "eps": eps,
             "clip_threshold": clip_threshold,
             "decay_rate": decay_rate,
+            "beta": beta,
             "weight_decay": weight_decay,
         }
         for name in ("clip_threshold", "decay_rate"):
             require_positive(name, defaults[name])
         require_positive("eps[0]", eps[0])
         require_positive("eps[1]", eps[1])
-        super().__init__(params, defaults, max_grad_norm)
+        if beta is not None and not 0.0 < beta < 1.0:
+            raise ValueError(f"beta must be above 0 and below 1, or None, got {beta!r}")
+        super().__init__(
+            params,
+            defaults,
+            max_grad_norm=max_grad_norm,
+            norm_scope=norm_scope,
+            loss_scale=loss_scale,
+        )
 
     def _update(
-        self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float
+        self, parameter: Tensor, gradient: Tensor, slot: Slot, scale: float | Tensor
     ) -> None:
-        state = self.state[parameter]
+        assert not isinstance(scale, Tensor)  # asked for by _coefficient_on_host
+        group, state = self.param_groups[slot.group_index], self.state[parameter]
         state["step"] = state.get("step", 0) + 1
-        beta = 1.0 - math.pow(state["step"], -group["decay_rate"])
+        beta = group.get("beta") or 1.0 - math.pow(state["step"], -group["decay_rate"])
         if parameter.dim() == 0:
             parameter, gradient = parameter.view(1), gradient.view(1)
         factors = _second_moment_factors(gradient, scale, state, beta, group["eps"][0])

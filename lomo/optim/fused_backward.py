@@ -6,36 +6,48 @@ drop the gradient. `Lomo` and `AdaLomo` only say how one tensor is updated.
 
 import enum
 import math
+import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn, overload
+from typing import Any, Literal, NamedTuple, NoReturn, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .checks import require_non_negative, require_positive, require_unique
+from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
+from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
+from .loss_scale import LossScale
 from .state import ExactStateOptimizer
 from .tensors import norm_fp32
 
 
-class _Mode(enum.Enum):
-    """What a hook does with the gradient that it was handed."""
+class Mode(enum.Enum):
+    """What is done with a gradient that is handed over."""
 
     UPDATE = enum.auto()
     MEASURE = enum.auto()
     DROP = enum.auto()
 
 
-class _Slot(NamedTuple):
+class Slot(NamedTuple):
     """Where a hooked parameter stands. Groups by index: load_state_dict replaces their dicts."""
 
     position: int
     group_index: int
     name: str
+
+    def __str__(self) -> str:
+        return self.name or f"number {self.position}"
+
+
+# The optimizer of each hooked parameter: a second one would take gradients that the first has used.
+_OWNERS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class FusedBackward(ExactStateOptimizer):
@@ -43,94 +55,133 @@ class FusedBackward(ExactStateOptimizer):
 
     An ordinary loop trains: `loss.backward(); optimizer.step(); optimizer.zero_grad()`. Weights
     move in `backward`; `step` closes the step. `optimizer.backward(loss)` does the same, and is
-    needed with `max_grad_norm`: one forward, two backwards, one host sync.
+    needed for what a plain backward can't give: clipping by a global norm, and a loss scale.
+
+    Args:
+        max_grad_norm: limit of the L2 norm of the gradients, or None (no clipping).
+        norm_scope: "global" (over all groups, exact: one forward, two backwards, one host sync),
+            "parameter" (each gradient by its own norm, one pass) or "previous_step" (the global
+            norm of the step before, one pass: an approximation; exact where there is none yet).
+        loss_scale: None, a fixed factor or "dynamic", for float16; see `LossScale`.
 
     Attributes:
-        max_grad_norm: limit of the global L2 norm over all groups, or None (no clipping).
-        grad_norm: global L2 norm before clipping at the last `backward(loss)` with clipping, else
-            None. Not finite means that this step was skipped whole and no weight moved.
+        grad_norm: global L2 norm before clipping of the last step that measured it, else None. Not
+            finite means a bad step. With the global scope it was skipped whole and no weight
+            moved; else the tensors whose gradients were not finite were skipped.
     """
 
+    # Whether `_update` must have its coefficient as a number: a host sync a tensor on a GPU.
+    _coefficient_on_host = False
+
     def __init__(
-        self, params: ParamsT, defaults: dict[str, Any], max_grad_norm: float | None
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        max_grad_norm: float | None = None,
+        norm_scope: NormScope = "global",
+        loss_scale: float | Literal["dynamic"] | None = None,
     ) -> None:
-        if max_grad_norm is not None:
-            require_positive("max_grad_norm", max_grad_norm)
+        require_scope(norm_scope, max_grad_norm)
         self.max_grad_norm = max_grad_norm
+        self.norm_scope = norm_scope
+        self.loss_scale = None if loss_scale is None else LossScale(loss_scale)
         self.grad_norm: float | None = None
         self._handles: list[RemovableHandle] = []
+        self._undo: list[Callable[[], None]] = []  # what else `close` takes back
+        self._slots: dict[Tensor, Slot] = {}
         self._last_pass: list[int] = []  # by position: the pass in which its gradient came last
-        self._norms: dict[torch.device, Tensor] = {}  # per device: fp32 norms by position
-        self._mode: _Mode | None = None  # None outside of backward(loss)
-        self._scale = 1.0
+        self._norms = GradientNorms()
+        self._mode: Mode | None = None  # None outside of backward(loss)
+        self._clip = 1.0  # coefficient of this pass, where it is known beforehand
         self._pass = 0
-        self._measured = False  # backward(loss) has measured the norm of this step
+        self._num_steps = 0
+        self._backward_called = False  # backward(loss) has run in this step
         self._step_is_open = False  # a gradient of this step has been used
         self._closed = False
+        self._graph_checked = False
         super().__init__(params, defaults)  # calls add_param_group
 
     @abstractmethod
     def _update(
-        self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float
+        self, parameter: Tensor, gradient: Tensor, slot: Slot, scale: float | Tensor
     ) -> None:
         """Update one tensor in place from `scale * gradient`.
 
-        Must not write to `gradient`: autograd may hand out a view of a gradient that is still on
-        its way to another tensor (`x + position.unsqueeze(0)` with a batch of one does it).
+        A tensor for a scale is 0-dim, fp32, on the device, and 0 where the gradient is not finite:
+        the parameter must then stay as it is. Must not write to `gradient`: autograd may hand out
+        a view of a gradient that is still on its way to another tensor
+        (`x + position.unsqueeze(0)` with a batch of one does it).
         """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group and hook its parameters; those with requires_grad False are left alone.
 
-        Raises ValueError for a bad option, or a parameter that already holds a gradient.
+        Raises ValueError for a bad option, a parameter that already holds a gradient, or one that
+        another optimizer of this kind updates. Warns of float16 without a loss scale.
         """
         super().add_param_group(param_group)
         group, group_index = self.param_groups[-1], len(self.param_groups) - 1
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
         try:
             require_unique(group["params"])
             require_positive("lr", group["lr"])
             require_non_negative("weight_decay", group["weight_decay"])
-            if any(p.grad is not None for p in group["params"]):
-                raise ValueError(
-                    "a parameter already holds a gradient, which would be added to the first "
-                    "step; set it to None before making the optimizer"
-                )
+            _require_free(group["params"])
         except ValueError:
             self.param_groups.pop()
             raise
+        if self.loss_scale is None and any(p.dtype == torch.float16 for p in trained):
+            warnings.warn(_UNSCALED, UserWarning, stacklevel=4)
         names = group.get("param_names") or [""] * len(group["params"])
+        warn_if_named_as_compiled(names)
         for parameter, name in zip(group["params"], names, strict=True):
             if parameter.requires_grad:
-                slot = _Slot(len(self._last_pass), group_index, name)
-                self._last_pass.append(-1)
-                hook = _hook(weakref.ref(self), slot)
-                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+                self._hook(parameter, Slot(len(self._last_pass), group_index, name))
+
+    def _hook(self, parameter: Tensor, slot: Slot) -> None:
+        self._slots[parameter] = slot
+        self._last_pass.append(-1)
+        hook = _hook(weakref.ref(self), slot)
+        self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+        _OWNERS[parameter] = weakref.ref(self)
 
     def backward(self, loss: Tensor, *, others: Iterable[Tensor] = ()) -> None:
         """Run backward on the scalar `loss` and update every parameter that gets a gradient.
 
-        `others` are parameters of other optimizers: of the two passes of clipping, only one may add
-        to their gradients.
+        `others` are parameters of other optimizers: of the two passes of clipping only one may add
+        to their gradients, and a loss scale is taken out of them.
 
-        With `max_grad_norm`: exact clipping by the global norm. The first backward, which keeps the
-        graph, measures; the second scales by min(1, max_grad_norm / (norm + 1e-6)) and updates. A
-        norm that is not finite skips the step.
+        Exact clipping by the global norm: the first backward, which keeps the graph, measures; the
+        second scales by min(1, max_grad_norm / (norm + 1e-6)) and updates. A norm that is not
+        finite skips the step.
         Raises RuntimeError for a second call before `step()` or a call after `close()`.
         """
         self._check_not_closed()
         if self._step_is_open:
             raise RuntimeError(_ACCUMULATION.format(what="backward(loss) was called again"))
-        if self.max_grad_norm is None:
-            self._run(loss, _Mode.UPDATE)
-        else:
+        if not self._graph_checked:
+            warn_if_compiled_as_a_whole(loss, self._slots)
+            self._graph_checked = True
+        others = list(others)
+        self._norms.clear()
+        scaled = loss if self.loss_scale is None else loss.float() * self.loss_scale.value
+        if self._measures_first():
             with _gradients_kept(others):
-                self._run(loss, _Mode.MEASURE, retain_graph=True)
-            self.grad_norm, self._scale = self._read_norm(self.max_grad_norm)
-            self._measured = True
+                self._run(scaled, Mode.MEASURE, retain_graph=True)
+            self._read_norm()
+            assert self.grad_norm is not None
             # After a bad norm the second pass still runs, without updates: it frees the graph,
             # which `loss` would otherwise hold through the next forward.
-            self._run(loss, _Mode.UPDATE if math.isfinite(self.grad_norm) else _Mode.DROP)
-        self._step_is_open = True
+            self._run(scaled, Mode.UPDATE if math.isfinite(self.grad_norm) else Mode.DROP)
+        else:
+            self._run(scaled, Mode.UPDATE)
+            if self._norms:
+                self._read_norm()
+        self._backward_called = self._step_is_open = True
+        if self.loss_scale is not None:
+            _multiply_gradients(others, 1.0 / self._loss_factor)
+            self.loss_scale.update(math.nan if self.grad_norm is None else self.grad_norm)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -145,15 +196,38 @@ class FusedBackward(ExactStateOptimizer):
         if closure is not None:
             raise ValueError("a closure is not supported: it may run backward more than once")
         self._check_not_closed()
-        if self.max_grad_norm is not None and not self._measured:
-            raise RuntimeError(_UNCLIPPED.format(limit=self.max_grad_norm))
+        if self._asks_for() and not self._backward_called:
+            raise RuntimeError(_PLAIN_BACKWARD.format(asked=self._asks_for()))
         if any(p.grad is not None for group in self.param_groups for p in group["params"]):
             raise RuntimeError(
                 "a parameter holds a gradient that no hook has taken: it was frozen when the "
                 "optimizer was made, or its .grad was set by hand; such gradients are not applied"
             )
+        if self._norms:  # a plain backward with norm_scope="parameter"
+            self._read_norm()
         self._pass += 1
-        self._measured = self._step_is_open = False
+        self._num_steps += 1
+        self._backward_called = self._step_is_open = False
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step had a norm that is not finite."""
+        return self.grad_norm is not None and not math.isfinite(self.grad_norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Groups and state as torch has them, and beside them what a step leaves for the next."""
+        scale = None if self.loss_scale is None else self.loss_scale.state_dict()
+        own = {"num_steps": self._num_steps, "grad_norm": self.grad_norm, "loss_scale": scale}
+        return {**super().state_dict(), "fused_backward": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load groups and state bit for bit, and what the last step left for the next."""
+        super().load_state_dict(state_dict)
+        own = state_dict.get("fused_backward")
+        if own is not None:
+            self._num_steps, self.grad_norm = own["num_steps"], own["grad_norm"]
+            if self.loss_scale is not None and own["loss_scale"] is not None:
+                self.loss_scale.load_state_dict(own["loss_scale"])
 
     def close(self) -> None:
         """Remove all hooks, so that the model can be handed on; may be called twice.
@@ -163,9 +237,32 @@ class FusedBackward(ExactStateOptimizer):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        while self._undo:
+            self._undo.pop()()
+        for parameter in self._slots:
+            _OWNERS.pop(parameter, None)
         self._closed = True
 
-    def _run(self, loss: Tensor, mode: _Mode, retain_graph: bool = False) -> None:
+    def _measures_first(self) -> bool:
+        if self.max_grad_norm is None or self.norm_scope == "parameter":
+            self._clip = 1.0
+            return False
+        if self.norm_scope == "previous_step" and self.grad_norm is not None and not self.skipped:
+            self._clip = self._clip_for(self.grad_norm)
+            return False
+        return True
+
+    def _asks_for(self) -> str:
+        """The option that a plain loss.backward() can't honour, or nothing."""
+        if self.max_grad_norm is not None and self.norm_scope != "parameter":
+            return f"max_grad_norm={self.max_grad_norm}"
+        return "loss_scale" if self.loss_scale is not None else ""
+
+    @property
+    def _loss_factor(self) -> float:
+        return 1.0 if self.loss_scale is None else self.loss_scale.value
+
+    def _run(self, loss: Tensor, mode: Mode, retain_graph: bool = False) -> None:
         self._mode, self._pass = mode, self._pass + 1
         try:
             torch.autograd.backward(loss, retain_graph=retain_graph)
@@ -173,45 +270,91 @@ class FusedBackward(ExactStateOptimizer):
             self._mode = None
 
     @torch.no_grad()
-    def _take_gradient(self, parameter: Tensor, slot: _Slot) -> None:
+    def _take_gradient(self, parameter: Tensor, slot: Slot) -> None:
         """Use and drop the gradient of `parameter`: the body of its hook."""
         gradient = parameter.grad
         parameter.grad = None  # first of all, so that no error leaves a gradient behind
         assert gradient is not None
-        if self._mode is None and self.max_grad_norm is not None:
-            raise RuntimeError(_UNCLIPPED.format(limit=self.max_grad_norm))
+        mode = self._admit(slot)
+        if mode is Mode.MEASURE:
+            self._record_norm(slot, norm_fp32(gradient))
+        elif mode is Mode.UPDATE:
+            scale = self._coefficient(slot, lambda: norm_fp32(gradient))
+            if scale is not None:
+                self._update(parameter, gradient, slot, scale)
+
+    def _admit(self, slot: Slot) -> Mode:
+        """What is to be done with the gradient of a parameter, which may come once a pass."""
+        asked = self._asks_for()
+        if self._mode is None and asked:
+            raise RuntimeError(_PLAIN_BACKWARD.format(asked=asked))
         if self._last_pass[slot.position] == self._pass:
-            what = f"parameter {slot.name or slot.position} got a second gradient"
+            what = f"parameter {slot} got a second gradient"
             raise RuntimeError(_ACCUMULATION.format(what=what))
         self._last_pass[slot.position] = self._pass
-        if self._mode is _Mode.MEASURE:
-            self._record_norm(gradient, slot)
-        elif self._mode is not _Mode.DROP:
-            self._step_is_open = True
-            self._update(parameter, gradient, self.param_groups[slot.group_index], self._scale)
+        mode = self._mode or Mode.UPDATE
+        self._step_is_open |= mode is Mode.UPDATE
+        return mode
 
-    def _record_norm(self, gradient: Tensor, slot: _Slot) -> None:
-        norms = self._norms.get(gradient.device)
-        if norms is None:
-            norms = torch.zeros(len(self._last_pass), device=gradient.device)
-            self._norms[gradient.device] = norms
-        norms[slot.position] = norm_fp32(gradient)
+    def _record_norm(self, slot: Slot, norm: Tensor) -> None:
+        """Note the norm of the (still loss-scaled) gradient: fp32, 0-dim, on its device."""
+        self._norms.record(slot.position, len(self._last_pass), norm)
+
+    def _coefficient(self, slot: Slot, norm_of: Callable[[], Tensor]) -> float | Tensor | None:
+        """What a gradient is multiplied with: its clip coefficient and the inverse loss scale.
+
+        `norm_of` gives the norm of the gradient as it came. A number where the host knows it; a
+        0-dim tensor where it is made on a device, so that nothing waits; None: skip the parameter,
+        its gradient is not finite.
+        """
+        one_pass = self.max_grad_norm is not None and self.norm_scope != "global"
+        if not one_pass and (self.loss_scale is None or self.max_grad_norm is not None):
+            return self._clip / self._loss_factor
+        norm = norm_of()
+        self._record_norm(slot, norm)
+        clip = torch.full_like(norm, self._clip)
+        if self.max_grad_norm is not None and self.norm_scope == "parameter":
+            clip = clip_coefficient(norm / self._loss_factor, self.max_grad_norm)
+        scale = torch.where(norm.isfinite(), clip / self._loss_factor, 0.0)
+        if norm.device.type == "cpu" or self._coefficient_on_host:
+            return float(scale) or None
+        return scale
 
     @torch.no_grad()
-    def _read_norm(self, max_norm: float) -> tuple[float, float]:
-        """Global norm and clip coefficient, in the formula and order of clip_grad_norm_."""
-        parts = list(self._norms.values()) or [torch.zeros(1)]
-        self._norms = {}
-        # A parameter lives on one device, so adding the devices' vectors merges them.
-        norms = sum((part.to(parts[0].device) for part in parts[1:]), start=parts[0])
-        norm = torch.linalg.vector_norm(norms)
-        scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-        norm_value, scale_value = torch.stack((norm, scale)).tolist()  # the one host sync
-        return norm_value, scale_value
+    def _read_norm(self) -> None:
+        self.grad_norm = self._norms.read() / self._loss_factor
+        if self.max_grad_norm is not None and self.norm_scope != "parameter":
+            self._clip = self._clip_for(self.grad_norm)
+
+    def _clip_for(self, norm: float) -> float:
+        assert self.max_grad_norm is not None
+        return float(clip_coefficient(torch.tensor(norm), self.max_grad_norm))
 
     def _check_not_closed(self) -> None:
         if self._closed:
             raise RuntimeError("this optimizer was closed: its hooks are gone; make a new one")
+
+
+def _require_free(parameters: Iterable[Tensor]) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            raise ValueError(
+                "a parameter already holds a gradient, which would be added to the first "
+                "step; set it to None before making the optimizer"
+            )
+        owner = _OWNERS.get(parameter)
+        if owner is not None and owner() is not None:
+            raise ValueError(
+                "a parameter is updated by another optimizer already, which would drop its "
+                "gradient; give it to one of them, or close() the other first"
+            )
+
+
+def _multiply_gradients(parameters: Iterable[Tensor], factor: float) -> None:
+    # Out of place: two gradients may be views of one storage, which would be scaled twice.
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad * factor
 
 
 @contextmanager
@@ -230,13 +373,17 @@ _ACCUMULATION = (
     "accumulated. Call step() after each backward and use a larger batch instead; a parameter "
     "that is shared between reentrant checkpoints needs use_reentrant=False."
 )
-_UNCLIPPED = (
-    "max_grad_norm={limit} needs optimizer.backward(loss) in each step: a plain loss.backward() "
-    "can't clip by the global norm. No weight was changed."
+_PLAIN_BACKWARD = (
+    "{asked} needs optimizer.backward(loss) in each step: a plain loss.backward() can't honour "
+    "it. No weight was changed."
+)
+_UNSCALED = (
+    "float16 weights without a loss scale: small gradients become zero and their weights stay; "
+    'give loss_scale="dynamic" and call optimizer.backward(loss), or use bfloat16'
 )
 
 
-def _hook(owner: "weakref.ref[FusedBackward]", slot: _Slot) -> Callable[[Tensor], None]:
+def _hook(owner: "weakref.ref[FusedBackward]", slot: Slot) -> Callable[[Tensor], None]:
     # Weak: a model must not keep its old optimizers alive and updating.
     def hook(parameter: Tensor) -> None:
         optimizer = owner()

@@ -1,12 +1,14 @@
 """LOMO (Lv et al., ACL 2024): SGD inside the backward pass, with no gradient left behind."""
 
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .fused_backward import FusedBackward
+from .checks import require_positive
+from .clipping import NormScope
+from .fused_backward import FusedBackward, Slot
 from .tensors import SIXTEEN_BIT, chunks
 
 
@@ -16,13 +18,15 @@ class Lomo(FusedBackward):
     No optimizer state; of the gradients, at most one tensor is alive. fp32 without clipping is
     torch.optim.SGD(foreach=False) bit for bit. 16-bit weights get the bits of fp32 copies, rounded
     back once: without weight decay those of theta - (lr g), each operation rounded to fp32, and
-    nothing is allocated; with weight decay those of SGD, in chunks of a constant size.
+    nothing is allocated; else in chunks of a constant size (with weight decay the bits of SGD).
 
     Args:
         params: parameters, named parameters or groups; any float dtype, any shape.
         lr: step size, above 0; read at each update, so schedulers (which may reach 0) work.
         weight_decay: L2 penalty, added to the gradient as torch.optim.SGD does; 0 or above.
-        max_grad_norm: clip by the global norm, above 0; needs `optimizer.backward(loss)`.
+        max_grad_norm, norm_scope, loss_scale: clipping by a norm and float16; see `FusedBackward`.
+        clip_value: limit of each element of the gradient, above 0 (the paper's other way to clip);
+            not together with max_grad_norm.
 
     Raises ValueError for values that are not allowed. See `FusedBackward` for what else is refused.
     """
@@ -34,16 +38,31 @@ class Lomo(FusedBackward):
         *,
         weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
+        norm_scope: NormScope = "global",
+        clip_value: float | None = None,
+        loss_scale: float | Literal["dynamic"] | None = None,
     ) -> None:
+        if clip_value is not None:
+            require_positive("clip_value", clip_value)
+            if max_grad_norm is not None:
+                raise ValueError("give max_grad_norm or clip_value, not both: their order matters")
+        self.clip_value = clip_value
         self._ones: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, max_grad_norm)
+        super().__init__(
+            params,
+            {"lr": lr, "weight_decay": weight_decay},
+            max_grad_norm=max_grad_norm,
+            norm_scope=norm_scope,
+            loss_scale=loss_scale,
+        )
 
     def _update(
-        self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float
+        self, parameter: Tensor, gradient: Tensor, slot: Slot, scale: float | Tensor
     ) -> None:
+        group = self.param_groups[slot.group_index]
         lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
-        if weight_decay:
-            _step_with_decay(parameter, gradient, lr, weight_decay, scale)
+        if weight_decay or self.clip_value is not None or isinstance(scale, Tensor):
+            self._step_in_chunks(parameter, gradient, lr, weight_decay, scale)
         elif parameter.dtype in SIXTEEN_BIT:
             # On a CPU, add_ rounds alpha to 16 bits before it multiplies; addcmul_ keeps it in
             # fp32 and rounds the sum once, as an fp32 copy would, and allocates nothing. A factor
@@ -52,19 +71,30 @@ class Lomo(FusedBackward):
         else:
             parameter.add_(gradient, alpha=-lr * scale)
 
+    def _step_in_chunks(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        lr: float,
+        weight_decay: float,
+        scale: float | Tensor,
+    ) -> None:
+        """The general step, in chunks, so that scratch is small; 16-bit passes through fp32."""
+        wide = torch.float32 if parameter.dtype in SIXTEEN_BIT else parameter.dtype
+        for weight, grad in zip(chunks(parameter), chunks(gradient), strict=True):
+            step = grad.to(wide).mul(scale)
+            if self.clip_value is not None:
+                step.clamp_(-self.clip_value, self.clip_value)
+            copy = weight.to(wide, copy=True)
+            if weight_decay:
+                step.add_(copy, alpha=weight_decay)
+            copy.add_(step, alpha=-lr)
+            if isinstance(scale, Tensor):  # 0: the gradient was not finite
+                copy = torch.where(scale > 0, copy, weight)
+            weight.copy_(copy)
+
     def _one(self, parameter: Tensor) -> Tensor:
         key = (parameter.device, parameter.dtype)
         if key not in self._ones:
             self._ones[key] = torch.ones((), device=key[0], dtype=key[1])
         return self._ones[key]
-
-
-def _step_with_decay(
-    parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float, scale: float
-) -> None:
-    """SGD with coupled decay, in chunks, so that scratch is small; 16-bit passes through fp32."""
-    wide = torch.float32 if parameter.dtype in SIXTEEN_BIT else parameter.dtype
-    for weight, grad in zip(chunks(parameter), chunks(gradient), strict=True):
-        copy = weight.to(wide)  # the weight itself where it is wide already
-        step = grad.to(wide).mul(scale).add_(copy, alpha=weight_decay)
-        weight.copy_(copy.add_(step, alpha=-lr))

@@ -38,8 +38,10 @@ class AdaLomoReference:
         eps: tuple[float, float] = (1e-30, 1e-3),
         threshold: float = 1.0,
         weight_decay: float = 0.0,
+        beta: float | None = None,
     ) -> None:
         self.lr, self.eps, self.threshold, self.weight_decay = lr, eps, threshold, weight_decay
+        self.beta = beta
         self.shape = weight.shape
         self.theta: list[list[float]] = _rows(weight)
         self.num_rows, self.num_columns = len(self.theta), len(self.theta[0])
@@ -52,7 +54,7 @@ class AdaLomoReference:
         """One update from `gradient`, which has the weight's shape."""
         g = _rows(gradient)
         self.t += 1
-        beta = 1.0 - self.t**-0.8
+        beta = self.beta or 1.0 - self.t**-0.8  # the paper's; the released code's
         v = self._second_moment(g, beta)
         cells = [(i, j) for i in range(self.num_rows) for j in range(self.num_columns)]
         u = {(i, j): g[i][j] / math.sqrt(v[i][j]) for i, j in cells}

@@ -12,8 +12,13 @@ from lomo.optim import AdaLomo
 from .models import CHECKPOINTING, assert_bit_equal, llama, loss_of, max_difference, weights
 from .reference import AdaLomoReference
 
+# What float16 needs is tested in test_loss_scale.py; here it is one of the dtypes.
+pytestmark = pytest.mark.filterwarnings("ignore:float16 weights without a loss scale")
 
-@pytest.mark.parametrize("options", [{}, {"clip_threshold": 0.3, "weight_decay": 0.5}], ids=str)
+
+@pytest.mark.parametrize(
+    "options", [{}, {"clip_threshold": 0.3, "weight_decay": 0.5}, {"beta": 0.9}], ids=str
+)
 @pytest.mark.parametrize("scale", [1.0, 1e-5], ids=["weights", "weights_below_eps"])
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (1, 6), (9,)], ids=str)
 def test_equals_the_slow_reference(
@@ -26,6 +31,7 @@ def test_equals_the_slow_reference(
         lr=0.1,
         threshold=options.get("clip_threshold", 1.0),
         weight_decay=options.get("weight_decay", 0.0),
+        beta=options.get("beta"),
     )
     optimizer = AdaLomo([parameter], lr=0.1, **options)
     for step in range(10):

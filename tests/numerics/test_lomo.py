@@ -12,6 +12,9 @@ from lomo.optim import Lomo
 from .models import CHECKPOINTING, assert_bit_equal, llama, loss_of, max_difference, weights
 from .reference import sgd_on_fp32_copy
 
+# What float16 needs is tested in test_loss_scale.py; here it is one of the dtypes.
+pytestmark = pytest.mark.filterwarnings("ignore:float16 weights without a loss scale")
+
 LR = 0.1
 NUM_STEPS = 10
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import lomo.optim
 from lomo.optim import AdaLomo, Lomo
 
-from .models import assert_bit_equal, llama, loss_of, weights
+from .models import assert_bit_equal, llama, loss_of, max_difference, weights
 
 both = pytest.mark.parametrize("make", [Lomo, AdaLomo])
 
@@ -109,6 +109,47 @@ def test_parameter_given_twice(make: Callable[..., Any]) -> None:
         pytest.raises(ValueError, match="occurs twice"),
     ):
         make([parameter, parameter], lr=0.1)
+
+
+@both
+def test_parameter_of_another_optimizer(make: Callable[..., Any]) -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    first = Lomo([parameter], lr=0.1)
+    with pytest.raises(ValueError, match="updated by another optimizer already"):
+        make([parameter], lr=0.1)
+    first.close()
+    second = make([parameter], lr=0.1)
+    del second
+    gc.collect()
+    make([parameter], lr=0.1)
+
+
+@both
+def test_a_model_compiled_as_a_whole(make: Callable[..., Any]) -> None:
+    model = llama()
+    compiled = torch.compile(model, backend="aot_eager")
+    with pytest.warns(UserWarning, match="compile each layer instead"):
+        make(compiled.named_parameters(), lr=0.1)
+    optimizer = make(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="compile each layer instead"):
+        optimizer.backward(loss_of(compiled, 0))
+    optimizer.step()
+
+
+# torch's own, when it traces a layer whose input is not a leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_model_compiled_layer_by_layer() -> None:
+    results = []
+    for compiled in (False, True):
+        model = llama()
+        if compiled:
+            for layer in model.model.layers:
+                layer.compile(backend="aot_eager")
+        optimizer = Lomo(model.named_parameters(), lr=0.1)
+        optimizer.backward(loss_of(model, 0))  # no warning: it would be an error
+        optimizer.step()
+        results.append(weights(model))
+    assert max_difference(*results) <= 1e-6
 
 
 @both
