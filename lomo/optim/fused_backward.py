@@ -312,13 +312,17 @@ class FusedBackward(ExactStateOptimizer):
             return self._clip / self._loss_factor
         norm = norm_of()
         self._record_norm(slot, norm)
-        clip = torch.full_like(norm, self._clip)
-        if self.max_grad_norm is not None and self.norm_scope == "parameter":
-            clip = clip_coefficient(norm / self._loss_factor, self.max_grad_norm)
-        scale = torch.where(norm.isfinite(), clip / self._loss_factor, 0.0)
+        own = self.max_grad_norm if self.norm_scope == "parameter" else None
         if norm.device.type == "cpu" or self._coefficient_on_host:
-            return float(scale) or None
-        return scale
+            value = float(norm)
+            if not math.isfinite(value):
+                return None
+            clip = self._clip if own is None else min(1.0, own / (value / self._loss_factor + 1e-6))
+            return clip / self._loss_factor
+        clips = torch.full_like(norm, self._clip)
+        if own is not None:
+            clips = clip_coefficient(norm / self._loss_factor, own)
+        return torch.where(norm.isfinite(), clips / self._loss_factor, 0.0)
 
     @torch.no_grad()
     def _read_norm(self) -> None:

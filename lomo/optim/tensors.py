@@ -31,7 +31,9 @@ def norm_of(parts: Iterable[Tensor]) -> Tensor:
 
     sum() adds in pairs, right to 1e-7; the CPU's vector_norm adds one after another.
     """
-    return torch.stack([part.float().square().sum() for part in parts]).sum().sqrt()
+    squares = [part.float().square().sum() for part in parts]
+    total = squares[0] if len(squares) == 1 else torch.stack(squares).sum()
+    return total.sqrt_()
 
 
 def norm_fp32(tensor: Tensor) -> Tensor:
