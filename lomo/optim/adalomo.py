@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 from .checks import require_positive
 from .clipping import NormScope
 from .fused_backward import FusedBackward, Slot
+from .rounding import Rounding, write_rounded_
 from .tensors import SIXTEEN_BIT, chunks, norm_of
 
 
@@ -47,7 +48,7 @@ class AdaLomo(FusedBackward):
         beta: the paper's constant beta, between 0 and 1, instead of beta_t; None: beta_t.
         weight_decay: 0 or above.
         max_grad_norm, norm_scope: clip first; see `FusedBackward`. Not needed: u_hat is normalised.
-        loss_scale: for float16; see `FusedBackward`.
+        loss_scale, rounding, seed: for 16-bit weights; see `FusedBackward`.
 
     Raises ValueError for values that are not allowed. See `FusedBackward` for what else is refused.
     """
@@ -67,6 +68,8 @@ class AdaLomo(FusedBackward):
         max_grad_norm: float | None = None,
         norm_scope: NormScope = "global",
         loss_scale: float | Literal["dynamic"] | None = None,
+        rounding: Rounding = "nearest",
+        seed: int = 0,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -88,6 +91,8 @@ class AdaLomo(FusedBackward):
             max_grad_norm=max_grad_norm,
             norm_scope=norm_scope,
             loss_scale=loss_scale,
+            rounding=rounding,
+            seed=seed,
         )
 
     def _update(
@@ -110,11 +115,12 @@ class AdaLomo(FusedBackward):
         step_size = torch.clamp(rms_theta, min=group["eps"][1]) * float(group["lr"])
         keep = 1.0 - step_size * group["weight_decay"] if group["weight_decay"] else None
         factors[0].mul_(step_size / shrink)
+        generator = self._generator(parameter, slot)
         for weight, update in zip(chunks(parameter), _normalised(gradient, factors), strict=True):
             copy = weight.float() if weight.dtype in SIXTEEN_BIT else weight
             if keep is not None:
                 copy.mul_(keep)
-            weight.copy_(copy.sub_(update))
+            write_rounded_(weight, copy.sub_(update), generator)
 
 
 def _second_moment_factors(

@@ -23,8 +23,9 @@ from .checks import require_non_negative, require_positive, require_unique
 from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
 from .loss_scale import LossScale
+from .rounding import Rounding, generator_for, require_rounding
 from .state import ExactStateOptimizer
-from .tensors import norm_fp32
+from .tensors import SIXTEEN_BIT, norm_fp32
 
 
 class Mode(enum.Enum):
@@ -63,6 +64,9 @@ class FusedBackward(ExactStateOptimizer):
             "parameter" (each gradient by its own norm, one pass) or "previous_step" (the global
             norm of the step before, one pass: an approximation; exact where there is none yet).
         loss_scale: None, a fixed factor or "dynamic", for float16; see `LossScale`.
+        rounding: of 16-bit weights, "nearest" or "stochastic" (unbiased: steps below half a unit in
+            the last place are not lost).
+        seed: of the stochastic rounding; a resumed run draws what the uninterrupted one draws.
 
     Attributes:
         grad_norm: global L2 norm before clipping of the last step that measured it, else None. Not
@@ -81,10 +85,15 @@ class FusedBackward(ExactStateOptimizer):
         max_grad_norm: float | None = None,
         norm_scope: NormScope = "global",
         loss_scale: float | Literal["dynamic"] | None = None,
+        rounding: Rounding = "nearest",
+        seed: int = 0,
     ) -> None:
+        require_rounding(rounding)
         require_scope(norm_scope, max_grad_norm)
         self.max_grad_norm = max_grad_norm
         self.norm_scope = norm_scope
+        self.rounding = rounding
+        self.seed = seed
         self.loss_scale = None if loss_scale is None else LossScale(loss_scale)
         self.grad_norm: float | None = None
         self._handles: list[RemovableHandle] = []
@@ -323,6 +332,12 @@ class FusedBackward(ExactStateOptimizer):
         if own is not None:
             clips = clip_coefficient(norm / self._loss_factor, own)
         return torch.where(norm.isfinite(), clips / self._loss_factor, 0.0)
+
+    def _generator(self, parameter: Tensor, slot: Slot) -> torch.Generator | None:
+        """Random numbers for rounding this update of `parameter`; None: round to nearest."""
+        if self.rounding == "nearest" or parameter.dtype not in SIXTEEN_BIT:
+            return None
+        return generator_for(parameter.device, self.seed, self._num_steps, slot.position, 0)
 
     @torch.no_grad()
     def _read_norm(self) -> None:

@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 from .checks import require_positive
 from .clipping import NormScope
 from .fused_backward import FusedBackward, Slot
+from .rounding import Rounding, write_rounded_
 from .tensors import SIXTEEN_BIT, chunks
 
 
@@ -24,7 +25,8 @@ class Lomo(FusedBackward):
         params: parameters, named parameters or groups; any float dtype, any shape.
         lr: step size, above 0; read at each update, so schedulers (which may reach 0) work.
         weight_decay: L2 penalty, added to the gradient as torch.optim.SGD does; 0 or above.
-        max_grad_norm, norm_scope, loss_scale: clipping by a norm and float16; see `FusedBackward`.
+        max_grad_norm, norm_scope: clipping by a norm; see `FusedBackward`.
+        loss_scale, rounding, seed: for 16-bit weights; see `FusedBackward`.
         clip_value: limit of each element of the gradient, above 0 (the paper's other way to clip);
             not together with max_grad_norm.
 
@@ -41,6 +43,8 @@ class Lomo(FusedBackward):
         norm_scope: NormScope = "global",
         clip_value: float | None = None,
         loss_scale: float | Literal["dynamic"] | None = None,
+        rounding: Rounding = "nearest",
+        seed: int = 0,
     ) -> None:
         if clip_value is not None:
             require_positive("clip_value", clip_value)
@@ -54,6 +58,8 @@ class Lomo(FusedBackward):
             max_grad_norm=max_grad_norm,
             norm_scope=norm_scope,
             loss_scale=loss_scale,
+            rounding=rounding,
+            seed=seed,
         )
 
     def _update(
@@ -61,8 +67,9 @@ class Lomo(FusedBackward):
     ) -> None:
         group = self.param_groups[slot.group_index]
         lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
-        if weight_decay or self.clip_value is not None or isinstance(scale, Tensor):
-            self._step_in_chunks(parameter, gradient, lr, weight_decay, scale)
+        generator = self._generator(parameter, slot)
+        if weight_decay or self.clip_value or generator or isinstance(scale, Tensor):
+            self._step_in_chunks(parameter, gradient, lr, weight_decay, scale, generator)
         elif parameter.dtype in SIXTEEN_BIT:
             # On a CPU, add_ rounds alpha to 16 bits before it multiplies; addcmul_ keeps it in
             # fp32 and rounds the sum once, as an fp32 copy would, and allocates nothing. A factor
@@ -78,6 +85,7 @@ class Lomo(FusedBackward):
         lr: float,
         weight_decay: float,
         scale: float | Tensor,
+        generator: torch.Generator | None,
     ) -> None:
         """The general step, in chunks, so that scratch is small; 16-bit passes through fp32."""
         wide = torch.float32 if parameter.dtype in SIXTEEN_BIT else parameter.dtype
@@ -91,7 +99,7 @@ class Lomo(FusedBackward):
             copy.add_(step, alpha=-lr)
             if isinstance(scale, Tensor):  # 0: the gradient was not finite
                 copy = torch.where(scale > 0, copy, weight)
-            weight.copy_(copy)
+            write_rounded_(weight, copy, generator)
 
     def _one(self, parameter: Tensor) -> Tensor:
         key = (parameter.device, parameter.dtype)
