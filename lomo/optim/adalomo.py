@@ -12,6 +12,7 @@ from .checks import require_positive
 from .clipping import NormScope
 from .fused_backward import FusedBackward, Slot
 from .rounding import Rounding, write_rounded_
+from .sharding import Shard
 from .tensors import SIXTEEN_BIT, chunks, norm_of
 
 
@@ -54,6 +55,7 @@ class AdaLomo(FusedBackward):
     """
 
     _coefficient_on_host = True
+    _elementwise = False
 
     def __init__(
         self,
@@ -98,19 +100,23 @@ class AdaLomo(FusedBackward):
     def _update(
         self, parameter: Tensor, gradient: Tensor, slot: Slot, scale: float | Tensor
     ) -> None:
+        self._update_shard(Shard(parameter, parameter, gradient, parameter.shape), slot, scale)
+
+    def _update_shard(self, shard: Shard, slot: Slot, scale: float | Tensor) -> None:
         assert not isinstance(scale, Tensor)  # asked for by _coefficient_on_host
-        group, state = self.param_groups[slot.group_index], self.state[parameter]
+        group, state = self.param_groups[slot.group_index], self.state[shard.owner]
+        parameter, gradient = shard.parameter, shard.gradient
         state["step"] = state.get("step", 0) + 1
         beta = group.get("beta") or 1.0 - math.pow(state["step"], -group["decay_rate"])
         if parameter.dim() == 0:
             parameter, gradient = parameter.view(1), gradient.view(1)
-        factors = _second_moment_factors(gradient, scale, state, beta, group["eps"][0])
+        factors = _second_moment_factors(shard, gradient, scale, state, beta, group["eps"][0])
         factors[0].mul_(scale)
 
         # Everything stays on the device, as 0-dim tensors: no host sync per parameter.
-        root_of_size = math.sqrt(parameter.numel())
-        rms_u = norm_of(_normalised(gradient, factors)) / root_of_size
-        rms_theta = norm_of(chunks(parameter)) / root_of_size
+        norms = torch.stack([norm_of(_normalised(gradient, factors)), norm_of(chunks(parameter))])
+        mean_squares = shard.total(norms.square_()).div_(shard.shape.numel())
+        rms_u, rms_theta = mean_squares.sqrt_().unbind()
         shrink = torch.clamp(rms_u / group["clip_threshold"], min=1.0)
         step_size = torch.clamp(rms_theta, min=group["eps"][1]) * float(group["lr"])
         keep = 1.0 - step_size * group["weight_decay"] if group["weight_decay"] else None
@@ -124,9 +130,12 @@ class AdaLomo(FusedBackward):
 
 
 def _second_moment_factors(
-    gradient: Tensor, scale: float, state: dict[str, Any], beta: float, eps: float
+    shard: Shard, gradient: Tensor, scale: float, state: dict[str, Any], beta: float, eps: float
 ) -> list[Tensor]:
     """Bring the moments in `state` up to date with `scale * gradient`; return 1 / sqrt(v).
+
+    Of a matrix that is split over ranks, each rank holds whole rows: it keeps the row moments of
+    those, and the column moments of all, as every rank does.
 
     Returned as new tensors whose product broadcasts to the gradient's shape: [row, column] for
     v = r c / mean(r) in means, [1 / sqrt(v)] for vectors.
@@ -134,13 +143,16 @@ def _second_moment_factors(
     if gradient.dim() == 1:
         square = _average(state, "square", gradient.float().mul(scale).square_().add_(eps), beta)
         return [square.rsqrt()]
-    row_mean, column_mean = (
-        norm.mul_(scale).square_().div_(gradient.shape[dim]).add_(eps)
-        for dim, norm in zip((-1, -2), _row_and_column_norms(gradient), strict=True)
+    row_squares, column_squares = (
+        norm.mul_(scale).square_() for norm in _row_and_column_norms(gradient)
     )
-    row = _average(state, "row", row_mean, beta)
-    column = _average(state, "column", column_mean, beta)
-    row_factor = (row / row.mean(dim=-1, keepdim=True)).rsqrt_()
+    row = _average(state, "row", row_squares.div_(shard.shape[-1]).add_(eps), beta)
+    row_sum = row.sum(dim=-1, keepdim=True)
+    if len(shard.shape) == 2:  # beyond that a split leaves the matrices whole
+        both = shard.total(torch.cat([column_squares, row_sum]))
+        column_squares, row_sum = both[:-1], both[-1:]
+    column = _average(state, "column", column_squares.div_(shard.shape[-2]).add_(eps), beta)
+    row_factor = (row / row_sum.div_(shard.shape[-2])).rsqrt_()
     return [row_factor.unsqueeze(-1), column.rsqrt().unsqueeze(-2)]
 
 

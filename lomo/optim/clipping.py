@@ -3,7 +3,9 @@
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from .checks import require_positive
 
@@ -17,28 +19,51 @@ class GradientNorms:
     """Norms of the gradients of one pass, kept on their devices until they are read at once."""
 
     def __init__(self) -> None:
-        self._norms: dict[torch.device, Tensor] = {}  # per device: fp32 norms by position
+        # By device, and by the ranks that hold the other parts: fp32 norms by position.
+        self._norms: dict[tuple[torch.device, ProcessGroup | None], Tensor] = {}
 
     def __bool__(self) -> bool:
         return bool(self._norms)
 
-    def record(self, position: int, num_positions: int, norm: Tensor) -> None:
-        """Note the norm (fp32, 0-dim) of the gradient of the parameter at `position`."""
-        if norm.device not in self._norms:
-            self._norms[norm.device] = torch.zeros(num_positions, device=norm.device)
-        self._norms[norm.device][position] = norm
+    def record(
+        self,
+        position: int,
+        num_positions: int,
+        norm: Tensor,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        """Note the norm (fp32, 0-dim) of the gradient of the parameter at `position`.
+
+        With a `group` it is the norm of this rank's part, and the ranks add up at `read`.
+        """
+        key = (norm.device, group)
+        if key not in self._norms:
+            self._norms[key] = torch.zeros(num_positions, device=norm.device)
+        self._norms[key][position] = norm
 
     def clear(self) -> None:
         """Forget what an interrupted pass has left."""
         self._norms = {}
 
     def read(self) -> float:
-        """Norm of all gradients together, as clip_grad_norm_ adds it up. The one host sync."""
-        parts = list(self._norms.values()) or [torch.zeros(1)]
+        """Norm of all gradients together, as clip_grad_norm_ adds it up. The one host sync.
+
+        Every rank gets the same number, so that all take the same decision.
+        """
+        parts = [_whole(norms, group) for (_, group), norms in self._norms.items()]
         self._norms = {}
-        # A parameter lives on one device, so adding the devices' vectors merges them.
+        # A parameter stands in one of the vectors only, so adding them merges them.
+        parts = parts or [torch.zeros(1)]
         norms = sum((part.to(parts[0].device) for part in parts[1:]), start=parts[0])
         return float(torch.linalg.vector_norm(norms))
+
+
+def _whole(norms: Tensor, group: ProcessGroup | None) -> Tensor:
+    if group is None:
+        return norms
+    squares = norms.square()
+    dist.all_reduce(squares, group=group)
+    return squares.sqrt_()
 
 
 def require_scope(scope: str, max_grad_norm: float | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -24,6 +25,7 @@ from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
 from .loss_scale import LossScale
 from .rounding import Rounding, generator_for, require_rounding
+from .sharding import Shard, release_gathered, shard_of
 from .state import ExactStateOptimizer
 from .tensors import SIXTEEN_BIT, norm_fp32
 
@@ -76,6 +78,8 @@ class FusedBackward(ExactStateOptimizer):
 
     # Whether `_update` must have its coefficient as a number: a host sync a tensor on a GPU.
     _coefficient_on_host = False
+    # Whether an element's update needs nothing of the others, so that any part will do.
+    _elementwise = True
 
     def __init__(
         self,
@@ -214,6 +218,7 @@ class FusedBackward(ExactStateOptimizer):
             )
         if self._norms:  # a plain backward with norm_scope="parameter"
             self._read_norm()
+        release_gathered(self._slots)
         self._pass += 1
         self._num_steps += 1
         self._backward_called = self._step_is_open = False
@@ -285,12 +290,22 @@ class FusedBackward(ExactStateOptimizer):
         parameter.grad = None  # first of all, so that no error leaves a gradient behind
         assert gradient is not None
         mode = self._admit(slot)
+        if mode is Mode.DROP:
+            return
+        elementwise = self._elementwise or mode is Mode.MEASURE
+        shard = shard_of(parameter, gradient, elementwise=elementwise)
+        del gradient  # of ZeRO-3 it is the whole, and no longer needed
         if mode is Mode.MEASURE:
-            self._record_norm(slot, norm_fp32(gradient))
-        elif mode is Mode.UPDATE:
-            scale = self._coefficient(slot, lambda: norm_fp32(gradient))
-            if scale is not None:
-                self._update(parameter, gradient, slot, scale)
+            self._record_norm(slot, norm_fp32(shard.gradient), shard.group)
+            return
+        scale = self._coefficient(slot, shard.norm)
+        if scale is not None:
+            self._update_shard(shard, slot, scale)
+            shard.write_back()
+
+    def _update_shard(self, shard: Shard, slot: Slot, scale: float | Tensor) -> None:
+        """Update this rank's part; overridden where an update needs more than its own elements."""
+        self._update(shard.parameter, shard.gradient, slot, scale)
 
     def _admit(self, slot: Slot) -> Mode:
         """What is to be done with the gradient of a parameter, which may come once a pass."""
@@ -305,9 +320,12 @@ class FusedBackward(ExactStateOptimizer):
         self._step_is_open |= mode is Mode.UPDATE
         return mode
 
-    def _record_norm(self, slot: Slot, norm: Tensor) -> None:
-        """Note the norm of the (still loss-scaled) gradient: fp32, 0-dim, on its device."""
-        self._norms.record(slot.position, len(self._last_pass), norm)
+    def _record_norm(self, slot: Slot, norm: Tensor, group: ProcessGroup | None = None) -> None:
+        """Note the norm of the (still loss-scaled) gradient: fp32, 0-dim, on its device.
+
+        With a `group`, `norm` is that of this rank's part.
+        """
+        self._norms.record(slot.position, len(self._last_pass), norm, group)
 
     def _coefficient(self, slot: Slot, norm_of: Callable[[], Tensor]) -> float | Tensor | None:
         """What a gradient is multiplied with: its clip coefficient and the inverse loss scale.

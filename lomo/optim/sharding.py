@@ -1,0 +1,177 @@
+"""Which part of a spread parameter this rank updates, and how the ranks add up what they hold.
+
+FSDP2 (`fully_shard`) hands a hook the sharded DTensor after its reduce-scatter. DeepSpeed ZeRO-3
+hands it the gathered parameter with the rank's own gradient, before any communication. ZeRO-3 is
+known by its attributes: nothing of DeepSpeed is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from .tensors import norm_fp32
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one rank holds of a parameter and of its gradient, averaged over the ranks.
+
+    owner: the parameter itself, the key of its state.
+    parameter, gradient: the rank's part, of one shape, plain tensors; both may be empty.
+    shape: of the whole parameter.
+    group: the ranks that hold the other parts, None where this rank holds all of it.
+    write_back: to be called after `parameter` was updated.
+    """
+
+    owner: Tensor
+    parameter: Tensor
+    gradient: Tensor
+    shape: torch.Size
+    group: ProcessGroup | None = None
+    write_back: Callable[[], None] = _nothing
+
+    def total(self, partial: Tensor) -> Tensor:
+        """The sum of `partial` over the ranks that hold the other parts, in place."""
+        if self.group is not None:
+            dist.all_reduce(partial, group=self.group)
+        return partial
+
+    def norm(self) -> Tensor:
+        """Norm of the whole gradient, fp32, 0-dim, the same on every rank."""
+        norm = norm_fp32(self.gradient)
+        return norm if self.group is None else self.total(norm.square()).sqrt()
+
+
+def shard_of(parameter: Tensor, gradient: Tensor, *, elementwise: bool) -> Shard:
+    """The part of `parameter` that this rank has to update.
+
+    Of a ZeRO-3 parameter a rank gets its flat partition where the update is `elementwise`; else
+    every rank gets the whole, since a partition cuts through rows. Every rank must ask for the
+    same parameters in the same order.
+    Raises RuntimeError for a parameter that is not spread while other ranks are there: each rank
+    would follow its own gradient. No weight has changed then.
+    """
+    placement = _placement(parameter)
+    if placement is not None:
+        return _of_dtensor(parameter, gradient, placement)
+    if hasattr(parameter, "ds_id"):
+        return _of_zero3(parameter, gradient, elementwise)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise RuntimeError(_REPLICAS)
+    return Shard(parameter, parameter, gradient, parameter.shape)
+
+
+def release_gathered(parameters: Iterable[Tensor]) -> None:
+    """Free what ZeRO-3 still holds gathered: it is as it was before the partitions were updated."""
+    for parameter in parameters:
+        # ZeRO-3 keeps some for the next forward: small ones, and those of the first layers.
+        spread: Any = parameter
+        if getattr(spread, "ds_status", None) is not None and spread.ds_status.name == "AVAILABLE":
+            spread.ds_active_sub_modules.clear()
+            spread.partition()
+
+
+class _Placement(NamedTuple):
+    group: ProcessGroup | None
+    dim: int
+
+
+def _placement(parameter: Tensor) -> _Placement | None:
+    """The ranks over which a DTensor is split, and along which dimension; None for others.
+
+    A second mesh dimension may hold replicas (HSDP): FSDP2 has averaged over those.
+    """
+    mesh: Any = getattr(parameter, "device_mesh", None)
+    if mesh is None:
+        return None
+    placements: Any = getattr(parameter, "placements")  # noqa: B009 (torch's stub has it not)
+    split = [dim for dim, placement in enumerate(placements) if not placement.is_replicate()]
+    if not split:
+        return _Placement(None, 0)
+    if len(split) > 1 or not placements[split[0]].is_shard():
+        raise RuntimeError(
+            f"a parameter is spread as {placements}: a fused update honours tensors that are "
+            "split along one mesh dimension (FSDP2, HSDP), and no tensor parallelism beside it. "
+            "No weight was changed."
+        )
+    return _Placement(mesh.get_group(split[0]), placements[split[0]].dim)
+
+
+def _of_dtensor(parameter: Any, gradient: Any, placement: _Placement) -> Shard:
+    # Plain tensors from here on: each operation on a DTensor costs a dispatch in Python.
+    if placement.group is not None and placement.dim != 0:
+        raise RuntimeError(
+            f"a parameter is split along dimension {placement.dim}: a fused update honours a "
+            "split along dimension 0, fully_shard's default. No weight was changed."
+        )
+    if getattr(gradient, "placements", None) != parameter.placements:
+        raise RuntimeError(
+            f"a parameter is spread as {parameter.placements} and its gradient is not: the ranks "
+            "have not added up theirs yet. No weight was changed."
+        )
+    return Shard(
+        parameter, parameter.to_local(), gradient.to_local(), parameter.shape, placement.group
+    )
+
+
+def _of_zero3(parameter: Any, gradient: Tensor, elementwise: bool) -> Shard:
+    group: ProcessGroup = parameter.ds_process_group
+    partition: Tensor = parameter.ds_tensor
+    _check_zero3(parameter, gradient)
+    rank, num_ranks = dist.get_rank(group), dist.get_world_size(group)
+    size = partition.numel()  # the same on every rank: the last ones are padded
+    if elementwise:
+        flat = gradient.reshape(-1)
+        if size * num_ranks != flat.numel():
+            flat = torch.nn.functional.pad(flat, (0, size * num_ranks - flat.numel()))
+        own = torch.empty_like(partition)
+        dist.reduce_scatter_tensor(own, flat, group=group)
+        own.div_(num_ranks)
+        # Without the padding: it is no part of the parameter, and would grow by rounding.
+        num_own = max(0, min(size, gradient.numel() - rank * size))
+        return Shard(parameter, partition[:num_own], own[:num_own], parameter.ds_shape, group)
+    whole = gradient.clone()  # autograd may still need the one that it handed over
+    dist.all_reduce(whole, group=group)
+    whole.div_(num_ranks)
+
+    def write_back() -> None:
+        part = parameter.data.reshape(-1)[rank * size : (rank + 1) * size]
+        partition[: part.numel()].copy_(part)
+
+    return Shard(parameter, parameter.data, whole, parameter.ds_shape, None, write_back)
+
+
+def _check_zero3(parameter: Any, gradient: Tensor) -> None:
+    asked: dict[str, bool] = {
+        "hierarchical partitioning (zero_hpz_partition_size)": (
+            parameter.ds_secondary_tensor is not None
+        ),
+        "offloaded or quantised parameters": (
+            parameter.ds_tensor.device != gradient.device
+            or parameter.ds_tensor.dtype != gradient.dtype
+        ),
+    }
+    refused = ", ".join(name for name, wanted in asked.items() if wanted)
+    if refused:
+        raise RuntimeError(
+            f"a fused update can't honour this setting of ZeRO-3: {refused}. No weight was changed."
+        )
+
+
+_REPLICAS = (
+    "several processes train, and this parameter is not spread over them: each would take its own "
+    "gradient, and the replicas would drift apart. Spread the model with fully_shard (FSDP2) or "
+    "DeepSpeed ZeRO-3; DistributedDataParallel averages gradients only after a fused update has "
+    "used them. No weight was changed."
+)
