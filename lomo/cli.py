@@ -180,9 +180,16 @@ def _run(options: argparse.Namespace) -> None:
     check_model(spec, where="--spec")
     _settle_process(spec.num_threads)
     from lomo.clock import Clock
+    from lomo.engines.launch import is_rank, last_words, rank_started_at
     from lomo.lock import exclusive
-    from lomo.run import execute, finished
+    from lomo.run import execute, finished, launch_ranks
 
+    if is_rank():
+        with last_words():
+            done = execute(spec, options.out, Clock(started_at=rank_started_at()))
+        if os.environ["RANK"] == "0":
+            _say(_one_line(done))
+        return
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -191,9 +198,13 @@ def _run(options: argparse.Namespace) -> None:
         ) from error
     with exclusive(options.out / ".lock") as waited_s:
         # Only where we waited: a record that stood here before was there to be replaced.
-        record = (finished(spec, options.out) if waited_s else None) or execute(
-            spec, options.out, Clock(waited_s=waited_s)
-        )
+        record = finished(spec, options.out) if waited_s else None
+        clock = Clock(waited_s=waited_s)
+        if record is None and spec.num_devices > 1:
+            arguments = [spec.kind, "--spec", options.spec, "--out", str(options.out)]
+            launch_ranks(spec, arguments, options.out, clock)
+            return
+        record = record or execute(spec, options.out, clock)
     _say(_one_line(record))
 
 

@@ -23,9 +23,13 @@ Phase = Literal["load", "compile", "train", "evaluate", "save"]
 class Clock:
     """Counts seconds for one phase at a time. An inner phase pauses the outer one."""
 
-    def __init__(self, *, waited_s: float = 0.0) -> None:
-        """`waited_s`: seconds that the process waited for another before its own work."""
-        self._started = time.perf_counter() - process_age_s() + waited_s
+    def __init__(self, *, waited_s: float = 0.0, started_at: float | None = None) -> None:
+        """`waited_s`: seconds that the process waited for another before its own work.
+
+        `started_at`: seconds since the epoch when the run began, if another process began it.
+        """
+        age_s = process_age_s() - waited_s if started_at is None else time.time() - started_at
+        self._started = time.perf_counter() - age_s
         self._mark = self._started
         self._stack: list[Phase | None] = ["load"]
         self._seconds: dict[Phase | None, float] = {}

@@ -18,6 +18,7 @@ from lomo.errors import UserError, nearest
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa"]
+Engine = Literal["single", "fsdp2", "zero3"]
 TaskName = Literal["rte", "boolq", "wsc", "wic", "multirc", "copa"]
 HyperValue = int | float
 Grid = dict[str, list[HyperValue]]
@@ -63,6 +64,8 @@ class TrainSettings(Strict):
     attention: Attention = Field("sdpa", description="attention kernel")
     activation_checkpointing: bool = Field(True, description="recompute each layer in backward")
     eval_batch_size: int = Field(32, ge=1, description="requests scored at once")
+    engine: Engine = Field("single", description="how the model is spread over devices")
+    num_devices: int = Field(1, ge=1, description="devices a run, one process each")
     timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
 
 
@@ -100,6 +103,8 @@ class Measure(Strict):
     dtype: Dtype = Field("bfloat16", description="of the weights")
     attention: Attention = Field("sdpa", description="attention kernel")
     max_grad_norm: float | None = Field(None, gt=0, description="global norm; null for no clipping")
+    engine: Engine = Field("single", description="how the model is spread over devices")
+    num_devices: int = Field(1, ge=1, description="devices a run, one process each")
     num_warmup_steps: int = Field(2, ge=1, description="steps before the clock starts")
     num_timed_steps: int = Field(10, ge=2, description="steps on the clock")
     timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")

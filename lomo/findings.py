@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -35,14 +36,18 @@ class Findings:
 
 @dataclass
 class Deadline:
-    """The time limit of a run, counted from the start of its process."""
+    """The time limit of a run, counted from the start of its process.
+
+    `agreed` asks all ranks, so that they stop together.
+    """
 
     clock: Clock
     timeout_s: float | None
+    agreed: Callable[[bool], bool] = bool
 
     def check(self, step: int | None = None) -> None:
         """Raises RunStopped once the limit has passed."""
-        if self.timeout_s is not None and self.clock.wall_s > self.timeout_s:
+        if self.timeout_s is not None and self.agreed(self.clock.wall_s > self.timeout_s):
             raise RunStopped("timeout", f"the limit of {self.timeout_s:g} s has passed", step=step)
 
 

@@ -11,89 +11,97 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lomo.batches import Batch, random_batch
 from lomo.clock import Clock
-from lomo.engines.single import StepPhase, training_step
-from lomo.findings import Deadline, Findings, RunStopped, model_facts, synchronise
+from lomo.engines.single import Single
+from lomo.engines.step import StepPhase, training_step
+from lomo.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.memory.cuda import read_cuda_peaks, reset_cuda_peaks, residual_bytes
 from lomo.memory.host import host_peak_rss_bytes
 from lomo.memory.ledger import Ledger, StepMeter
-from lomo.methods import Prepared, prepare
+from lomo.methods import Prepared
 from lomo.plan import MeasureSpec
+from lomo.preparation import prepare_model
 from lomo.record import LedgerParts, Memory, SumOfTerms, write_text
 from lomo.throughput import TimedStep, summarise
 from lomo.tracking import History
-from lomo.weights import checkpoint_activations, load_model, weights_sha256
 
 SEED = 0
 
 
 def work(
-    spec: MeasureSpec, folder: Path, device: str, clock: Clock, history: History, findings: Findings
+    spec: MeasureSpec,
+    folder: Path,
+    engine: Single,
+    clock: Clock,
+    history: History,
+    findings: Findings,
 ) -> None:
     """Takes warm-up and timed steps, then one under the meter; findings get both."""
-    torch.manual_seed(SEED)
-    model = load_model(spec.model_path, dtype=spec.dtype, attention=spec.attention, device=device)
-    vocabulary = int(model.config.vocab_size)
-    if spec.activation_checkpointing:
-        checkpoint_activations(model)
-    prepared = prepare(spec.method)(model, spec)
+    prepared = prepare_model(spec, engine, findings, seed=SEED)
     prepared.model.train()
-    findings.model = model_facts(
-        prepared.model, spec.model, spec.dtype, weights_sha256(spec.model_path)
-    )
+    config: Any = prepared.model.config
+    vocabulary = int(config.vocab_size)
     findings.missing.update(training="a measured step trains nothing", result="nothing is scored")
     clock.loaded()
 
     def batch(step: int) -> Batch:
         return random_batch(
             vocabulary=vocabulary,
-            batch_size=spec.batch_size,
+            batch_size=spec.batch_size * engine.world_size,
             sequence_length=spec.sequence_length,
             seed=step,
-            device=device,
+            device=engine.device,
         )
 
-    _time_steps(spec, prepared, batch, device, clock, history, findings)
+    _time_steps(spec, prepared, batch, engine, clock, history, findings)
     with clock.phase("train"):
-        findings.memory = _measure_memory(spec, prepared, batch(0), device, folder)
+        findings.memory = _measure_memory(spec, prepared, batch(0), engine, folder)
 
 
 def _time_steps(
     spec: MeasureSpec,
     prepared: Prepared,
     batch: Callable[[int], Batch],
-    device: str,
+    engine: Single,
     clock: Clock,
     history: History,
     findings: Findings,
 ) -> None:
     optimizers = [optimizer for optimizer, _ in prepared.optimizers]
-    deadline = Deadline(clock, spec.timeout_s)
+    deadline = Deadline(clock, spec.timeout_s, engine.agreed)
     timed: list[TimedStep] = []
     with clock.phase("train"):
         for step in range(1, spec.num_warmup_steps + spec.num_timed_steps + 1):
             deadline.check(step)
             findings.step = step
             given = batch(step)
-            started = synchronise(device)
+            started = synchronise(engine.device)
             result = training_step(
-                prepared.model, optimizers, [given], max_grad_norm=spec.max_grad_norm
+                prepared.model,
+                optimizers,
+                [given],
+                max_grad_norm=spec.max_grad_norm,
+                engine=engine,
             )
-            seconds = synchronise(device) - started
+            seconds = synchronise(engine.device) - started
             if not math.isfinite(result.loss):
                 raise RunStopped("diverged", f"the loss is {result.loss}", step=step)
             timed.append(TimedStep(seconds, given.num_tokens, given.input_ids_BS.numel()))
             history.add("step", step=step, loss=result.loss, step_s=seconds)
-    findings.throughput = summarise(timed, num_warmup_steps=spec.num_warmup_steps, world_size=1)
+    findings.throughput = summarise(
+        timed, num_warmup_steps=spec.num_warmup_steps, world_size=engine.world_size
+    )
 
 
 def _measure_memory(
-    spec: MeasureSpec, prepared: Prepared, batch: Batch, device: str, folder: Path
+    spec: MeasureSpec, prepared: Prepared, batch: Batch, engine: Single, folder: Path
 ) -> Memory:
+    device = engine.device
     optimizers = [optimizer for optimizer, _ in prepared.optimizers]
     if device == "cuda":
         reset_cuda_peaks(torch.device(device))
@@ -107,7 +115,12 @@ def _measure_memory(
             meter.phase(phase)
 
         training_step(
-            prepared.model, optimizers, [batch], max_grad_norm=spec.max_grad_norm, enter=enter
+            prepared.model,
+            optimizers,
+            [batch],
+            max_grad_norm=spec.max_grad_norm,
+            engine=engine,
+            enter=enter,
         )
     ledger = meter.ledger()
     _write_timeline(folder / "timeline.jsonl", ledger)

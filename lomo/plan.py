@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from lomo import methods
+from lomo import engines, methods
 from lomo.config import (
     Accuracy,
     Attention,
     Dtype,
+    Engine,
     HyperValue,
     Measure,
     Strict,
@@ -49,6 +50,8 @@ class RunSpec(Strict):
     max_grad_norm: float | None
     weight_decay: float = 0.0
     gradient_accumulation: int = 1
+    engine: Engine = "single"
+    num_devices: int = 1
     timeout_s: float | None
     num_threads: int
 
@@ -192,6 +195,8 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
             f"{section.sequence_length}x{section.batch_size}-{section.dtype}-"
             f"{'checkpointed' if checkpointing else 'plain'}"
         )
+        if section.engine != "single":
+            setting += f"-{section.engine}-{section.num_devices}"
         settings = section.model_dump(exclude={"models", "methods", "activation_checkpointing"})
         specs.append(
             MeasureSpec(
@@ -278,6 +283,7 @@ def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, wher
     """Refuses an option that the method would have to drop; `where` is its place up to its name."""
     described = methods.describe(method)
     if not described.trains:
+        engines.check(settings.engine, settings.num_devices, method, set(), where=where)
         return
     asked = {
         "max_grad_norm": settings.max_grad_norm is not None,
@@ -292,6 +298,8 @@ def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, wher
                 allowed=f"{method} honours {', '.join(sorted(described.honours)) or 'none'}",
                 fix=f"leave {option} at its neutral value, or take {method} out of this section",
             )
+    options = {option for option, wanted in asked.items() if wanted}
+    engines.check(settings.engine, settings.num_devices, method, options, where=where)
     if settings.dtype == "float16":
         raise UserError(
             "float16 training needs loss scaling, which is not built yet",

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lomo.batches import Batch
-from lomo.engines.single import training_step
+from lomo.engines.step import training_step
 from lomo.models import ModelEntry, Pretraining
 
 END = "<|end|>"

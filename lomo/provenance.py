@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import os
 import platform
 import subprocess
 import time
@@ -17,8 +16,9 @@ from pathlib import Path
 
 import psutil
 
-from lomo import methods
+from lomo import engines, methods
 from lomo.clock import process_age_s
+from lomo.engines.launch import is_rank
 from lomo.plan import MeasureSpec, TrainSpec
 from lomo.record import Device, Provenance
 
@@ -40,6 +40,8 @@ NOT_DEFINING = frozenset(
     {
         "lomo.cli",
         "lomo.config",
+        "lomo.engines",
+        "lomo.engines.launch",
         "lomo.errors",
         "lomo.inputs",
         "lomo.lock",
@@ -62,7 +64,9 @@ ENTRY = {
 }
 
 
-def fingerprint(kind: str, method: str | None = None, task: str | None = None) -> str:
+def fingerprint(
+    kind: str, method: str | None = None, task: str | None = None, engine: str | None = None
+) -> str:
     """Hash of the sources that define the numbers of a run, comments and docstrings left out.
 
     `kind` is one of ENTRY. The sources are the modules of its package that the kind's entry
@@ -70,7 +74,8 @@ def fingerprint(kind: str, method: str | None = None, task: str | None = None) -
     edited update rule changes exactly the methods that use it, an edited prompt the runs of its
     task.
     """
-    roots = [ENTRY[kind]] + ([methods.modules()[method]] if method else [])
+    roots = [ENTRY[kind], *([methods.modules()[method]] if method else [])]
+    roots += [engines.MODULES[engine]] if engine else []
     digest = hashlib.sha256()
     for name in sorted(_closure(roots)):
         digest.update(f"{name}\n{_meaning(name)}\n".encode())
@@ -180,7 +185,7 @@ def _meaning(name: str) -> str:
 def fingerprint_of(spec: TrainSpec | MeasureSpec) -> str:
     """The fingerprint of a run's sources."""
     task = spec.task if isinstance(spec, TrainSpec) else None
-    return fingerprint(spec.kind, spec.method, task)
+    return fingerprint(spec.kind, spec.method, task, spec.engine)
 
 
 def read_provenance(spec: TrainSpec | MeasureSpec, device: str) -> Provenance:
@@ -196,7 +201,7 @@ def read_provenance(spec: TrainSpec | MeasureSpec, device: str) -> Provenance:
         python=platform.python_version(),
         platform=platform.platform(),
         packages=dict(_versions()),
-        device=read_device(device),
+        device=read_device(device, spec.num_devices),
         started_at=datetime.fromtimestamp(time.time() - process_age_s(), UTC).isoformat(),
         missing=missing,
     )
@@ -225,7 +230,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def read_device(device: str) -> Device:
+def read_device(device: str, num_devices: int = 1) -> Device:
     """Facts of the device, with the processes of others that are busy on it."""
     import torch
 
@@ -235,7 +240,7 @@ def read_device(device: str) -> Device:
         return Device(
             kind="cuda",
             name=properties.name,
-            num_devices=1,
+            num_devices=num_devices,
             memory_bytes=properties.total_memory,
             num_threads=torch.get_num_threads(),
             driver=_driver(),
@@ -248,7 +253,7 @@ def read_device(device: str) -> Device:
     return Device(
         kind="cpu",
         name=_cpu_name(),
-        num_devices=1,
+        num_devices=num_devices,
         memory_bytes=psutil.virtual_memory().total,
         num_threads=torch.get_num_threads(),
         driver=None,
@@ -268,12 +273,22 @@ def _cpu_name() -> str:
 
 def _cpu_tenants() -> list[str]:
     """Other processes that kept more than a fifth of a core busy during the last 0.1 s."""
-    family = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    family = _family()
     others = [process for process in psutil.process_iter(["name"]) if process.pid not in family]
     for process in others:
         _percent(process)
     psutil.cpu_percent(interval=0.1)
     return sorted(process.info["name"] for process in others if _percent(process) > 20)
+
+
+def _family() -> set[int]:
+    """The processes of this run: this one, those that started it, and the other ranks."""
+    own = psutil.Process()
+    family = {own.pid, *(parent.pid for parent in own.parents())}
+    started_by = own.parent() if is_rank() else None
+    if started_by is not None:
+        family |= {rank.pid for rank in started_by.children(recursive=True)}
+    return family
 
 
 def _percent(process: psutil.Process) -> float:
@@ -306,4 +321,5 @@ def _cuda_tenants() -> tuple[list[str] | None, str]:
     lines = _smi("--query-compute-apps=pid,process_name")
     if lines is None:
         return None, "nvidia-smi could not be run"
-    return [line for line in lines if line.split(",")[0] != str(os.getpid())], ""
+    family = {str(pid) for pid in _family()}
+    return [line for line in lines if line.split(",")[0] not in family], ""

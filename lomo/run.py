@@ -7,11 +7,17 @@ evidence, and the process exits with 0.
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from lomo import engines
 from lomo.clock import Clock
+from lomo.engines.launch import RankFailed, launch
 from lomo.errors import UserError
 from lomo.findings import Findings, RunStopped
 from lomo.plan import MeasureSpec, TrainSpec
@@ -26,17 +32,58 @@ from lomo.record import (
 from lomo.tracking import History
 
 
-def choose_device(asked: str) -> str:
-    """ "cpu" or "cuda". Raises UserError where CUDA is asked for and not there."""
+def choose_device(asked: str, num_devices: int = 1) -> str:
+    """ "cpu" or "cuda". Raises UserError where CUDA is asked for and there is too little of it."""
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
         raise UserError("no CUDA device is there", where="device", allowed="auto, cpu")
-    return "cuda" if there and asked != "cpu" else "cpu"
+    if there and asked != "cpu":
+        if torch.cuda.device_count() < num_devices:
+            raise UserError(
+                f"{num_devices} devices are asked for, {torch.cuda.device_count()} are there",
+                where="num_devices",
+            )
+        return "cuda"
+    return "cpu"
+
+
+def launch_ranks(
+    spec: TrainSpec | MeasureSpec, arguments: Sequence[str], folder: Path, clock: Clock
+) -> None:
+    """Does the run in one process a device; rank 0 writes the record, or else this process.
+
+    A rank that ran out of memory leaves the others waiting, so that none of them can write it.
+    Raises UserError or RankFailed for what is no result.
+    """
+    device = choose_device(spec.device, spec.num_devices)
+    try:
+        launch(arguments, spec.num_devices, started_at=time.time() - clock.wall_s)
+    except RankFailed as failed:
+        if failed.kind != "oom":
+            raise
+        evidence = _evidence(str(failed), failed.step, device)
+        provenance = read_provenance(spec, device)
+        record = _record(spec, "oom", evidence, provenance, clock, Findings())
+        write_record(folder / "record.json", record)
+    finally:
+        for left in folder.glob(".rank*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record:
     """Does the run, writes its record into `folder` and returns it."""
-    device = choose_device(spec.device)
+    device = choose_device(spec.device, spec.num_devices)
+    engine = engines.start(spec.engine, device)
+    if engine.world_size != spec.num_devices:
+        raise UserError(
+            f"{engine.world_size} processes were started for it",
+            where="num_devices",
+            allowed=str(engine.world_size),
+            fix="leave torchrun out: the command starts its own ranks",
+        )
+    if engine.rank:  # it works as rank 0 does, and what it writes is thrown away
+        folder = folder / f".rank{engine.rank}"
+        os.environ.pop("LOMO_WANDB", None)
     # Asked first: whoever is busy on the device now was there before us.
     provenance = read_provenance(spec, device)
     history = History(spec.study, spec.run_id, spec.model_dump(), folder)
@@ -45,7 +92,7 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
     evidence: Evidence | None = None
     try:
         work = importlib.import_module(ENTRY[spec.kind]).work
-        work(spec, folder, device, clock, history, findings)
+        work(spec, folder, engine, clock, history, findings)
     except RunStopped as stopped:
         status, evidence = stopped.status, _evidence(str(stopped), stopped.step, device)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -53,6 +100,9 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
             history.close(None)
             raise
         first_line = (str(error) or "out of memory").splitlines()[0]
+        if engine.world_size > 1:
+            history.close(None)
+            raise RankFailed(first_line, kind="oom", step=findings.step) from error
         status, evidence = "oom", _evidence(first_line, findings.step, device)
     except BaseException:
         history.close(None)

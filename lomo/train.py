@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
@@ -17,21 +16,28 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from lomo import evaluate
 from lomo.batches import Batch, Example, encode, epoch_batches, micro_batches
 from lomo.clock import Clock
-from lomo.engines.single import StepResult, training_step
-from lomo.findings import Deadline, Findings, RunStopped, model_facts, synchronise
-from lomo.methods import Prepared, prepare
+from lomo.engines.single import Single
+from lomo.engines.step import StepResult, training_step
+from lomo.findings import Deadline, Findings, RunStopped, synchronise
+from lomo.methods import Prepared
 from lomo.plan import TrainSpec
+from lomo.preparation import prepare_model
 from lomo.record import Evaluation, Training
 from lomo.tasks.superglue import split_documents
 from lomo.throughput import TimedStep, summarise
 from lomo.tracking import History
-from lomo.weights import checkpoint_activations, load_model, load_tokenizer, weights_sha256
+from lomo.weights import load_tokenizer
 
 NUM_WARMUP_STEPS = 3  # dropped from tokens/s: first steps allocate and choose kernels
 
 
 def work(
-    spec: TrainSpec, folder: Path, device: str, clock: Clock, history: History, findings: Findings
+    spec: TrainSpec,
+    folder: Path,
+    engine: Single,
+    clock: Clock,
+    history: History,
+    findings: Findings,
 ) -> None:
     """Trains on the spec's task and scores it; what is found goes to `findings`."""
     # Data first: a broken line stops the run before any weight is loaded.
@@ -44,15 +50,15 @@ def work(
         seed=spec.sample_seed,
     )
     tokenizer = load_tokenizer(spec.model_path)
-    prepared = _load(spec, device, findings)
-    lm = evaluate.wrap(prepared.model, tokenizer, spec, device)
+    prepared = prepare_model(spec, engine, findings, seed=spec.seed)
+    lm = evaluate.wrap(prepared.model, tokenizer, spec, engine.device)
     splits: dict[Any, None] = dict.fromkeys((spec.selection, "test"))
     tasks = {split: evaluate.load_task(spec, split) for split in splits}
     examples = encode(lm, tasks["test"], documents["train"], max_length=spec.max_length)
     clock.loaded()
     findings.missing["memory"] = "measured in runs of their own"
 
-    trainer = _Trainer(spec, device, clock, history, findings, prepared, lm, tasks, folder)
+    trainer = _Trainer(spec, engine, clock, history, findings, prepared, lm, tasks, folder)
     try:
         if prepared.optimizers:
             with clock.phase("train"):
@@ -65,25 +71,13 @@ def work(
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _load(spec: TrainSpec, device: str, findings: Findings) -> Prepared:
-    torch.manual_seed(spec.seed)
-    model = load_model(spec.model_path, dtype=spec.dtype, attention=spec.attention, device=device)
-    if spec.activation_checkpointing:
-        checkpoint_activations(model)
-    prepared = prepare(spec.method)(model, spec)
-    findings.model = model_facts(
-        prepared.model, spec.model, spec.dtype, weights_sha256(spec.model_path)
-    )
-    return prepared
-
-
 class _Trainer:
     """The state of one training: model, optimizers and their schedules, and the best epoch."""
 
     def __init__(
         self,
         spec: TrainSpec,
-        device: str,
+        engine: Single,
         clock: Clock,
         history: History,
         findings: Findings,
@@ -92,7 +86,8 @@ class _Trainer:
         tasks: dict[str, Any],
         folder: Path,
     ) -> None:
-        self.spec, self.device, self.clock = spec, device, clock
+        self.spec, self.engine, self.clock = spec, engine, clock
+        self.device = engine.device
         self.history, self.findings = history, findings
         self.model: nn.Module = prepared.model
         self.optimizers: list[Optimizer] = [optimizer for optimizer, _ in prepared.optimizers]
@@ -100,7 +95,7 @@ class _Trainer:
         self.lm, self.tasks = lm, tasks
         self.best: Evaluation | None = None
         self.best_file = folder / "checkpoints" / "best.safetensors"
-        self.deadline = Deadline(clock, spec.timeout_s)
+        self.deadline = Deadline(clock, spec.timeout_s, engine.agreed)
         self.num_skipped_steps = 0
 
     def train(self, examples: list[Example], *, pad_id: int) -> None:
@@ -149,6 +144,7 @@ class _Trainer:
             self.optimizers,
             micro_batches(batch.to(self.device), self.spec.gradient_accumulation),
             max_grad_norm=self.spec.max_grad_norm,
+            engine=self.engine,
         )
         rates = [schedule.get_last_lr()[0] for schedule in schedules]
         self.num_skipped_steps += result.skipped
@@ -180,7 +176,7 @@ class _Trainer:
                 self.lm, self.tasks[split], split=split, step=step, epoch=epoch
             )
         scores = [score for sample in samples for score in sample["log_likelihoods"]]
-        if not all(map(math.isfinite, scores)):
+        if self.engine.agreed(not all(map(math.isfinite, scores))):
             raise RunStopped("diverged", "a score is not finite", step=step or None)
         self.findings.evaluations.append(evaluation)
         self.history.add(
@@ -192,7 +188,7 @@ class _Trainer:
             value=evaluation.value,
         )
         # Of equals the latest: it has seen more, and the last epoch needs no weights kept.
-        if split == self.spec.selection and (
+        if split == self.spec.selection and self.engine.agreed(
             self.best is None or evaluation.value >= self.best.value
         ):
             self.best = evaluation
@@ -221,22 +217,16 @@ class _Trainer:
     def _write_samples(self, samples: list[dict[str, Any]]) -> None:
         evaluate.write_samples(self.best_file.parent.parent / "samples.jsonl", samples)
 
-    def _trainable(self) -> dict[str, torch.Tensor]:
-        named = self.model.named_parameters()
-        return {name: p.detach() for name, p in named if p.requires_grad}
-
     def _keep(self) -> None:
         with self.clock.phase("save"):
             self.best_file.parent.mkdir(exist_ok=True)
             temporary = self.best_file.with_suffix(".tmp")
-            save_file(self._trainable(), temporary)
+            save_file(self.engine.own_parts(self.model), temporary)  # each rank its own
             temporary.replace(self.best_file)
 
     def _restore(self) -> None:
         with self.clock.phase("load"):
-            kept = load_file(self.best_file, device=self.device)
-            for name, parameter in self._trainable().items():
-                parameter.copy_(kept[name])
+            self.engine.load_parts(self.model, load_file(self.best_file, device=self.device))
 
     def _note(self, losses: list[list[float]], timed: list[TimedStep], num_examples: int) -> None:
         epochs = [epoch for epoch in losses if epoch]
@@ -259,7 +249,7 @@ class _Trainer:
         )
         if len(timed) >= NUM_WARMUP_STEPS + 2:
             self.findings.throughput = summarise(
-                timed, num_warmup_steps=NUM_WARMUP_STEPS, world_size=1
+                timed, num_warmup_steps=NUM_WARMUP_STEPS, world_size=self.engine.world_size
             )
         else:
             self.findings.missing["throughput"] = f"{len(timed)} steps are too few to time"

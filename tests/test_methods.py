@@ -11,7 +11,7 @@ import torch
 from lomo import methods
 from lomo.batches import random_batch
 from lomo.config import Study
-from lomo.engines.single import training_step
+from lomo.engines.step import training_step
 from lomo.plan import make_plan
 from lomo.weights import load_model
 
@@ -24,7 +24,7 @@ def prepared(study_dict: dict[str, Any], model_folder: Path, method: str, **chan
     torch.manual_seed(0)
     dtype = changes.pop("dtype", "float32")
     model = load_model(str(model_folder), dtype=dtype, attention="sdpa", device="cpu")
-    return methods.prepare(method)(model, spec.model_copy(update=changes))
+    return methods.prepare(method)(model, spec.model_copy(update=changes), lambda model: model)
 
 
 @pytest.mark.parametrize("method", TRAINED)

@@ -174,13 +174,13 @@ def test_a_bad_step_leaves_weights_and_state_alone(plan: Plan, method: str) -> N
     import torch
 
     from lomo.batches import random_batch
-    from lomo.engines.single import training_step
+    from lomo.engines.step import training_step
     from lomo.methods import prepare
     from lomo.weights import load_model
 
     spec = spec_of(plan, method)
     model = load_model(spec.model_path, dtype="float32", attention="sdpa", device="cpu")
-    prepared = prepare(method)(model, spec)
+    prepared = prepare(method)(model, spec, lambda model: model)
     before = {name: p.detach().clone() for name, p in prepared.model.named_parameters()}
     batch = random_batch(vocabulary=400, batch_size=2, sequence_length=8, seed=0, device="cpu")
     prepared.model.register_forward_hook(
@@ -198,7 +198,7 @@ def test_an_infinite_loss_of_a_measured_step_is_divergence(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lomo import measure
-    from lomo.engines.single import StepResult
+    from lomo.engines.step import StepResult
 
     monkeypatch.setattr(measure, "training_step", lambda *_, **__: StepResult(float("inf"), None))
     assert run(spec_of(plan, "lomo", "measure"), tmp_path).status == "diverged"

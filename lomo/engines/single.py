@@ -1,91 +1,67 @@
-"""One process, one device: the training step that every method shares."""
+"""One process, one device; and what every engine has to answer."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
 from lomo.batches import Batch
-
-StepPhase = Literal["forward", "backward", "step"]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Loss of the step's batch and the gradient's global norm before clipping, if it was taken."""
-
-    loss: float
-    grad_norm: float | None
-    # No step is taken on a norm that is not finite.
-    skipped: bool = False
+from lomo.methods import Prepared
 
 
-def _ignore(phase: StepPhase) -> None:
-    pass
+class Single:
+    """One process on one device. The other engines differ from it in these methods.
 
-
-def training_step(
-    model: nn.Module,
-    optimizers: Sequence[Optimizer],
-    micro_batches: Sequence[Batch],
-    *,
-    max_grad_norm: float | None,
-    enter: Callable[[StepPhase], None] = _ignore,
-) -> StepResult:
-    """One optimizer step: forward, backward, update.
-
-    The loss is the mean over the target tokens of all micro-batches. A fused optimizer (one with
-    `backward`) updates its parameters inside the backward pass and clips their norm itself; the
-    others are clipped here, each by the norm of its own parameters. A norm that is not finite
-    stops them all: weights and state stay as they were. `enter` is told the phase.
+    Attributes:
+        device: "cpu" or "cuda", where this process trains.
+        loads_on: where a model is to be loaded before `spread`.
+        rank, world_size: number of this process, and of all.
     """
-    fused: Any = next((o for o in optimizers if hasattr(o, "backward")), None)
-    ordinary = [optimizer for optimizer in optimizers if optimizer is not fused]
-    num_targets = sum(batch.num_targets for batch in micro_batches)
-    total = 0.0
-    for batch in micro_batches:
-        enter("forward")
-        loss = _loss(model, batch, num_targets)
-        total += loss.item()
-        enter("backward")
-        if fused is not None:
-            fused.backward(loss, others=[p for o in ordinary for p in _parameters(o)])
-        else:
-            loss.backward()
-        del loss
-    enter("step")
-    norms = [] if fused is None or fused.grad_norm is None else [fused.grad_norm]
-    if max_grad_norm is not None:
-        norms += [_clip(optimizer, max_grad_norm) for optimizer in ordinary]
-    skipped = not all(map(math.isfinite, norms))
-    for optimizer in optimizers:
-        if optimizer is fused or not skipped:
-            optimizer.step()  # of a fused one: closes the step that backward has taken or skipped
-        optimizer.zero_grad()
-    return StepResult(total, norms[0] if norms else None, skipped)
+
+    def __init__(self, device: str) -> None:
+        self.device = self.loads_on = device
+        self.rank, self.world_size = 0, 1
+
+    def spread(self, model: nn.Module) -> nn.Module:
+        """The model with its parameters spread over the devices; called before optimizers exist."""
+        return model
+
+    def ready(self, prepared: Prepared, *, max_grad_norm: float | None) -> Prepared:
+        """What a method has made, ready for steps."""
+        return prepared
+
+    def share(self, batch: Batch) -> Batch:
+        """This rank's share of a batch; shares have one shape on all ranks."""
+        return batch
+
+    def before_forward(self, *, is_last: bool) -> None:
+        """Told before each micro-batch, and which is the step's last."""
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Told before the backward pass of `loss`, which may run twice."""
+
+    def total(self, value: float) -> float:
+        """The sum of `value` over all ranks."""
+        return value
+
+    def agreed(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank: all ranks then do the same."""
+        return flag
+
+    def own_parts(self, model: nn.Module) -> dict[str, Tensor]:
+        """What this rank holds of each trainable parameter, by name: plain tensors, not copies."""
+        return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def load_parts(self, model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+        """Writes copies of `own_parts` back. What optimizers hold is left as it is."""
+        for name, part in self.own_parts(model).items():
+            part.copy_(kept[name])
 
 
-def _loss(model: nn.Module, batch: Batch, num_targets: int) -> torch.Tensor:
-    output: Any = model(
-        input_ids=batch.input_ids_BS,
-        attention_mask=batch.attention_mask_BS,
-        labels=batch.labels_BS,
-        num_items_in_batch=num_targets,
-    )
-    loss: torch.Tensor = output.loss
-    return loss
+ALONE = Single("cpu")
 
 
-def _clip(optimizer: Optimizer, max_grad_norm: float) -> float:
-    parameters = _parameters(optimizer)
-    return float(nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=False))
-
-
-def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def start(device: str) -> Single:
+    """The engine of a process of its own."""
+    return Single(device)

@@ -18,6 +18,8 @@ def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The tensors that hold the bytes: `tensor` itself, or what a wrapper such as DTensor holds."""
     if not is_wrapper(tensor):
         yield tensor
+        if hasattr(tensor, "ds_tensor"):  # ZeRO-3 holds a rank's partition beside the parameter
+            yield tensor.ds_tensor
         return
     flatten: Any = getattr(tensor, "__tensor_flatten__")  # noqa: B009 (no type stub has it)
     for attribute in flatten()[0]:

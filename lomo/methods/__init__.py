@@ -1,9 +1,11 @@
 """The registry of methods: how a model is adapted. One line a method; its file says the rest.
 
 A method's module defines `METHOD` (title, hyper-parameters, options that it honours) and
-`prepare(model, spec) -> Prepared`. A package outside this repository adds one through the entry
-point group `lomo.methods`, whose value is such a module. Nothing here imports torch: a plan asks
-every method what it honours before any weight is loaded.
+`prepare(model, spec, spread) -> Prepared`: it adapts the model, lets `spread` distribute its
+parameters over the devices (in one process that does nothing), and makes optimizers of what it gets
+back. A package outside this repository adds one through the entry point group `lomo.methods`,
+whose value is such a module. Nothing here imports torch: a plan asks every method what it honours
+before any weight is loaded.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ MODULES = {
 
 # Options that a method may be unable to honour. Settings outside this set concern all alike.
 OPTIONS = frozenset({"max_grad_norm", "weight_decay", "gradient_accumulation"})
+
+
+Spread = Callable[["nn.Module"], "nn.Module"]
+"""Distributes the parameters of an adapted model over the devices: Engine.spread."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,9 @@ def describe(method: str) -> Method:
     return described
 
 
-def prepare(method: str) -> Callable[[nn.Module, Any], Prepared]:
-    """The function `(model, spec) -> Prepared` of a method."""
-    function: Callable[[nn.Module, Any], Prepared] = module_of(method).prepare
+def prepare(method: str) -> Callable[[nn.Module, Any, Spread], Prepared]:
+    """The function `(model, spec, spread) -> Prepared` of a method."""
+    function: Callable[[nn.Module, Any, Spread], Prepared] = module_of(method).prepare
     return function
 
 

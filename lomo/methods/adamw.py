@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lomo.config import Strict
-from lomo.methods import OPTIONS, Method, Prepared
+from lomo.methods import OPTIONS, Method, Prepared, Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,13 +25,14 @@ class Hyper(Strict):
 METHOD = Method(title="AdamW", hyper=Hyper, honours=OPTIONS)
 
 
-def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
+def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
     """All parameters under AdamW; 16-bit ones with a master copy in fp32 (2 + 2 + 12 bytes)."""
     import torch
 
     from lomo.methods.precision import with_master_copy
 
     hyper = Hyper.model_validate(spec.hyper)
+    model = spread(model)
     optimizer = with_master_copy(
         torch.optim.AdamW,
         model.parameters(),

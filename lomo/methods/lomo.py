@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lomo.config import Strict
-from lomo.methods import Method, Prepared
+from lomo.methods import Method, Prepared, Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,11 +25,12 @@ class Hyper(Strict):
 METHOD = Method(title="LOMO", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"}))
 
 
-def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
+def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
     """All parameters under LOMO, in the precision that they have."""
     from lomo.optim import Lomo
 
     hyper = Hyper.model_validate(spec.hyper)
+    model = spread(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Lomo(
         trainable,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lomo.config import Strict
-from lomo.methods import OPTIONS, Method, Prepared
+from lomo.methods import OPTIONS, Method, Prepared, Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,12 +45,12 @@ def with_adapters(model: nn.Module, hyper: Hyper) -> nn.Module:
     )
 
 
-def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
+def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
     """The adapters under AdamW, the base frozen."""
     import torch
 
     hyper = Hyper.model_validate(spec.hyper)
-    model = with_adapters(model, hyper)
+    model = spread(with_adapters(model, hyper))
     adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         adapters, lr=hyper.learning_rate, weight_decay=spec.weight_decay, foreach=False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lomo.methods import Method, Prepared, lora
+from lomo.methods import Method, Prepared, Spread, lora
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ METHOD = Method(
 )
 
 
-def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
+def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
     """Adapters under AdamW, base weights under LOMO."""
     import torch
 
@@ -39,9 +39,13 @@ def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
     hyper = Hyper.model_validate(spec.hyper)
     base = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model = lora.with_adapters(model, hyper)
-    adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in base:
         parameter.requires_grad_(True)
+    model = spread(model)
+    # By name: spreading may have made other parameters of them.
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    adapters = [parameter for name, parameter in trainable if "lora_" in name]
+    base = [parameter for name, parameter in trainable if "lora_" not in name]
     fused = Lomo(
         base,
         lr=hyper.lomo_learning_rate,

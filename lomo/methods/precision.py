@@ -22,6 +22,8 @@ def with_master_copy(
     their peak, which would be charged to the method.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    if all(parameter.dtype == torch.float32 for parameter in trainable):
+    # ZeRO-3 keeps fp32 copies of its own.
+    is_zero3 = any(hasattr(parameter, "ds_id") for parameter in trainable)
+    if is_zero3 or all(parameter.dtype == torch.float32 for parameter in trainable):
         return optimizer_class(trainable, foreach=False, **options)
     return MasterCopy(trainable, optimizer_class, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lomo.config import Strict
-from lomo.methods import Method, Prepared
+from lomo.methods import Method, Prepared, Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +20,7 @@ class Hyper(Strict):
 METHOD = Method(title="Zero-shot", hyper=Hyper, honours=frozenset(), trains=False)
 
 
-def prepare(model: nn.Module, spec: RunSpec) -> Prepared:
+def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
     """The model with nothing to train."""
     model.requires_grad_(False)
-    return Prepared(model, [])
+    return Prepared(spread(model), [])

@@ -48,6 +48,11 @@ def spec_of(wildcards):
     return PLAN.runs[wildcards.run].model_dump_json()
 
 
+def num_devices_of(wildcards):
+    """How many devices the run is spread over."""
+    return PLAN.runs[wildcards.run].num_devices
+
+
 def model_of(wildcards):
     """The files of the run's model."""
     return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)

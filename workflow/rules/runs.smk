@@ -13,9 +13,9 @@ rule train:
         run="train/.+",
     conda:
         "../../environment.yml"
-    threads: PLAN.study.num_threads
+    threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
     resources:
-        gpu=gpus_a_run(PLAN.study),
+        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
@@ -38,7 +38,7 @@ rule measure:
     # A measured run has the machine alone: all cores are taken, however many it uses.
     threads: workflow.cores
     resources:
-        gpu=gpus_a_run(PLAN.study),
+        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),

@@ -1,0 +1,59 @@
+"""FSDP2: each layer's parameters are split over the ranks, and gathered while it computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from lomo.engines.ranks import Ranks
+
+
+class Fsdp2(Ranks):
+    """`fully_shard` on each decoder layer and on the rest of the model."""
+
+    def spread(self, model: nn.Module) -> nn.Module:
+        mesh = init_device_mesh(self.device, (self.world_size,))
+        for layer in decoder_layers(model):
+            for module in _other_dtypes(layer):
+                fully_shard(module, mesh=mesh)
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model.to(self.device)  # buffers are not spread, and stand where they were loaded
+
+    def own_parts(self, model: nn.Module) -> dict[str, Tensor]:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # after an evaluation the root is still gathered
+        named: list[tuple[str, Any]] = list(model.named_parameters())
+        with torch.no_grad():
+            return {name: p.to_local() for name, p in named if p.requires_grad}
+
+
+def decoder_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a transformer: the elements of its longest list of modules."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    yield from max(lists, key=len, default=nn.ModuleList())
+
+
+def _other_dtypes(layer: nn.Module) -> Iterator[nn.Module]:
+    """Modules whose trainable parameters have another dtype than most of the layer's.
+
+    One reduce-scatter has one dtype: fp32 adapters beside 16-bit weights need their own.
+    """
+    trainable = [p for p in layer.parameters() if p.requires_grad]
+    common = Counter(p.dtype for p in trainable).most_common(1)
+    for module in layer.modules():
+        own = {p.dtype for p in module.parameters(recurse=False) if p.requires_grad}
+        if own and own != {common[0][0]}:
+            yield module
+
+
+def start(device: str) -> Fsdp2:
+    """The engine of this rank."""
+    return Fsdp2(device)

@@ -1,0 +1,129 @@
+"""Starts the ranks of a run, as torchrun does, and hears of the first that fails.
+
+What is started is the same command line again, so `torchrun --nproc-per-node N -m lomo ...` does
+the same. A rank that ends badly takes all others with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lomo.errors import UserError
+
+_RANK = "RANK"
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun gives each rank a file for its last words
+_STARTED_AT = "LOMO_STARTED_AT"
+
+
+class RankFailed(Exception):
+    """A rank has ended badly; `kind` is oom or bug, `step` the one it was in, if it said so."""
+
+    def __init__(self, message: str, *, kind: str = "bug", step: int | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.step = kind, step
+
+
+def is_rank() -> bool:
+    """Whether this process was started as a rank, by `launch` or by torchrun."""
+    return _RANK in os.environ
+
+
+def rank_started_at() -> float | None:
+    """When the run of this rank began, in seconds since the epoch, if `launch` has started it."""
+    started_at = os.environ.get(_STARTED_AT)
+    return None if started_at is None else float(started_at)
+
+
+def launch(arguments: Sequence[str], num_devices: int, *, started_at: float) -> None:
+    """Runs `python -m lomo` with `arguments` in `num_devices` ranks, and waits for all.
+
+    Raises UserError for what a rank found to be the user's mistake, RankFailed for all else.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # It would tell at length what is told below in one line.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[_STARTED_AT] = repr(started_at)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "lomo", *arguments)
+    except ChildFailedError as error:
+        raise _cause(error.failures) from None
+    finally:
+        del os.environ[_STARTED_AT]
+
+
+def _cause(failures: Mapping[int, Any]) -> Exception:
+    """Of all ranks that ended badly the one that began it; the others lost their connection."""
+    order = {"user": 0, "oom": 0, "killed": 1, "bug": 2, "ended": 3}
+    found = [_words(rank, failure) for rank, failure in sorted(failures.items())]
+    words = min(found, key=lambda words: (order[words["kind"]], words["at"]))
+    if words["kind"] == "user":
+        return UserError(**words["error"])
+    kind = "oom" if words["kind"] == "oom" else "bug"
+    return RankFailed(words["message"], kind=kind, step=words.get("step"))
+
+
+def _words(rank: int, failure: Any) -> dict[str, Any]:
+    told = failure.error_file_data.get("message")
+    if isinstance(told, dict):
+        words: dict[str, Any] = told["extraInfo"]
+        return {**words, "message": f"rank {rank}: {told['message']}"}
+    code: int = failure.exitcode
+    # torchrun itself terminates (15) those that are left.
+    if code < 0 and code != -signal.SIGTERM:
+        hint = " (often the kernel's, when memory runs out)" if code == -signal.SIGKILL else ""
+        return {"kind": "killed", "at": 0, "message": f"rank {rank} got signal {-code}{hint}"}
+    return {"kind": "ended", "at": 0, "message": f"rank {rank} ended with exit code {code}"}
+
+
+@contextmanager
+def last_words() -> Iterator[None]:
+    """Tells whoever started this rank why it ends; nothing where it is no rank."""
+    try:
+        yield
+    except UserError as error:
+        given = {"where": error.where, "allowed": error.allowed, "fix": error.fix}
+        if not _tell(error, "user", error={"what": error.what, **given}):
+            raise
+        sys.exit(2)
+    except RankFailed as error:
+        if not _tell(error, error.kind, step=error.step):
+            raise
+        sys.exit(1)
+    except Exception as error:
+        _tell(error, "bug")
+        raise
+
+
+def _tell(cause: Exception, kind: str, **more: object) -> bool:
+    path = os.environ.get(_ERROR_FILE)
+    if not (is_rank() and path):
+        return False
+    name = "" if isinstance(cause, RankFailed) else f"{type(cause).__name__}: "
+    message = f"{name}{cause}"
+    # The outer keys are torchrun's.
+    extra = {"timestamp": str(int(time.time())), "at": time.time(), "kind": kind, **more}
+    words = {"message": {"message": message, "extraInfo": extra}}
+    Path(path).write_text(json.dumps(words), encoding="utf-8")
+    return True

@@ -1,0 +1,61 @@
+"""What engines of several processes have in common: the process group and shares of a batch."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.nn.functional import pad
+
+from lomo.batches import IGNORED, Batch
+from lomo.engines.single import Single
+
+# No step, load or evaluation of one rank keeps the others waiting for so long.
+TIMEOUT = timedelta(minutes=30)
+
+
+class Ranks(Single):
+    """One of several processes, each with a device of its own: gloo on CPUs, NCCL on GPUs.
+
+    Reads what torchrun sets in the environment; without it, this is the only process.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        if not dist.is_initialized():
+            backend = "nccl" if device == "cuda" else "gloo"
+            if "RANK" in os.environ:
+                dist.init_process_group(backend, timeout=TIMEOUT)
+            else:
+                dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
+        # Whole on the host: the device gets only what it is to hold.
+        self.loads_on = "cpu"
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+
+    def share(self, batch: Batch) -> Batch:
+        """Rows of the batch; ranks that would get fewer get rows without targets beside them."""
+        num_rows = -(-len(batch.input_ids_BS) // self.world_size)
+        rows = slice(self.rank * num_rows, (self.rank + 1) * num_rows)
+        labels = batch.labels_BS[rows]
+        lacking = num_rows - len(labels)
+        if not lacking:
+            return Batch(batch.input_ids_BS[rows], batch.attention_mask_BS[rows], labels)
+        # A row of the batch itself, so that every token and mask is a valid one.
+        last = slice(-1, None)
+        return Batch(
+            torch.cat([batch.input_ids_BS[rows], *[batch.input_ids_BS[last]] * lacking]),
+            torch.cat([batch.attention_mask_BS[rows], *[batch.attention_mask_BS[last]] * lacking]),
+            pad(labels, (0, 0, 0, lacking), value=IGNORED),
+        )
+
+    def total(self, value: float) -> float:
+        summed = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(summed)
+        return float(summed)
+
+    def agreed(self, flag: bool) -> bool:
+        return self.total(float(flag)) > 0

@@ -1,0 +1,36 @@
+"""The model of a run, adapted by its method, spread by its engine, with its optimizers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lomo.engines.single import Single
+from lomo.findings import Findings, model_facts
+from lomo.methods import Prepared, prepare
+from lomo.plan import MeasureSpec, TrainSpec
+from lomo.weights import checkpoint_activations, load_model, weights_sha256
+
+
+def prepare_model(
+    spec: TrainSpec | MeasureSpec, engine: Single, findings: Findings, *, seed: int
+) -> Prepared:
+    """The spec's model, ready for steps; its facts go to `findings`.
+
+    `seed` draws the adapters, which are the same on every rank.
+    """
+    torch.manual_seed(seed)
+    model = load_model(
+        spec.model_path, dtype=spec.dtype, attention=spec.attention, device=engine.loads_on
+    )
+    if spec.activation_checkpointing:
+        checkpoint_activations(model)
+
+    def spread(adapted: nn.Module) -> nn.Module:
+        # Counted before: afterwards a rank holds its part only.
+        sha256 = weights_sha256(spec.model_path)
+        findings.model = model_facts(adapted, spec.model, spec.dtype, sha256)
+        return engine.spread(adapted)
+
+    prepared = prepare(spec.method)(model, spec, spread)
+    return engine.ready(prepared, max_grad_norm=spec.max_grad_norm)
