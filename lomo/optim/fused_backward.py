@@ -109,6 +109,7 @@ class FusedBackward(ExactStateOptimizer):
         self._clip = 1.0  # coefficient of this pass, where it is known beforehand
         self._pass = 0
         self._num_steps = 0
+        self._part = 0  # of the parameter that is updated: which part of it this rank holds
         self._backward_called = False  # backward(loss) has run in this step
         self._step_is_open = False  # a gradient of this step has been used
         self._closed = False
@@ -300,6 +301,7 @@ class FusedBackward(ExactStateOptimizer):
             return
         scale = self._coefficient(slot, shard.norm)
         if scale is not None:
+            self._part = shard.index
             self._update_shard(shard, slot, scale)
             shard.write_back()
 
@@ -355,7 +357,8 @@ class FusedBackward(ExactStateOptimizer):
         """Random numbers for rounding this update of `parameter`; None: round to nearest."""
         if self.rounding == "nearest" or parameter.dtype not in SIXTEEN_BIT:
             return None
-        return generator_for(parameter.device, self.seed, self._num_steps, slot.position, 0)
+        numbers = (self.seed, self._num_steps, slot.position, self._part)
+        return generator_for(parameter.device, *numbers)
 
     @torch.no_grad()
     def _read_norm(self) -> None:

@@ -41,6 +41,11 @@ class Shard:
     group: ProcessGroup | None = None
     write_back: Callable[[], None] = _nothing
 
+    @property
+    def index(self) -> int:
+        """Which part this is; replicas of a part have the same."""
+        return 0 if self.group is None else dist.get_rank(self.group)
+
     def total(self, partial: Tensor) -> Tensor:
         """The sum of `partial` over the ranks that hold the other parts, in place."""
         if self.group is not None:
