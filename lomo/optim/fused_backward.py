@@ -9,8 +9,7 @@ import math
 import warnings
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, NoReturn, overload
 
 import torch
@@ -18,12 +17,13 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from .bystanders import gradients_kept, multiply_gradients
 from .checks import require_non_negative, require_positive, require_unique
 from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
 from .loss_scale import LossScale
+from .ownership import claim, release, require_free
 from .rounding import Rounding, generator_for, require_rounding
 from .sharding import Shard, release_gathered, shard_of
 from .state import ExactStateOptimizer
@@ -47,10 +47,6 @@ class Slot(NamedTuple):
 
     def __str__(self) -> str:
         return self.name or f"number {self.position}"
-
-
-# The optimizer of each hooked parameter: a second one would take gradients that the first has used.
-_OWNERS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class FusedBackward(ExactStateOptimizer):
@@ -141,7 +137,7 @@ class FusedBackward(ExactStateOptimizer):
             require_unique(group["params"])
             require_positive("lr", group["lr"])
             require_non_negative("weight_decay", group["weight_decay"])
-            _require_free(group["params"])
+            require_free(group["params"])
         except ValueError:
             self.param_groups.pop()
             raise
@@ -158,7 +154,7 @@ class FusedBackward(ExactStateOptimizer):
         self._last_pass.append(-1)
         hook = _hook(weakref.ref(self), slot)
         self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
-        _OWNERS[parameter] = weakref.ref(self)
+        claim(parameter, weakref.ref(self))
 
     def backward(self, loss: Tensor, *, others: Iterable[Tensor] = ()) -> None:
         """Run backward on the scalar `loss` and update every parameter that gets a gradient.
@@ -181,7 +177,7 @@ class FusedBackward(ExactStateOptimizer):
         self._norms.clear()
         scaled = loss if self.loss_scale is None else loss.float() * self.loss_scale.value
         if self._measures_first():
-            with _gradients_kept(others):
+            with gradients_kept(others):
                 self._run(scaled, Mode.MEASURE, retain_graph=True)
             self._read_norm()
             assert self.grad_norm is not None
@@ -194,7 +190,7 @@ class FusedBackward(ExactStateOptimizer):
                 self._read_norm()
         self._backward_called = self._step_is_open = True
         if self.loss_scale is not None:
-            _multiply_gradients(others, 1.0 / self._loss_factor)
+            multiply_gradients(others, 1.0 / self._loss_factor)
             self.loss_scale.update(math.nan if self.grad_norm is None else self.grad_norm)
 
     @overload
@@ -254,8 +250,7 @@ class FusedBackward(ExactStateOptimizer):
         self._handles.clear()
         while self._undo:
             self._undo.pop()()
-        for parameter in self._slots:
-            _OWNERS.pop(parameter, None)
+        release(self._slots)
         self._closed = True
 
     def _measures_first(self) -> bool:
@@ -373,39 +368,6 @@ class FusedBackward(ExactStateOptimizer):
     def _check_not_closed(self) -> None:
         if self._closed:
             raise RuntimeError("this optimizer was closed: its hooks are gone; make a new one")
-
-
-def _require_free(parameters: Iterable[Tensor]) -> None:
-    for parameter in parameters:
-        if parameter.grad is not None:
-            raise ValueError(
-                "a parameter already holds a gradient, which would be added to the first "
-                "step; set it to None before making the optimizer"
-            )
-        owner = _OWNERS.get(parameter)
-        if owner is not None and owner() is not None:
-            raise ValueError(
-                "a parameter is updated by another optimizer already, which would drop its "
-                "gradient; give it to one of them, or close() the other first"
-            )
-
-
-def _multiply_gradients(parameters: Iterable[Tensor], factor: float) -> None:
-    # Out of place: two gradients may be views of one storage, which would be scaled twice.
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad = parameter.grad * factor
-
-
-@contextmanager
-def _gradients_kept(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Whatever is added to the gradients of `parameters` inside is dropped again."""
-    before = [(parameter, parameter.grad) for parameter in parameters]
-    for parameter, _ in before:
-        parameter.grad = None  # so that nothing is added in place to what is kept
-    yield
-    for parameter, gradient in before:
-        parameter.grad = gradient
 
 
 _ACCUMULATION = (
