@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -13,16 +14,28 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from lomo.engines.ranks import Ranks
 
+# It warns of in-place operations on what a Linear gives; transformers and peft do none.
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+
 
 class Fsdp2(Ranks):
-    """`fully_shard` on each decoder layer and on the rest of the model."""
+    """`fully_shard` on each decoder layer, and on each module outside of them.
+
+    What a group holds is reduced at once: the gradients of one layer are alive together, but no
+    other ones. Tied embeddings stay with the root, whose gradients come last.
+    """
 
     def spread(self, model: nn.Module) -> nn.Module:
         mesh = init_device_mesh(self.device, (self.world_size,))
-        for layer in decoder_layers(model):
+        layers = list(decoder_layers(model))
+        inside = {module for layer in layers for module in layer.modules()}
+        for layer in layers:
             for module in _other_dtypes(layer):
                 fully_shard(module, mesh=mesh)
             fully_shard(layer, mesh=mesh)
+        for module in _unshared(model):
+            if module not in inside:
+                fully_shard(module, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model.to(self.device)  # buffers are not spread, and stand where they were loaded
 
@@ -39,6 +52,17 @@ def decoder_layers(model: nn.Module) -> Iterator[nn.Module]:
     """The layers of a transformer: the elements of its longest list of modules."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     yield from max(lists, key=len, default=nn.ModuleList())
+
+
+def _unshared(model: nn.Module) -> list[nn.Module]:
+    """Modules with parameters of their own that no other module has as well."""
+    named = model.named_parameters(remove_duplicate=False)
+    uses = Counter(id(parameter) for _, parameter in named)
+    return [
+        module
+        for module in model.modules()
+        if (own := list(module.parameters(recurse=False))) and all(uses[id(p)] == 1 for p in own)
+    ]
 
 
 def _other_dtypes(layer: nn.Module) -> Iterator[nn.Module]:

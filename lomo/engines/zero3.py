@@ -57,6 +57,8 @@ class Zero3(Ranks):
     def before_forward(self, *, is_last: bool) -> None:
         if self._deepspeed is not None:
             self._deepspeed.engine.set_gradient_accumulation_boundary(is_last)
+            # Its engine's forward does this; only after it are gradients added up, not replaced.
+            self._deepspeed.engine.optimizer.clear_backward_seen_flag()
 
     def before_backward(self, loss: Tensor) -> None:
         # The hooks that gather a module's parameters count down in one backward pass; exact
@@ -121,7 +123,7 @@ def _config(model: nn.Module, max_grad_norm: float | None) -> dict[str, Any]:
         "zero_optimization": {"stage": 3},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": dtype == torch.bfloat16},
-        **({} if max_grad_norm is None else {"gradient_clipping": max_grad_norm}),
+        "gradient_clipping": max_grad_norm or 0.0,  # left out, it clips at 1
     }
 
 

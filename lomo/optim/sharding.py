@@ -18,6 +18,9 @@ from torch.distributed import ProcessGroup
 
 from .tensors import norm_fp32
 
+# torch 2.13 renamed it; 2.11 knows only the old name.
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def _nothing() -> None:
     pass
@@ -141,7 +144,7 @@ def _of_zero3(parameter: Any, gradient: Tensor, elementwise: bool) -> Shard:
         if size * num_ranks != flat.numel():
             flat = torch.nn.functional.pad(flat, (0, size * num_ranks - flat.numel()))
         own = torch.empty_like(partition)
-        dist.reduce_scatter_tensor(own, flat, group=group)
+        _reduce_scatter(own, flat, group=group)
         own.div_(num_ranks)
         # Without the padding: it is no part of the parameter, and would grow by rounding.
         num_own = max(0, min(size, gradient.numel() - rank * size))
