@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--out", type=Path, required=True, help="folder for the model")
     pretrain.set_defaults(command=_pretrain)
 
+    architecture = commands.add_parser("architecture", help="write config.json for random weights")
+    architecture.add_argument("--spec", required=True, help="the model's registry entry as JSON")
+    architecture.add_argument("--out", type=Path, required=True, help="the file")
+    architecture.set_defaults(command=_architecture)
+
     fetch = commands.add_parser("fetch", help="download a pinned model or SuperGLUE (network)")
     fetch.add_argument("what", choices=["model", "superglue"])
     fetch.add_argument("--spec", help="the model's registry entry as JSON")
@@ -157,6 +162,17 @@ def _pretrain(options: argparse.Namespace) -> None:
         if not (waited and (options.out / "model.safetensors").is_file()):
             loss = make_base_model(entry, options.text, options.out, progress=not QUIET)
             _say(f"pretrained {entry.name}  loss {loss:.3f}")
+
+
+def _architecture(options: argparse.Namespace) -> None:
+    from lomo.config import parse
+    from lomo.models import ModelEntry, random_config
+    from lomo.record import write_text
+
+    entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
+    if entry.weights != "random":
+        raise UserError("has weights of its own", where=f"--spec: {entry.name}")
+    write_text(options.out, json.dumps(random_config(entry), indent=1) + "\n")
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa"]
 Engine = Literal["single", "fsdp2", "zero3"]
 TaskName = Literal["rte", "boolq", "wsc", "wic", "multirc", "copa"]
-HyperValue = int | float
+HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
 Grid = dict[str, list[HyperValue]]
 
 
@@ -110,6 +110,46 @@ class Measure(Strict):
     timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
 
 
+class Target(Strict):
+    """What a variant should cost at most, beside the floor."""
+
+    over_floor_bytes: int = Field(description="peak less the floor's, at most; -1: below the floor")
+    time_ratio: float = Field(gt=0, description="time of a step over the floor's, at most")
+
+
+class Variant(Strict):
+    """One way to take a step, beside others."""
+
+    title: str | None = Field(None, description="in words, for table and figure; null for its name")
+    method: str = Field(description="id of a method or of a peer")
+    hyper: dict[str, HyperValue] = Field(
+        default_factory=dict, description="hyper-parameters that are not the method's defaults"
+    )
+    max_grad_norm: float | None = Field(None, gt=0, description="norm; null for no clipping")
+    target: Target | None = Field(None, description="what it should cost at most")
+
+
+class Peers(Strict):
+    """Ways to take one step, measured in turn on the same batches, as ratios to the floor."""
+
+    models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
+    variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Variant] = Field(
+        min_length=2, description="name -> what is run; one of them has method: floor"
+    )
+    rounds: int = Field(3, ge=1, description="processes a variant; a round runs every variant once")
+    batch_size: int = Field(ge=1, description="sequences a device")
+    sequence_length: int = Field(ge=2, description="tokens a sequence")
+    activation_checkpointing: list[bool] = Field([False], min_length=1, description="off and on")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the weights")
+    attention: Attention = Field("sdpa", description="attention kernel")
+    num_warmup_steps: int = Field(2, ge=1, description="steps before the clock starts")
+    num_timed_steps: int = Field(10, ge=2, description="steps on the clock")
+    timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
+
+
+Section = Accuracy | Measure | Peers
+
+
 class Study(Strict):
     """One study: all that `snakemake` makes under results/<study>/."""
 
@@ -135,11 +175,14 @@ class Study(Strict):
     wandb: Literal["off", "offline", "online"] = Field(
         "offline", description="each run as a W&B run; offline sends nothing"
     )
-    note: str | None = Field(None, description="a sentence that stands under the accuracy table")
+    note: str | None = Field(
+        None, description="a sentence that stands under the accuracy and the peers table"
+    )
     superglue: Accuracy | None = Field(None, description="Tables 3 and 4, Figures 4 and 5")
     lora_rank: Accuracy | None = Field(None, description="Figure 3")
     memory: Measure | None = Field(None, description="Table 1, Figures 1 and 2")
     throughput: Measure | None = Field(None, description="Table 2")
+    peers: Peers | None = Field(None, description="ways to take a step, beside each other")
     models: str | list[str] | None = Field(
         None, description="given on the command line, replaces `models` of every section"
     )
@@ -150,19 +193,19 @@ class Study(Strict):
             raise ValueError("no section: give at least one of " + ", ".join(SECTIONS))
         return self
 
-    def sections(self) -> dict[str, Accuracy | Measure]:
+    def sections(self) -> dict[str, Section]:
         """The sections that the study asks for, by name."""
         found = {name: getattr(self, name) for name in SECTIONS}
         return {name: section for name, section in found.items() if section is not None}
 
-    def models_of(self, section: Accuracy | Measure) -> list[str]:
+    def models_of(self, section: Section) -> list[str]:
         """The models of a section, or those of the command line."""
         if self.models is None:
             return section.models
         return [self.models] if isinstance(self.models, str) else self.models
 
 
-SECTIONS = ("superglue", "lora_rank", "memory", "throughput")
+SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers")
 
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 
@@ -286,10 +329,15 @@ def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
     current: Any = model
+    of_mapping = False
     for part in location:
+        if of_mapping:  # the key of an entry, not of a model
+            of_mapping = False
+            continue
         if not (isinstance(part, str) and _is_model(current) and part in current.model_fields):
             return None
         options = [current.model_fields[part].annotation]
+        of_mapping = getattr(options[0], "__origin__", None) is dict
         options += getattr(options[0], "__args__", ())
         current = next((option for option in options if _is_model(option)), None)
     return current if _is_model(current) else None

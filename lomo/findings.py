@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lomo.clock import Clock
+from lomo.models import RANDOM_WEIGHTS
 from lomo.record import Evaluation, Memory, ModelFacts, Status, Throughput, Training
 
 
@@ -61,6 +62,7 @@ def synchronise(device: str) -> float:
 def model_facts(model: torch.nn.Module, name: str, dtype: str, sha256: str | None) -> ModelFacts:
     """The facts of a prepared model; its parameters are counted once where they are tied."""
     parameters = list(model.parameters())
+    seed = getattr(model.config, RANDOM_WEIGHTS, "unknown")
     return ModelFacts(
         name=name,
         architecture=str(getattr(model.config, "model_type", type(model).__name__)),
@@ -71,5 +73,5 @@ def model_facts(model: torch.nn.Module, name: str, dtype: str, sha256: str | Non
         tied_embeddings=len(list(model.named_parameters(remove_duplicate=False))) > len(parameters),
         dtype=dtype,
         weights_sha256=sha256,
-        missing={} if sha256 else {"weights_sha256": "random weights, made in the run"},
+        missing={} if sha256 else {"weights_sha256": f"random weights, seed {seed}"},
     )

@@ -43,7 +43,8 @@ def model_files(entry: ModelEntry, study: str) -> list[str]:
     if entry.weights == "local":
         weights = sorted(path.as_posix() for path in Path(folder).glob("*.safetensors"))
         return [f"{folder}/config.json", f"{folder}/tokenizer.json", *weights]
-    return [f"{folder}/{'fetched.json' if entry.weights == 'hub' else 'model.safetensors'}"]
+    last = {"hub": "fetched.json", "pretrain": "model.safetensors", "random": "config.json"}
+    return [f"{folder}/{last[entry.weights]}"]
 
 
 def gpus_a_run(study: Study) -> int:

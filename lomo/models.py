@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,8 @@ from lomo.config import Strict, parse, read_yaml
 from lomo.errors import UserError, nearest
 
 REGISTRY = Path("config/models.yaml")
+# Stands in the config.json of a model whose weights are random and made anew in each run.
+RANDOM_WEIGHTS = "random_weights_seed"
 
 
 class Pretraining(Strict):
@@ -104,6 +106,12 @@ def resolve_model(name: str, *, where: str) -> ModelEntry:
     )
 
 
+def random_config(entry: ModelEntry) -> dict[str, Any]:
+    """The content of config.json for a model of random weights: its architecture and the seed."""
+    assert entry.weights == "random" and entry.architecture is not None
+    return {**entry.architecture, RANDOM_WEIGHTS: 0}
+
+
 def local_entry(folder: Path, *, where: str) -> ModelEntry:
     """The model in a local Hugging Face folder. Raises UserError if it is not usable as it is."""
     place = f"{where}: {folder}"
@@ -122,6 +130,10 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
         raise UserError(f"is not JSON: {error}", where=str(config)) from error
     if not isinstance(data, dict):
         raise UserError("is not a JSON object", where=str(config))
+    simple = {key: value for key, value in data.items() if isinstance(value, str | int | float)}
+    name = folder.resolve().name.lower()
+    if RANDOM_WEIGHTS in data:
+        return ModelEntry(name=name, weights="random", architecture=simple)
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
         raise UserError(
@@ -137,7 +149,4 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
             allowed="a folder with config.json, tokenizer.json and *.safetensors",
             fix="write it there with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
         )
-    simple = {key: value for key, value in data.items() if isinstance(value, str | int | float)}
-    return ModelEntry(
-        name=folder.resolve().name.lower(), weights="local", path=str(folder), architecture=simple
-    )
+    return ModelEntry(name=name, weights="local", path=str(folder), architecture=simple)

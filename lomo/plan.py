@@ -22,6 +22,7 @@ from lomo.config import (
     Engine,
     HyperValue,
     Measure,
+    Peers,
     Strict,
     Study,
     TaskName,
@@ -84,13 +85,20 @@ class MeasureSpec(RunSpec):
     num_timed_steps: int
 
 
+class PeerSpec(MeasureSpec):
+    """A measured run of the `peers` section: one variant, in one round."""
+
+    variant: str
+    round: int
+
+
 class Plan(Strict):
     """All runs of a study, and which section asked for which."""
 
     study: Study
     source: str
     models: dict[str, ModelEntry]
-    runs: dict[str, TrainSpec | MeasureSpec]
+    runs: dict[str, TrainSpec | MeasureSpec | PeerSpec]
     sections: dict[str, list[str]] = Field(description="section -> run ids")
 
 
@@ -109,12 +117,8 @@ def make_plan(study: Study, *, source: str) -> Plan:
         where = f"{source}: {name}"
         for model in study.models_of(section):
             entry = resolve_model(model, where=f"{where}.models")
-            if entry.weights == "random":
-                raise UserError(
-                    f"{entry.name} has random weights, and making them is not built yet",
-                    where=f"{where}.models",
-                    allowed="a model with weights: pretrain, hub or local",
-                )
+            if entry.weights == "random" and isinstance(section, Accuracy):
+                raise UserError(_untrainable(entry.name), where=f"{where}.models", **_TRAINABLE)
             if entries.setdefault(entry.name, entry) != entry:
                 raise UserError(
                     f"two models are named {entry.name}",
@@ -123,11 +127,13 @@ def make_plan(study: Study, *, source: str) -> Plan:
                 )
         if isinstance(section, Accuracy):
             check_data(study, set(section.tasks), where=source)
-        specs: Sequence[TrainSpec | MeasureSpec] = (
-            _train_specs(study, section, where)
-            if isinstance(section, Accuracy)
-            else _measure_specs(study, section, where)
-        )
+        specs: Sequence[TrainSpec | MeasureSpec]
+        if isinstance(section, Accuracy):
+            specs = _train_specs(study, section, where)
+        elif isinstance(section, Peers):
+            specs = _peer_specs(study, section, where)
+        else:
+            specs = _measure_specs(study, section, where)
         for spec in specs:
             if runs.setdefault(spec.run_id, spec) != spec:
                 raise UserError(
@@ -191,10 +197,7 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
                 fix=f"take {method} out of this section",
             )
         _check_length(entry, section.sequence_length, f"{where}.sequence_length")
-        setting = (
-            f"{section.sequence_length}x{section.batch_size}-{section.dtype}-"
-            f"{'checkpointed' if checkpointing else 'plain'}"
-        )
+        setting = _setting(section, checkpointing)
         if section.engine != "single":
             setting += f"-{section.engine}-{section.num_devices}"
         settings = section.model_dump(exclude={"models", "methods", "activation_checkpointing"})
@@ -215,6 +218,56 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
     return specs
 
 
+def _peer_specs(study: Study, section: Peers, where: str) -> list[PeerSpec]:
+    """The runs round by round: all variants of one before any of the next."""
+    floors = [name for name, asked in section.variants.items() if asked.method == "floor"]
+    if len(floors) != 1:
+        raise UserError(
+            f"{len(floors)} of the variants have method: floor",
+            where=f"{where}.variants",
+            allowed="one: all others are told as ratios to it",
+            fix="add one, such as `floor: {method: floor}`" if not floors else "remove the others",
+        )
+    settings = section.model_dump(exclude={"models", "variants", "rounds"})
+    specs = []
+    for number, model, checkpointing, (name, asked) in itertools.product(
+        range(1, section.rounds + 1),
+        study.models_of(section),
+        section.activation_checkpointing,
+        section.variants.items(),
+    ):
+        place = f"{where}.variants.{name}"
+        entry = resolve_model(model, where=f"{where}.models")
+        _check_length(entry, section.sequence_length, f"{where}.sequence_length")
+        methods.check_name(asked.method, where=f"{place}.method", peers_too=True)
+        setting = _setting(section, checkpointing)
+        spec = PeerSpec(
+            study=study.study,
+            run_id=f"measure/{entry.name}/{name}/{setting}/round{number}",
+            model=entry.name,
+            model_path=model_folder(entry, study.study),
+            method=asked.method,
+            hyper=_hyper(asked.method, asked.hyper, f"{place}.hyper"),
+            max_grad_norm=asked.max_grad_norm,
+            device=study.device,
+            num_threads=study.num_threads,
+            variant=name,
+            round=number,
+            **{**settings, "activation_checkpointing": checkpointing},
+        )
+        _check_method(asked.method, spec, f"{place}.")
+        _check_scope(spec.hyper, spec.max_grad_norm, f"{place}.hyper")
+        specs.append(spec)
+    return specs
+
+
+def _setting(section: Measure | Peers, checkpointing: bool) -> str:
+    return (
+        f"{section.sequence_length}x{section.batch_size}-{section.dtype}-"
+        f"{'checkpointed' if checkpointing else 'plain'}"
+    )
+
+
 def _trials(
     method: str, section: Accuracy, where: str
 ) -> list[tuple[str, int, dict[str, HyperValue]]]:
@@ -225,6 +278,8 @@ def _trials(
     if section.ranks and has_rank:
         points = [{**point, "rank": rank} for rank in section.ranks for point in points]
     resolved = [_hyper(method, point, f"{where}.grids.{method}") for point in points]
+    for hyper in resolved:
+        _check_scope(hyper, section.settings.max_grad_norm, f"{where}.grids.{method}")
     trials: dict[str, int] = {}
     numbered = []
     for hyper in resolved:
@@ -308,6 +363,16 @@ def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, wher
         )
 
 
+def _check_scope(hyper: dict[str, HyperValue], max_grad_norm: float | None, where: str) -> None:
+    scope = hyper.get("norm_scope", "global")
+    if scope != "global" and max_grad_norm is None:
+        raise UserError(
+            f"{scope} says which norm is clipped, and max_grad_norm is null",
+            where=f"{where}.norm_scope",
+            fix="give max_grad_norm, or leave norm_scope out",
+        )
+
+
 def _check_length(entry: ModelEntry, length: int, where: str) -> None:
     positions = entry.num_positions
     if positions is not None and length > positions:
@@ -316,6 +381,16 @@ def _check_length(entry: ModelEntry, length: int, where: str) -> None:
             where=where,
             allowed=f"at most {positions}",
         )
+
+
+def _untrainable(name: str) -> str:
+    return f"{name} has random weights and no tokenizer: there is nothing to train or to score"
+
+
+_TRAINABLE = {
+    "allowed": "a model with weights: pretrain, hub or local",
+    "fix": "random weights are for memory and speed: name the model in a measured section",
+}
 
 
 def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
@@ -354,17 +429,20 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     kind = given.get("kind") if isinstance(given, dict) else None
     if kind not in ("train", "measure"):
         raise UserError("is no run's spec", where=where, allowed="kind: train, measure")
-    spec = parse(kinds[kind], given, where=where)
+    spec = parse(PeerSpec if "variant" in given else kinds[kind], given, where=where)
     # A plan has checked all this; a spec may also have been written by hand.
-    methods.check_name(spec.method, where=f"{where}: method")
+    methods.check_name(spec.method, where=f"{where}: method", peers_too=isinstance(spec, PeerSpec))
     _check_method(spec.method, spec, f"{where}: ")
     _hyper(spec.method, spec.hyper, f"{where}: hyper")
+    _check_scope(spec.hyper, spec.max_grad_norm, f"{where}: hyper")
     return spec
 
 
 def check_model(spec: TrainSpec | MeasureSpec, *, where: str) -> None:
     """Raises UserError unless the spec's model folder can be used as it is, before it is loaded."""
     entry = local_entry(Path(spec.model_path), where=f"{where}: model_path")
+    if entry.weights == "random" and isinstance(spec, TrainSpec):
+        raise UserError(_untrainable(entry.name), where=f"{where}: model_path", **_TRAINABLE)
     key = "max_length" if isinstance(spec, TrainSpec) else "sequence_length"
     _check_length(entry, getattr(spec, key), f"{where}: {key}")
 

@@ -29,6 +29,7 @@ PACKAGES = (
     "peft",
     "datasets",
     "deepspeed",
+    "lomo-optim",
     "lm-eval",
     "snakemake",
     "pandas",
@@ -74,7 +75,7 @@ def fingerprint(
     edited update rule changes exactly the methods that use it, an edited prompt the runs of its
     task.
     """
-    roots = [ENTRY[kind], *([methods.modules()[method]] if method else [])]
+    roots = [ENTRY[kind], *([methods.module_name(method)] if method else [])]
     roots += [engines.MODULES[engine]] if engine else []
     digest = hashlib.sha256()
     for name in sorted(_closure(roots)):

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from lomo import methods
-from lomo.config import Accuracy, Generated, Measure, Study, TrainSettings
+from lomo import methods, peers
+from lomo.config import (
+    Accuracy,
+    Generated,
+    Measure,
+    Peers,
+    Study,
+    Target,
+    TrainSettings,
+    Variant,
+)
 from lomo.models import ModelEntry, Pretraining
 from lomo.record import write_text
 
@@ -23,6 +33,9 @@ _BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`superglue`, `lora_rank`: an accuracy section", Accuracy),
     ("`settings` of an accuracy section", TrainSettings),
     ("`memory`, `throughput`: a measured section", Measure),
+    ("`peers`", Peers),
+    ("A variant of `peers`", Variant),
+    ("`target` of a variant", Target),
     ("`generated`", Generated),
     ("A model (`config/models.yaml`)", ModelEntry),
     ("`pretrain` of a model", Pretraining),
@@ -34,14 +47,20 @@ def reference() -> str:
     parts = [MARK, ""]
     for title, model in _BLOCKS:
         parts += [f"### {title}", "", *_table(model), ""]
-    parts += ["### Hyper-parameters (`grids`), by method", ""]
-    for name in methods.modules():
+    parts += ["### Hyper-parameters (`grids`), by method", "", *_hyper_of(methods.modules())]
+    parts += ["### Hyper-parameters (`hyper` of a variant), by peer", "", *_hyper_of(peers.MODULES)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _hyper_of(names: Iterable[str]) -> list[str]:
+    parts = []
+    for name in names:
         described = methods.describe(name)
         honours = ", ".join(f"`{option}`" for option in sorted(described.honours)) or "none"
         parts += [f"`{name}` ({described.title}) honours {honours}.", ""]
         if described.hyper.model_fields:
             parts += [*_table(described.hyper), ""]
-    return "\n".join(parts).rstrip() + "\n"
+    return parts
 
 
 def schema() -> str:

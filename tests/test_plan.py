@@ -53,8 +53,9 @@ def test_trials_are_the_product_of_the_grid_numbered_alike(study_dict: dict[str,
     plan = accuracy(study_dict, methods=["lomo"], tasks=["rte", "copa"], grids={"lomo": grid})
     for task in ("rte", "copa"):
         found = {s.trial: s.hyper for s in trials_of(plan, "lomo") if s.task == task}
+        defaults = {"rounding": "nearest", "norm_scope": "global", "update": "hook"}
         assert found == {
-            number: {"learning_rate": rate, "warmup_ratio": ratio}
+            number: {"learning_rate": rate, "warmup_ratio": ratio, **defaults}
             for number, (rate, ratio) in enumerate(itertools.product(*grid.values()))
         }
 

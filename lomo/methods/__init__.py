@@ -17,6 +17,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from lomo import peers
 from lomo.config import Strict
 from lomo.errors import UserError, nearest
 
@@ -85,10 +86,15 @@ def modules() -> dict[str, str]:
     return {**outside, **MODULES}
 
 
+def module_name(method: str) -> str:
+    """The name of the module of a method or a peer. Raises UserError for an unknown one."""
+    check_name(method, where="method", peers_too=True)
+    return {**peers.MODULES, **modules()}[method]
+
+
 def module_of(method: str) -> Any:
-    """The module of a method. Raises UserError for an unknown one."""
-    check_name(method, where="method")
-    return importlib.import_module(modules()[method])
+    """The module of a method or a peer. Raises UserError for an unknown one."""
+    return importlib.import_module(module_name(method))
 
 
 def describe(method: str) -> Method:
@@ -103,13 +109,23 @@ def prepare(method: str) -> Callable[[nn.Module, Any, Spread], Prepared]:
     return function
 
 
-def check_name(method: str, *, where: str) -> None:
-    """Raises UserError if there is no method of that name."""
-    if method not in modules():
-        close = nearest(method, modules())
+def check_name(method: str, *, where: str, peers_too: bool = False) -> None:
+    """Raises UserError if there is no method, or peer, of that name, or a package is not there."""
+    known = [*modules(), *(peers.MODULES if peers_too else ())]
+    if method in known:
+        peers.check_installed(method, where=where)
+    elif method in peers.MODULES:
+        raise UserError(
+            f"{method} is a peer: there to be compared with, in a `peers` section",
+            where=where,
+            allowed=", ".join(known),
+            fix="name it as the method of one of the variants of `peers`",
+        )
+    else:
+        close = nearest(method, known)
         raise UserError(
             f"unknown method {method!r}",
             where=where,
-            allowed=", ".join(modules()),
+            allowed=", ".join(known),
             fix=f"did you mean {close!r}?" if close else None,
         )

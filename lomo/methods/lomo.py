@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from lomo.config import Strict
+from lomo.errors import UserError
 from lomo.methods import Method, Prepared, Spread
 
 if TYPE_CHECKING:
@@ -20,6 +21,15 @@ class Hyper(Strict):
 
     learning_rate: float = Field(0.03, gt=0, description="peak")
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of steps that warm up")
+    rounding: Literal["nearest", "stochastic"] = Field(
+        "nearest", description="of 16-bit weights after the update"
+    )
+    norm_scope: Literal["global", "parameter", "previous_step"] = Field(
+        "global", description="the norm that max_grad_norm limits; only global is exact"
+    )
+    update: Literal["hook", "gemm"] = Field(
+        "hook", description="where: when a gradient is there, or inside the product that forms it"
+    )
 
 
 METHOD = Method(title="LOMO", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"}))
@@ -30,6 +40,8 @@ def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
     from lomo.optim import Lomo
 
     hyper = Hyper.model_validate(spec.hyper)
+    if hyper.update != "hook":
+        raise UserError("update: gemm is not built yet", where="hyper")
     model = spread(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Lomo(
@@ -37,5 +49,7 @@ def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
         lr=hyper.learning_rate,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
+        norm_scope=hyper.norm_scope,
+        rounding=hyper.rounding,
     )
     return Prepared(model, [(optimizer, hyper.warmup_ratio)])

@@ -53,6 +53,12 @@ def num_devices_of(wildcards):
     return PLAN.runs[wildcards.run].num_devices
 
 
+def rounds_to_come(wildcards):
+    """How many rounds follow that of a run of the `peers` section; 0 for another run."""
+    run = PLAN.runs[wildcards.run]
+    return PLAN.study.peers.rounds - run.round if hasattr(run, "round") else 0
+
+
 def model_of(wildcards):
     """The files of the run's model."""
     return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)

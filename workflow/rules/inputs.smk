@@ -39,6 +39,20 @@ rule pretrain:
         "python -m lomo pretrain --spec {params.spec:q} --text {input:q} --out {params.out:q} 2> {log:q}"
 
 
+rule random_model:
+    output:
+        "results/{study}/models/{model}/config.json",
+    log:
+        "results/{study}/logs/architecture-{model}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        spec=lambda wildcards: PLAN.models[wildcards.model].model_dump_json(),
+    shell:
+        "python -m lomo architecture --spec {params.spec:q} --out {output:q} 2> {log:q}"
+
+
 rule fetch_model:
     output:
         "resources/models/{model}/fetched.json",

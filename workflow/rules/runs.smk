@@ -33,6 +33,8 @@ rule measure:
         "results/{study}/logs/{run}.log",
     wildcard_constraints:
         run="measure/.+",
+    # One round after the other, so that a drift of the machine meets all variants alike.
+    priority: rounds_to_come
     conda:
         "../../environment.yml"
     # A measured run has the machine alone: all cores are taken, however many it uses.
