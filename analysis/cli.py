@@ -8,9 +8,9 @@ from pathlib import Path
 
 from analysis.collect import collect
 from analysis.collected import load
-from analysis.figures import FIGURES, make_figure
+from analysis.figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
 from analysis.report import make_report
-from analysis.tables import TABLES, make_table
+from analysis.tables import SECTION_TABLES, TABLES, make_table, tables_of
 from lomo.cli import refuse
 from lomo.errors import UserError
 
@@ -29,10 +29,13 @@ def parser() -> argparse.ArgumentParser:
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--results", type=Path, required=True, help="results/<study>")
-        known = {"table": list(TABLES), "figure": list(FIGURES)}.get(name)
+        known = {
+            "table": [*SECTION_TABLES, *TABLES],
+            "figure": [*SECTION_FIGURES, *FIGURES],
+        }.get(name)
         if known:
             command.add_argument(
-                "--which", nargs="+", choices=known, default=known, help="default: every one"
+                "--which", nargs="+", choices=known, help="default: all of the study"
             )
     return made
 
@@ -44,11 +47,11 @@ def run(arguments: argparse.Namespace) -> None:
         collect(results)
     if command in ("table", "all"):
         collected = load(results)
-        for which in getattr(arguments, "which", TABLES):
+        for which in getattr(arguments, "which", None) or tables_of(collected):
             make_table(collected, which)
     if command in ("figure", "all"):
         collected = load(results)
-        for which in getattr(arguments, "which", FIGURES):
+        for which in getattr(arguments, "which", None) or figures_of(collected):
             make_figure(collected, which)
     if command in ("report", "all"):
         make_report(results)

@@ -34,7 +34,7 @@ def _type_of(annotation: Any) -> str:
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(("run_id", "sections", "kind", "model", "paper_model", "method"), TEXT),
     **dict.fromkeys(("variant", "task"), TEXT),
-    **dict.fromkeys(("rank", "seed", "trial"), WHOLE),
+    **dict.fromkeys(("rank", "seed", "trial", "round"), WHOLE),
     **dict.fromkeys(("status", "message", "hyper", "dtype", "attention"), TEXT),
     "activation_checkpointing": FLAG,
     **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train"), WHOLE),

@@ -12,6 +12,7 @@ from analysis.figure_curves import figure_accuracy, figure_loss
 from analysis.figure_gradients import figure_gradients
 from analysis.figure_lora_rank import figure_lora_rank
 from analysis.figure_overview import figure_overview
+from analysis.figure_peers import figure_peers
 from analysis.figure_shares import figure_shares
 from analysis.figure_tradeoff import figure_tradeoff
 from analysis.style import save, style
@@ -26,10 +27,20 @@ FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
     "6": ("fig6_tradeoff", figure_tradeoff),
     "overview": ("overview", figure_overview),
 }
+# Figures of sections that few studies have: drawn only where the study has it.
+SECTION_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
+    "peers": ("fig_peers", figure_peers),
+}
+
+
+def figures_of(collected: Collected) -> dict[str, tuple[str, Callable[[Collected], Figure]]]:
+    """The figures of a study, those of its own sections first."""
+    own = {name: make for name, make in SECTION_FIGURES.items() if name in collected.plan.sections}
+    return {**own, **FIGURES}
 
 
 def make_figure(collected: Collected, which: str) -> list[Path]:
     """Writes one figure into the study's `figures` folder; the paths of its formats."""
-    name, draw = FIGURES[which]
+    name, draw = {**SECTION_FIGURES, **FIGURES}[which]
     with style():
         return save(draw(collected), collected.folder / "figures", name)

@@ -68,17 +68,52 @@ def line_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], *, size: float
         )
 
 
+def above_points(
+    axes: Axes, points: Sequence[tuple[float, float, str, str]], *, size: float = 6.5
+) -> None:
+    """Names points that stand side by side: (x, y, text, colour), in slanted words above them.
+
+    Where points are too close the words move apart, each with a line to its point. Needs final
+    axis limits.
+    """
+    left, right = axes.get_xlim()
+    width_points = axes.get_window_extent().width * 72 / axes.figure.dpi
+    gap = (right - left) * 2.0 * size / width_points
+    for (x, y, text, colour), place in zip(
+        points, spread([point[0] for point in points], gap), strict=True
+    ):
+        dx = (place - x) * width_points / (right - left)
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(dx, 13),
+            textcoords="offset points",
+            rotation=40,
+            rotation_mode="anchor",
+            ha="left",
+            va="center",
+            fontsize=size,
+            color=text_colour(colour),
+            arrowprops={
+                **{"arrowstyle": "-", "color": colour, "linewidth": 0.5},
+                **{"relpos": (0, 0), "shrinkA": 0, "shrinkB": 3},
+            },
+        )
+
+
 def around_points(
     axes: Axes,
     points: Sequence[tuple[float, float, float, str, str]],
     *,
     lines_y: Sequence[float] = (),
+    bars: Sequence[tuple[float, float, float]] = (),
     size: float = 7.5,
 ) -> None:
     """Names points: (x, y, radius in points of type, text, colour), clear of each other.
 
     Each label takes one of the places around its point, such that together they cover least of
-    the points, of each other and of the horizontal lines at `lines_y`. Needs final axis limits.
+    the points, of each other, of the horizontal lines at `lines_y` and of the horizontal `bars`
+    (from x, to x, y). Needs final axis limits.
     """
     scale = axes.figure.dpi / 72
     frame = axes.get_window_extent()
@@ -90,6 +125,9 @@ def around_points(
     for y in lines_y:
         height = axes.transData.transform((0, y))[1]
         fixed.append(Bbox([[frame.x0, height - 1], [frame.x1, height + 1]]))
+    for left, right, y in bars:
+        ends = axes.transData.transform([(left, y), (right, y)])
+        fixed.append(Bbox([ends[0] - (3, 3), ends[1] + (3, 3)]))
     places = [_places(axes, point, size, scale) for point in points]
     for point, place in zip(points, _best(places, fixed, frame.padded(-3 * scale)), strict=True):
         x, y, radius, text, colour = point

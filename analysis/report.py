@@ -8,10 +8,10 @@ from pathlib import Path
 
 from analysis.collected import Collected, load
 from analysis.costs import costs, zero_shot
-from analysis.figures import FIGURES
+from analysis.figures import figures_of
 from analysis.names import NOT_RUN
 from analysis.render import environment
-from analysis.tables import TABLES
+from analysis.tables import tables_of
 from analysis.units import decimals
 from analysis.verdict import VERDICTS
 from analysis.verdicts import all_verdicts
@@ -21,6 +21,8 @@ from lomo.record import write_text
 CAPTIONS = {
     "overview": "Peak memory of a training step by part, speed, and mean accuracy of each method. "
     "Lines: 95 % intervals.",
+    "peers": "Ways to take one step: peak memory against time, both over those of forward and "
+    "backward alone, with each gradient dropped at once. Bars: least to most of the rounds.",
     "1": "Gradient bytes alive over one backward pass: SGD keeps every gradient until the step, "
     "LOMO updates a tensor as soon as its gradient is there, and drops it.",
     "2": "Share of each part in the paper's sum of terms; at the right, the sum.",
@@ -36,6 +38,7 @@ CAPTIONS = {
 def make_report(results: Path) -> Path:
     """Writes report/index.html from the collected table and the drawn figures; its path."""
     collected = load(results)
+    drawn = figures_of(collected)
     counts = Counter(verdict.verdict for verdict in all_verdicts(collected))
     page = (
         environment()
@@ -44,8 +47,12 @@ def make_report(results: Path) -> Path:
             study=collected.plan.study,
             summary=summary(collected),
             counts=[(name, counts[name]) for name in VERDICTS],
-            figures=[(which, _image(collected, which), CAPTIONS[which]) for which in CAPTIONS],
-            tables=[build(collected) for build in TABLES.values()],
+            figures=[
+                (which, _image(collected, drawn[which][0]), caption)
+                for which, caption in CAPTIONS.items()
+                if which in drawn
+            ],
+            tables=[build(collected) for build in tables_of(collected).values()],
             origin=origin(collected),
         )
     )
@@ -102,9 +109,9 @@ def origin(collected: Collected) -> list[tuple[str, str]]:
     return rows
 
 
-def _image(collected: Collected, which: str) -> str:
+def _image(collected: Collected, name: str) -> str:
     """The figure's SVG as a data URL: inside an img, its ids meet no other figure's."""
-    path = collected.folder / "figures" / f"{FIGURES[which][0]}.svg"
+    path = collected.folder / "figures" / f"{name}.svg"
     if not path.is_file():
         raise UserError(
             "the figure is not drawn yet",

@@ -9,6 +9,7 @@ from analysis.collected import Collected
 from analysis.render import Table, write_table
 from analysis.table_hyperparameters import table_hyperparameters
 from analysis.table_memory import table_memory
+from analysis.table_peers import table_peers
 from analysis.table_superglue import table_superglue
 from analysis.table_throughput import table_throughput
 from analysis.verdicts import table_verdicts
@@ -21,8 +22,16 @@ TABLES: dict[str, Callable[[Collected], Table]] = {
     "4": table_hyperparameters,
     "verdicts": table_verdicts,
 }
+# Tables of sections that few studies have: made only where the study has it.
+SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {"peers": table_peers}
+
+
+def tables_of(collected: Collected) -> dict[str, Callable[[Collected], Table]]:
+    """The tables of a study, those of its own sections first."""
+    own = {name: make for name, make in SECTION_TABLES.items() if name in collected.plan.sections}
+    return {**own, **TABLES}
 
 
 def make_table(collected: Collected, which: str) -> list[Path]:
     """Writes one table into the study's `tables` folder; the paths of its formats."""
-    return write_table(TABLES[which](collected), collected.folder / "tables")
+    return write_table({**SECTION_TABLES, **TABLES}[which](collected), collected.folder / "tables")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import weakref
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from lomo import methods, peers
@@ -20,7 +25,8 @@ from lomo.errors import UserError
 from lomo.memory.meter import StorageMeter
 from lomo.methods.lomo import Hyper as LomoHyper
 from lomo.models import ModelEntry, random_config, registry
-from lomo.plan import PeerSpec, Plan, check_model, make_plan, read_spec
+from lomo.plan import PeerSpec, Plan, check_model, make_plan, read_plan, read_spec
+from lomo.record import read_record
 from lomo.weights import load_model, weights_sha256
 
 ROOT = Path(__file__).parent.parent
@@ -279,3 +285,64 @@ def test_without_clipping_lomo_optim_has_one_forward(folder: Path) -> None:
     made.model.register_forward_pre_hook(lambda *_: calls.append(1))
     take_step(made, None)
     assert len(calls) == 1
+
+
+MINI = """
+study: mini
+title: a study for a test
+data: generated
+device: cpu
+wandb: "off"
+peers:
+  models: [mini]
+  batch_size: 2
+  sequence_length: 16
+  num_warmup_steps: 1
+  num_timed_steps: 2
+  rounds: 2
+  variants:
+    lomo: {method: lomo}
+    floor: {method: floor}
+"""
+
+
+@pytest.mark.slow
+def test_a_study_runs_from_nothing_round_by_round(tmp_path: Path) -> None:
+    for name in ("Snakefile", "workflow", "profiles", "environment.yml"):
+        source = ROOT / name
+        copy: Any = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / name)
+    entry = {"mini": {"weights": "random", "architecture": ARCHITECTURE}}
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/models.yaml").write_text(yaml.safe_dump(entry))
+    (tmp_path / "config/mini.yaml").write_text(MINI)
+    pipeline = ["snakemake", "--cores", "2", "--configfile", "config/mini.yaml"]
+    done = started(tmp_path, *pipeline)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / "results/mini"
+    plan = read_plan(results)
+    assert (results / "tables/table_peers.csv").is_file()
+    assert (results / "figures/fig_peers.png").is_file()
+    assert [p.name for p in (results / "models/mini").iterdir()] == ["config.json"]
+    order = []
+    for run_id, spec in plan.runs.items():
+        record = read_record(results / "runs" / run_id / "record.json")
+        assert record.status == "ok" and record.model is not None
+        assert record.spec["variant"] == spec.variant
+        assert record.model.missing == {"weights_sha256": "random weights, seed 0"}
+        order.append((record.provenance.started_at, spec.round))
+    assert [number for _, number in sorted(order)] == [1, 1, 2, 2]
+    again = started(tmp_path, *pipeline, "-n")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def started(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )

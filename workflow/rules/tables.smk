@@ -6,6 +6,7 @@ TABLES = (
     "table3_superglue",
     "table4_hyperparameters",
     "verdicts",
+    *(["table_peers"] if PLAN.study.peers else []),
 )
 FIGURES = (
     "fig1_gradients",
@@ -15,6 +16,7 @@ FIGURES = (
     "fig5_accuracy",
     "fig6_tradeoff",
     "overview",
+    *(["fig_peers"] if PLAN.study.peers else []),
 )
 
 
