@@ -20,7 +20,7 @@ from torch import nn
 from lomo import methods, peers
 from lomo.batches import random_batch
 from lomo.config import Study, load_study
-from lomo.engines.single import training_step
+from lomo.engines.step import training_step
 from lomo.errors import UserError
 from lomo.memory.meter import StorageMeter
 from lomo.methods.lomo import Hyper as LomoHyper
@@ -182,6 +182,7 @@ STEPS: list[tuple[str, dict[str, Any], float | None, type[torch.optim.Optimizer]
     ("lomo", {}, None, torch.optim.SGD),
     ("lomo", {}, 0.5, torch.optim.SGD),
     ("lomo", {"norm_scope": "previous_step"}, 0.5, torch.optim.SGD),  # its first step is exact
+    ("lomo", {"rounding": "stochastic"}, None, torch.optim.SGD),  # of 16-bit weights only
 ]
 
 
