@@ -256,7 +256,7 @@ def _peer_specs(study: Study, section: Peers, where: str) -> list[PeerSpec]:
             **{**settings, "activation_checkpointing": checkpointing},
         )
         _check_method(asked.method, spec, f"{place}.")
-        _check_scope(spec.hyper, spec.max_grad_norm, f"{place}.hyper")
+        _check_hyper(asked.method, spec.hyper, spec, f"{place}.hyper")
         specs.append(spec)
     return specs
 
@@ -279,7 +279,7 @@ def _trials(
         points = [{**point, "rank": rank} for rank in section.ranks for point in points]
     resolved = [_hyper(method, point, f"{where}.grids.{method}") for point in points]
     for hyper in resolved:
-        _check_scope(hyper, section.settings.max_grad_norm, f"{where}.grids.{method}")
+        _check_hyper(method, hyper, section.settings, f"{where}.grids.{method}")
     trials: dict[str, int] = {}
     numbered = []
     for hyper in resolved:
@@ -363,14 +363,22 @@ def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, wher
         )
 
 
-def _check_scope(hyper: dict[str, HyperValue], max_grad_norm: float | None, where: str) -> None:
+def _check_hyper(
+    method: str,
+    hyper: dict[str, HyperValue],
+    settings: TrainSettings | RunSpec,
+    where: str,
+) -> None:
+    """Refuses hyper-parameters that the other settings contradict."""
     scope = hyper.get("norm_scope", "global")
-    if scope != "global" and max_grad_norm is None:
+    if scope != "global" and settings.max_grad_norm is None:
         raise UserError(
             f"{scope} says which norm is clipped, and max_grad_norm is null",
             where=f"{where}.norm_scope",
             fix="give max_grad_norm, or leave norm_scope out",
         )
+    options = {"update"} if hyper.get("update") == "gemm" else set()
+    engines.check(settings.engine, settings.num_devices, method, options, where=f"{where}.")
 
 
 def _check_length(entry: ModelEntry, length: int, where: str) -> None:
@@ -434,7 +442,7 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     methods.check_name(spec.method, where=f"{where}: method", peers_too=isinstance(spec, PeerSpec))
     _check_method(spec.method, spec, f"{where}: ")
     _hyper(spec.method, spec.hyper, f"{where}: hyper")
-    _check_scope(spec.hyper, spec.max_grad_norm, f"{where}: hyper")
+    _check_hyper(spec.method, spec.hyper, spec, f"{where}: hyper")
     return spec
 
 

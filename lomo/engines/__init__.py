@@ -46,6 +46,12 @@ CELLS: dict[tuple[str, str, str], Cell] = {
     ("zero3", "lora", ANY): Cell("refused", "adapters have another precision than the base"),
     ("zero3", "lora_lomo", ANY): Cell("refused", "ZeRO-3 takes one optimizer"),
     **{
+        (engine, "lomo", "update"): Cell(
+            "refused", "a gradient is whole only after the ranks' parts are added up"
+        )
+        for engine in ("fsdp2", "zero3")
+    },
+    **{
         (engine, method, "rounding"): Cell(
             "differs", "the ranks draw other random numbers than one process"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lomo.config import Strict
 from lomo.errors import UserError
@@ -30,6 +30,12 @@ class Hyper(Strict):
     update: Literal["hook", "gemm"] = Field(
         "hook", description="where: when a gradient is there, or inside the product that forms it"
     )
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Hyper:
+        if (self.update, self.rounding) == ("gemm", "stochastic"):
+            raise ValueError("rounding: stochastic needs update: hook, a product rounds to nearest")
+        return self
 
 
 METHOD = Method(title="LOMO", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"}))
