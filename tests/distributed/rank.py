@@ -29,7 +29,7 @@ Facts = dict[str, Any]
 IGNORED = (
     # DeepSpeed 0.19 calls collectives of torch 2.13 by their old names.
     ("`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprecated", FutureWarning),
-    # DeepSpeed compiles one of its optimizers when it is imported, and torch 2.13 itself scripts then.
+    # DeepSpeed compiles one of its optimizers on import, and torch 2.13 itself scripts then.
     ("`torch.jit.script", DeprecationWarning),
     # peft 0.21 asks transformers 5.23 by the old name.
     ("`is_gradient_checkpointing` is deprecated", FutureWarning),
