@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from lomo import engines, methods
+from lomo import engines, methods, support
 from lomo.config import (
     Accuracy,
     Attention,
@@ -338,29 +338,17 @@ def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, wher
     """Refuses an option that the method would have to drop; `where` is its place up to its name."""
     described = methods.describe(method)
     if not described.trains:
-        engines.check(settings.engine, settings.num_devices, method, set(), where=where)
+        engines.check(settings.engine, settings.num_devices, method, where=where)
         return
-    asked = {
-        "max_grad_norm": settings.max_grad_norm is not None,
-        "weight_decay": getattr(settings, "weight_decay", 0.0) > 0,
-        "gradient_accumulation": getattr(settings, "gradient_accumulation", 1) > 1,
-    }
-    for option, wanted in asked.items():
-        if wanted and option not in described.honours:
-            raise UserError(
-                f"{method} cannot honour {option}",
-                where=where + option,
-                allowed=f"{method} honours {', '.join(sorted(described.honours)) or 'none'}",
-                fix=f"leave {option} at its neutral value, or take {method} out of this section",
-            )
-    options = {option for option, wanted in asked.items() if wanted}
-    engines.check(settings.engine, settings.num_devices, method, options, where=where)
+    engines.check(settings.engine, settings.num_devices, method, where=where)
+    keys = {"max_grad_norm": "max_grad_norm"} if settings.max_grad_norm is not None else {}
+    if getattr(settings, "weight_decay", 0.0) > 0:
+        keys["weight_decay"] = "weight_decay"
+    if getattr(settings, "gradient_accumulation", 1) > 1:
+        keys["gradient_accumulation"] = "gradient_accumulation"
     if settings.dtype == "float16":
-        raise UserError(
-            "float16 training needs loss scaling, which is not built yet",
-            where=f"{where}dtype",
-            allowed="float32, bfloat16",
-        )
+        keys["float16"] = "dtype"
+    support.check(method, keys, settings.engine, where=where)
 
 
 def _check_hyper(
@@ -377,8 +365,12 @@ def _check_hyper(
             where=f"{where}.norm_scope",
             fix="give max_grad_norm, or leave norm_scope out",
         )
-    options = {"update"} if hyper.get("update") == "gemm" else set()
-    engines.check(settings.engine, settings.num_devices, method, options, where=f"{where}.")
+    asked = {
+        option: option
+        for option, neutral in support.NEUTRAL.items()
+        if hyper.get(option, neutral) != neutral
+    }
+    support.check(method, asked, settings.engine, where=f"{where}.")
 
 
 def _check_length(entry: ModelEntry, length: int, where: str) -> None:

@@ -39,8 +39,12 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("file", "generate"),
-    [(reference.README, reference.readme), (reference.SCHEMA, reference.schema)],
-    ids=["README.md", "study.schema.json"],
+    [
+        (reference.README, reference.readme),
+        (reference.SCHEMA, reference.schema),
+        (reference.FOOTGUNS, reference.footguns),
+    ],
+    ids=["README.md", "study.schema.json", "footguns.md"],
 )
 def test_the_generated_reference_is_in_step(file: Path, generate: Any) -> None:
     written = file.read_text(encoding="utf-8")

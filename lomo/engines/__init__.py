@@ -1,7 +1,7 @@
 """Engines: how a model is spread over devices, and which methods and options each one honours.
 
-The table below is the only place that says so: a plan refuses from it before any weight is loaded.
-Nothing here imports torch.
+A plan refuses from the tables below, with what the method says itself (lomo/support.py), before any
+weight is loaded. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ def cell(engine: str, method: str, option: str = ANY) -> Cell:
     return EQUAL
 
 
-def check(engine: str, num_devices: int, method: str, options: set[str], *, where: str) -> None:
-    """Raises UserError for what the engine can't honour; `where` is its place up to its name."""
+def check(engine: str, num_devices: int, method: str, *, where: str) -> None:
+    """Raises UserError for a method or a number of devices that the engine can't run.
+
+    `where` is the place of the two keys, up to their name.
+    """
     if engine == "single" and num_devices > 1:
         raise UserError(
             f"one process can't use {num_devices} devices",
@@ -93,13 +96,6 @@ def check(engine: str, num_devices: int, method: str, options: set[str], *, wher
             allowed=f"with {engine}: {', '.join(allowed)}",
             fix=f"take {method} out of this section, or use another engine",
         )
-    for option in sorted(options):
-        if cell(engine, method, option).verdict == "refused":
-            raise UserError(
-                f"{method} on {engine} can't honour {option}: {cell(engine, method, option).note}",
-                where=f"{where}{option}",
-                fix=f"leave {option} at its neutral value, or use another engine",
-            )
 
 
 def start(engine: str, device: str) -> Single:

@@ -11,8 +11,8 @@ before any weight is loaded.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,17 @@ MODULES = {
     "adalomo": "lomo.methods.adalomo",
 }
 
-# Options that a method may be unable to honour. Settings outside this set concern all alike.
-OPTIONS = frozenset({"max_grad_norm", "weight_decay", "gradient_accumulation"})
+# Settings that a method may be unable to honour. Those outside this set concern all alike.
+OPTIONS = frozenset({"max_grad_norm", "weight_decay", "gradient_accumulation", "float16"})
+
+# What torch's own optimizers honour, and fused ones, and why not the rest (see lomo/support.py).
+ORDINARY = OPTIONS - {"float16"}
+ORDINARY_NOTES = {"float16": "only the fused optimizers scale the loss; use bfloat16 or float32"}
+FUSED = OPTIONS - {"gradient_accumulation"}
+FUSED_NOTES = {
+    "gradient_accumulation": "the first gradient is used and dropped before the second comes",
+    "float16": "the loss is scaled, and a step whose gradients overflow is skipped",
+}
 
 
 Spread = Callable[["nn.Module"], "nn.Module"]
@@ -45,12 +54,17 @@ Spread = Callable[["nn.Module"], "nn.Module"]
 
 @dataclass(frozen=True)
 class Method:
-    """What a plan needs to know of a method."""
+    """What a plan needs to know of a method.
+
+    honours: the options of lomo/support.py that it does not refuse; `hyper` may hold some of them.
+    notes: option -> how it differs from the reference, or why it is refused.
+    """
 
     title: str
     hyper: type[Strict]
     honours: frozenset[str]
     trains: bool = True
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lomo.config import Strict
-from lomo.methods import Method, Prepared, Spread
+from lomo.methods import FUSED, FUSED_NOTES, Method, Prepared, Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,12 @@ class Hyper(Strict):
     warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of steps that warm up")
 
 
-METHOD = Method(title="AdaLomo", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"}))
+METHOD = Method(
+    title="AdaLomo",
+    hyper=Hyper,
+    honours=FUSED,
+    notes={**FUSED_NOTES, "weight_decay": "decoupled, times the learning rate and RMS(theta)"},
+)
 
 
 def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
@@ -37,5 +42,6 @@ def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
         lr=hyper.learning_rate,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
+        loss_scale="dynamic" if spec.dtype == "float16" else None,
     )
     return Prepared(model, [(optimizer, hyper.warmup_ratio)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lomo.config import Strict
-from lomo.methods import OPTIONS, Method, Prepared, Spread
+from lomo.methods import ORDINARY, ORDINARY_NOTES, Method, Prepared, Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ class Hyper(Strict):
     warmup_ratio: float = Field(0.05, ge=0, le=1, description="share of steps that warm up")
 
 
-METHOD = Method(title="AdamW", hyper=Hyper, honours=OPTIONS)
+METHOD = Method(title="AdamW", hyper=Hyper, honours=ORDINARY, notes=ORDINARY_NOTES)
 
 
 def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from lomo.config import Strict
 from lomo.errors import UserError
-from lomo.methods import Method, Prepared, Spread
+from lomo.methods import FUSED, FUSED_NOTES, Method, Prepared, Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,16 @@ class Hyper(Strict):
         return self
 
 
-METHOD = Method(title="LOMO", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"}))
+METHOD = Method(
+    title="LOMO",
+    hyper=Hyper,
+    honours=FUSED | {"norm_scope", "rounding", "update"},
+    notes={
+        **FUSED_NOTES,
+        "norm_scope": "by each tensor's own norm, or by the global norm of the step before",
+        "rounding": "random, and right on average; nearest rounding is not",
+    },
+)
 
 
 def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
@@ -57,5 +66,6 @@ def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
         max_grad_norm=spec.max_grad_norm,
         norm_scope=hyper.norm_scope,
         rounding=hyper.rounding,
+        loss_scale="dynamic" if spec.dtype == "float16" else None,
     )
     return Prepared(model, [(optimizer, hyper.warmup_ratio)])

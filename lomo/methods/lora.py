@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lomo.config import Strict
-from lomo.methods import OPTIONS, Method, Prepared, Spread
+from lomo.methods import ORDINARY, ORDINARY_NOTES, Method, Prepared, Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ class Hyper(Strict):
     dropout: float = Field(0.05, ge=0, lt=1, description="before the adapters")
 
 
-METHOD = Method(title="LoRA", hyper=Hyper, honours=OPTIONS)
+METHOD = Method(title="LoRA", hyper=Hyper, honours=ORDINARY, notes=ORDINARY_NOTES)
 
 
 def with_adapters(model: nn.Module, hyper: Hyper) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lomo.methods import Method, Prepared, Spread, lora
+from lomo.methods import FUSED, FUSED_NOTES, Method, Prepared, Spread, lora
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,13 @@ class Hyper(lora.Hyper):
 
 
 METHOD = Method(
-    title="LoRA+LOMO", hyper=Hyper, honours=frozenset({"max_grad_norm", "weight_decay"})
+    title="LoRA+LOMO",
+    hyper=Hyper,
+    honours=FUSED,
+    notes={
+        **FUSED_NOTES,
+        "max_grad_norm": "adapters and base weights are clipped by a norm of their own each",
+    },
 )
 
 
@@ -51,6 +57,7 @@ def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
         lr=hyper.lomo_learning_rate,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
+        loss_scale="dynamic" if spec.dtype == "float16" else None,
     )
     adamw = torch.optim.AdamW(
         adapters, lr=hyper.learning_rate, weight_decay=spec.weight_decay, foreach=False

@@ -59,6 +59,7 @@ class Case:
     engines: tuple[str, ...] = ("fsdp2", "zero3")
     model: Callable[..., nn.Module] = llama
     settings: dict[str, Any] = field(default_factory=dict)  # of the model
+    hyper: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -121,8 +122,10 @@ def prepare(case: Case, engine: Single) -> Prepared:
             hyper |= {"rank": 2, "alpha": 16, "dropout": 0.0}
         if case.method == "lora_lomo":
             hyper |= {"lomo_learning_rate": 0.1}
+        hyper |= case.hyper
         spec = SimpleNamespace(
             hyper=hyper,
+            dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             max_grad_norm=case.options.get("max_grad_norm"),
             weight_decay=case.options.get("weight_decay", 0.0),
         )
