@@ -1,0 +1,142 @@
+"""A run over two ranks, from its command to its record, and what becomes of ranks that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lomo.config import Study
+from lomo.plan import make_plan
+from lomo.record import Record, read_record
+
+ROOT = Path(__file__).parent.parent.parent
+TIMEOUT_S = 120
+
+pytestmark = pytest.mark.slow
+
+
+def command(
+    study: dict[str, Any], kind: str, method: str, engine: str, folder: Path, **changes: Any
+) -> list[str]:
+    spread = {"engine": engine, "num_devices": 2}
+    settings = {**study["superglue"]["settings"], **spread}
+    # One batch more than two, and its last of one row: rank 1 has none of its own.
+    settings |= {"num_train": 9, "batch_size": 4, "epochs": 2}
+    study["superglue"] |= {"settings": settings}
+    study["memory"] |= {**spread, "dtype": "float32", "activation_checkpointing": [True]}
+    plan = make_plan(Study.model_validate(study), source="unit.yaml")
+    spec = next(s for s in plan.runs.values() if s.method == method and s.kind == kind)
+    spec = spec.model_copy(update=changes)
+    arguments = ["--spec", spec.model_dump_json(), "--out", str(folder)]
+    return [sys.executable, "-m", "lomo", kind, *arguments]
+
+
+def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+def record_of(folder: Path) -> Record:
+    record = read_record(folder / "record.json")
+    assert record.spec["num_devices"] == record.provenance.device.num_devices == 2
+    assert not list(folder.glob(".rank*"))
+    return record
+
+
+@pytest.fixture
+def both(study_dict: dict[str, Any]) -> dict[str, Any]:
+    """A study of methods that both engines run."""
+    study_dict["superglue"]["methods"] = study_dict["memory"]["methods"] = ["lomo"]
+    return study_dict
+
+
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
+def test_a_run_over_two_ranks_writes_its_record(
+    both: dict[str, Any], tmp_path: Path, engine: str
+) -> None:
+    done = run(command(both, "train", "lomo", engine, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1  # one rank speaks
+    record = record_of(tmp_path)
+    assert record.status == "ok" and record.result and record.training and record.throughput
+    assert record.spec["engine"] == engine
+    assert record.throughput.world_size == 2
+    assert record.training.num_steps == 6
+    clock = record.clock.model_dump(exclude={"missing"})
+    assert sum(clock.values()) - clock["wall_s"] == pytest.approx(clock["wall_s"], rel=0.01)
+    steps = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert sum(step["event"] == "step" for step in steps) == 6
+
+
+def test_a_step_over_two_ranks_is_measured(both: dict[str, Any], tmp_path: Path) -> None:
+    done = run(command(both, "measure", "lomo", "fsdp2", tmp_path))
+    assert done.returncode == 0, done.stderr
+    record = record_of(tmp_path)
+    assert record.status == "ok" and record.memory and record.model and record.throughput
+    assert record.throughput.num_tokens_timed == 3 * 2 * 2 * 32  # steps, ranks, batch, sequence
+    held = record.memory.sum_of_terms.parameters_bytes
+    assert held == pytest.approx(record.model.parameters_bytes / 2, rel=0.01)
+
+
+def test_a_rank_that_runs_out_of_memory_is_a_result(both: dict[str, Any], tmp_path: Path) -> None:
+    patch = tmp_path / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from lomo.engines.ranks import Ranks\n"
+        "    def share(self, batch):\n"
+        "        raise MemoryError('none left on this rank')\n"
+        "    Ranks.share = share\n"
+    )
+    folder = tmp_path / "run"
+    done = run(command(both, "train", "lomo", "fsdp2", folder), PYTHONPATH=f"{patch}:{ROOT}")
+    assert done.returncode == 0, done.stderr
+    record = record_of(folder)
+    assert record.status == "oom" and record.evidence
+    assert record.evidence.message == "rank 1: none left on this rank"
+    assert record.evidence.step == 1
+
+
+def test_a_mistake_found_by_the_ranks_is_told_once(both: dict[str, Any], tmp_path: Path) -> None:
+    arguments = command(both, "train", "lomo", "fsdp2", tmp_path, data_path=str(tmp_path / "no"))
+    done = run(arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_a_rank_that_is_killed_ends_the_run(both: dict[str, Any], tmp_path: Path) -> None:
+    arguments = command(both, "train", "lomo", "fsdp2", tmp_path)
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + TIMEOUT_S
+    ranks: list[psutil.Process] = []
+    while len(ranks) < 2 and time.monotonic() < deadline and process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        ranks = [child for child in children if child.environ().get("RANK")]
+        time.sleep(0.1)
+    victim = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
+    victim.send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert "rank 1 got signal 9 (often the kernel's, when memory runs out)" in errors
+    assert not (tmp_path / "record.json").exists()
+    assert not any(rank.is_running() for rank in ranks)
