@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 from .checks import require_positive
 from .clipping import NormScope
 from .fused_backward import FusedBackward, Slot
-from .rounding import Rounding, write_rounded_
+from .rounding import Rounding, generator_for, write_rounded_
 from .sharding import Shard
 from .tensors import SIXTEEN_BIT, chunks, norm_of
 
@@ -121,7 +121,8 @@ class AdaLomo(FusedBackward):
         step_size = torch.clamp(rms_theta, min=group["eps"][1]) * float(group["lr"])
         keep = 1.0 - step_size * group["weight_decay"] if group["weight_decay"] else None
         factors[0].mul_(step_size / shrink)
-        generator = self._generator(parameter, slot)
+        stream = self._stream(parameter, slot)
+        generator = None if stream is None else generator_for(parameter.device, stream)
         for weight, update in zip(chunks(parameter), _normalised(gradient, factors), strict=True):
             copy = weight.float() if weight.dtype in SIXTEEN_BIT else weight
             if keep is not None:

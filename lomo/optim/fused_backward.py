@@ -24,7 +24,7 @@ from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
 from .loss_scale import LossScale
 from .ownership import claim, release, require_free
-from .rounding import Rounding, generator_for, require_rounding
+from .rounding import Rounding, Stream, require_rounding
 from .sharding import Shard, release_gathered, shard_of
 from .state import ExactStateOptimizer
 from .tensors import SIXTEEN_BIT, norm_fp32
@@ -348,12 +348,11 @@ class FusedBackward(ExactStateOptimizer):
             clips = clip_coefficient(norm / self._loss_factor, own)
         return torch.where(norm.isfinite(), clips / self._loss_factor, 0.0)
 
-    def _generator(self, parameter: Tensor, slot: Slot) -> torch.Generator | None:
+    def _stream(self, parameter: Tensor, slot: Slot) -> Stream | None:
         """Random numbers for rounding this update of `parameter`; None: round to nearest."""
         if self.rounding == "nearest" or parameter.dtype not in SIXTEEN_BIT:
             return None
-        numbers = (self.seed, self._num_steps, slot.position, self._part)
-        return generator_for(parameter.device, *numbers)
+        return Stream(self.seed, self._num_steps, slot.position, self._part)
 
     @torch.no_grad()
     def _read_norm(self) -> None:

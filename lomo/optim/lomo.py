@@ -9,8 +9,9 @@ from torch.optim.optimizer import ParamsT
 from .checks import require_positive
 from .clipping import NormScope
 from .fused_backward import FusedBackward, Slot
-from .rounding import Rounding, write_rounded_
-from .tensors import SIXTEEN_BIT, chunks
+from .rounding import Rounding
+from .sgd_step import sgd_step_
+from .tensors import SIXTEEN_BIT
 
 
 class Lomo(FusedBackward):
@@ -67,9 +68,17 @@ class Lomo(FusedBackward):
     ) -> None:
         group = self.param_groups[slot.group_index]
         lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
-        generator = self._generator(parameter, slot)
-        if weight_decay or self.clip_value or generator or isinstance(scale, Tensor):
-            self._step_in_chunks(parameter, gradient, lr, weight_decay, scale, generator)
+        stream = self._stream(parameter, slot)
+        if weight_decay or self.clip_value or stream or isinstance(scale, Tensor):
+            sgd_step_(
+                parameter,
+                gradient,
+                lr=lr,
+                scale=scale,
+                weight_decay=weight_decay,
+                clip_value=self.clip_value,
+                stream=stream,
+            )
         elif parameter.dtype in SIXTEEN_BIT:
             # On a CPU, add_ rounds alpha to 16 bits before it multiplies; addcmul_ keeps it in
             # fp32 and rounds the sum once, as an fp32 copy would, and allocates nothing. A factor
@@ -77,29 +86,6 @@ class Lomo(FusedBackward):
             parameter.addcmul_(gradient, self._one(parameter), value=-lr * scale)
         else:
             parameter.add_(gradient, alpha=-lr * scale)
-
-    def _step_in_chunks(
-        self,
-        parameter: Tensor,
-        gradient: Tensor,
-        lr: float,
-        weight_decay: float,
-        scale: float | Tensor,
-        generator: torch.Generator | None,
-    ) -> None:
-        """The general step, in chunks, so that scratch is small; 16-bit passes through fp32."""
-        wide = torch.float32 if parameter.dtype in SIXTEEN_BIT else parameter.dtype
-        for weight, grad in zip(chunks(parameter), chunks(gradient), strict=True):
-            step = grad.to(wide).mul(scale)
-            if self.clip_value is not None:
-                step.clamp_(-self.clip_value, self.clip_value)
-            copy = weight.to(wide, copy=True)
-            if weight_decay:
-                step.add_(copy, alpha=weight_decay)
-            copy.add_(step, alpha=-lr)
-            if isinstance(scale, Tensor):  # 0: the gradient was not finite
-                copy = torch.where(scale > 0, copy, weight)
-            write_rounded_(weight, copy, generator)
 
     def _one(self, parameter: Tensor) -> Tensor:
         key = (parameter.device, parameter.dtype)

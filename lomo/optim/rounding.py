@@ -1,20 +1,91 @@
-"""Stochastic rounding: 16-bit weights that move by the intended step on average.
+"""Stochastic rounding: a 16-bit weight moves by the right amount on average.
 
-At LLaMA-7B's step sizes nearest rounding to bfloat16 drops nearly all of a step, since it is far
-below half a unit in the last place. Here a value goes to one of its two 16-bit neighbours, to the
-nearer one more often, so that the mean is exact.
+A step far below half a 16-bit ulp is lost when rounded to nearest, every time. Rounded to one of
+the two neighbours at random, with the probability that makes the mean exact, none is.
 """
 
-from typing import Literal, get_args
+import functools
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 Rounding = Literal["nearest", "stochastic"]
 
-_SMALLEST_NORMAL_FP16 = 2.0**-14
-_QUANTUM_FP16 = 2.0**-24  # distance of neighbours below it
-_generators: dict[torch.device, torch.Generator] = {}
+
+class Stream(NamedTuple):
+    """What names the random numbers of one tensor's update."""
+
+    seed: int
+    step: int
+    position: int
+    shard: int = 0
+
+    @property
+    def key(self) -> int:
+        """64 bits: splitmix64, chained over the four."""
+        key = 0
+        for word in self:
+            key = ((key ^ word) + 0x9E3779B97F4A7C15) & _MASK_64
+            key = ((key ^ (key >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+            key = ((key ^ (key >> 27)) * 0x94D049BB133111EB) & _MASK_64
+            key ^= key >> 31
+        return key
+
+
+# By how many bits the significand of fp32 is longer, and so how many random bits an element needs.
+_EXTRA_BITS = {torch.bfloat16: 16, torch.float16: 13}
+
+_SMALLEST_NORMAL_FLOAT16 = 2.0**-14
+_MASK_64 = (1 << 64) - 1
+
+
+def write_rounded_(weight: Tensor, value: Tensor, generator: torch.Generator | None) -> None:
+    """Write fp32 numbers into 16-bit memory: weight <- round(value).
+
+    Without a generator to nearest, ties to even. With one, to either neighbour x1 <= value <= x2 of
+    the 16-bit type, to x2 with probability (value - x1) / (x2 - x1): exact for bfloat16 and for
+    normal float16, to 2^-38 for subnormal float16. What the type holds does not move (-0 may
+    become 0). Beyond the largest finite number it is nearest; inf and nan stay.
+
+    Args:
+        weight: bfloat16 or float16, any strides: as a rule a chunk of a larger tensor.
+        value: fp32, of the same shape; overwritten.
+        generator: of the same device. Four elements take one draw of 64 bits.
+
+    Raises ValueError if `weight` is not of a 16-bit type and a generator is given.
+    """
+    if generator is None:
+        weight.copy_(value)
+        return
+    num_bits = _extra_bits(weight)
+    largest = torch.finfo(weight.dtype).max
+    # 0 for what is in range. Added last, it gives back inf, nan and what nearest has to round.
+    excess = value - value.clamp(-largest, largest)
+    value.clamp_(-largest, largest)
+    offset = None
+    if weight.dtype == torch.float16:
+        # Subnormals have a fixed quantum, 2^-24. 2^-14 further out it is an ulp like any other.
+        offset = value - torch.hardshrink(value, _SMALLEST_NORMAL_FLOAT16)
+        value.add_(offset.sign_().mul_(_SMALLEST_NORMAL_FLOAT16))
+    # Bits of a float count its magnitude, so adding below the cut and cutting rounds outwards with
+    # the probability of a carry: what is cut off, in ulp. Across a power of two as well.
+    bits = value.view(torch.int32)
+    bits.add_(_random_bits(value.shape, num_bits, generator))
+    bits.bitwise_and_(-1 << num_bits)
+    if offset is not None:
+        value.sub_(offset)
+    weight.copy_(value.add_(excess))
+
+
+def generator_for(device: torch.device | str, stream: Stream) -> torch.Generator:
+    """The random numbers of one tensor in one step: the same stream, the same numbers.
+
+    So a resumed run is the same run, and there is no state to save. Each call hands out the one
+    generator of `device` newly seeded: use it before the next call. Other streams are unrelated;
+    on a CPU torch keeps 32 bits of the seed, so of 2^32 of them.
+    """
+    return _generator(torch.device(device)).manual_seed(stream.key)
 
 
 def require_rounding(rounding: str) -> None:
@@ -24,70 +95,27 @@ def require_rounding(rounding: str) -> None:
         raise ValueError(f"rounding must be one of {allowed}, got {rounding!r}")
 
 
-def write_rounded_(weight: Tensor, value: Tensor, generator: torch.Generator | None) -> None:
-    """Write `value` (fp32, scratch afterwards) into `weight` (bf16 or fp16) of the same shape.
+def _extra_bits(weight: Tensor) -> int:
+    if weight.dtype not in _EXTRA_BITS:
+        raise ValueError(
+            f"stochastic rounding is for bfloat16 and float16 weights, got {weight.dtype}: "
+            "round to nearest, which loses little in wider types"
+        )
+    return _EXTRA_BITS[weight.dtype]
 
-    Without a generator to the nearest; with one stochastically: representable values stay as they
-    are, infinite and nan stay what they are. Allocates a few tensors of the chunk's size.
+
+def _random_bits(shape: torch.Size, num_bits: int, generator: torch.Generator) -> Tensor:
+    """Uniform integers from 0 to 2^num_bits - 1, as int32; num_bits is 16 at most.
+
+    Of 64-bit draws, since on a CPU the draw is what costs.
     """
-    if generator is not None:
-        noise = _random_words(value, generator)
-        if weight.dtype == torch.bfloat16:
-            _drop_low_bits_(value, noise, 16)
-        else:
-            value = _rounded_to_fp16(value, noise)
-    weight.copy_(value)
-
-
-def generator_for(
-    device: torch.device, seed: int, step: int, position: int, shard: int
-) -> torch.Generator:
-    """The random numbers of one tensor's update: the same for the same arguments.
-
-    Made from them alone, so that a resumed run goes on as if it had not stopped, and the order in
-    which gradients come does not matter.
-    """
-    if device not in _generators:
-        _generators[device] = torch.Generator(device)
-    mixed = 0
-    for number in (seed, step, position, shard):
-        mixed = _mix((mixed ^ number) & _MASK)
-    return _generators[device].manual_seed(mixed >> 1)
-
-
-_MASK = 2**64 - 1
-
-
-def _mix(number: int) -> int:
-    """The finaliser of splitmix64: neighbouring numbers give unrelated ones."""
-    number = (number + 0x9E3779B97F4A7C15) & _MASK
-    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
-    return number ^ (number >> 31)
-
-
-def _random_words(value: Tensor, generator: torch.Generator) -> Tensor:
-    """Random int16 over their whole range, in the shape of `value`; four for each draw."""
-    num_draws = (value.numel() + 3) // 4
-    draws = torch.empty(num_draws, dtype=torch.int64, device=value.device)
+    size = shape.numel()
+    draws = torch.empty((size + 3) // 4, dtype=torch.int64, device=generator.device)
     draws.random_(-(2**63), None, generator=generator)
-    return draws.view(torch.int16)[: value.numel()].view(value.shape)
+    bits = draws.view(torch.int16)[:size].to(torch.int32)
+    return bits.bitwise_and_((1 << num_bits) - 1).view(shape)
 
 
-def _drop_low_bits_(value: Tensor, noise: Tensor, num_bits: int) -> None:
-    """Cut fp32 to fewer mantissa bits, up or down: a random number below the cut may carry."""
-    bits = value.view(torch.int32)
-    if num_bits == 16:
-        bits.add_(noise).add_(2**15)  # noise is signed
-    else:
-        bits.add_(noise & (2**num_bits - 1))
-    bits.bitwise_and_(-(2**num_bits))
-
-
-def _rounded_to_fp16(value: Tensor, noise: Tensor) -> Tensor:
-    """Normals lose 13 of 23 mantissa bits; below them the neighbours are equally far apart."""
-    uniform = noise.float().add_(2.0**15).mul_(2.0**-16)
-    subnormal = uniform.add_(value, alpha=1.0 / _QUANTUM_FP16).floor_().mul_(_QUANTUM_FP16)
-    is_subnormal = value.abs() < _SMALLEST_NORMAL_FP16
-    _drop_low_bits_(value, noise, 13)
-    return torch.where(is_subnormal, subnormal, value)
+@functools.cache
+def _generator(device: torch.device) -> torch.Generator:
+    return torch.Generator(device)
