@@ -8,7 +8,8 @@ from torch import nn
 from lomo.engines.single import Single
 from lomo.findings import Findings, model_facts
 from lomo.methods import Prepared, prepare
-from lomo.plan import MeasureSpec, TrainSpec
+from lomo.peers.loss import authors_loss
+from lomo.plan import MeasureSpec, PeerSpec, TrainSpec
 from lomo.weights import checkpoint_activations, load_model, weights_sha256
 
 
@@ -23,6 +24,8 @@ def prepare_model(
     model = load_model(
         spec.model_path, dtype=spec.dtype, attention=spec.attention, device=engine.loads_on
     )
+    if isinstance(spec, PeerSpec):
+        model.loss_function = authors_loss
     if spec.activation_checkpointing:
         checkpoint_activations(model)
 

@@ -20,12 +20,15 @@ from torch import nn
 from lomo import methods, peers
 from lomo.batches import random_batch
 from lomo.config import Study, load_study
+from lomo.engines.single import ALONE
 from lomo.engines.step import training_step
 from lomo.errors import UserError
+from lomo.findings import Findings
 from lomo.memory.meter import StorageMeter
 from lomo.methods.lomo import Hyper as LomoHyper
 from lomo.models import ModelEntry, random_config, registry
 from lomo.plan import PeerSpec, Plan, check_model, make_plan, read_plan, read_spec
+from lomo.preparation import prepare_model
 from lomo.record import read_record
 from lomo.weights import load_model, weights_sha256
 
@@ -278,6 +281,23 @@ def test_lomo_optim_repeats_the_forward_while_the_first_is_held_and_then_lets_it
     assert alive == [[], [True], [False, True]]
     note()
     assert alive[-1] == [False, False]
+
+
+def test_the_loss_of_peers_is_the_authors_and_in_fp32_the_same_as_transformers(
+    folder: Path,
+) -> None:
+    (spec, *_) = planned(study(dtype="bfloat16")).runs.values()
+    spec = spec.model_copy(update={"model_path": str(folder)})
+    batch = random_batch(vocabulary=320, batch_size=2, sequence_length=16, seed=0, device="cpu")
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        told = spec.model_copy(update={"dtype": dtype})
+        made = prepare_model(told, ALONE, Findings(), seed=0)
+        losses[dtype] = made.model(input_ids=batch.input_ids_BS, labels=batch.labels_BS).loss
+    plain = load_model(str(folder), dtype="float32", attention="sdpa", device="cpu")
+    theirs = plain(input_ids=batch.input_ids_BS, labels=batch.labels_BS).loss
+    torch.testing.assert_close(losses["float32"], theirs)
+    assert losses["bfloat16"].dtype == torch.bfloat16  # no fp32 copy of the logits
 
 
 def test_without_clipping_lomo_optim_has_one_forward(folder: Path) -> None:
