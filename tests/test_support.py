@@ -44,9 +44,9 @@ TESTED_BY: dict[str, Callable[[Case], bool]] = {
     "max_grad_norm": lambda case: case.options.get("max_grad_norm") is not None,
     "weight_decay": lambda case: "weight_decay" in case.options,
     "gradient_accumulation": lambda case: "gradient_accumulation" in case.options,
-    "float16": lambda case: "loss_scale" in case.direct,
+    "float16": lambda case: "loss_scale" in case.direct or case.dtype == "float16",
     "norm_scope": lambda case: "norm_scope" in case.direct,
-    "rounding": lambda case: "rounding" in case.direct,
+    "rounding": lambda case: "rounding" in case.hyper,
 }
 
 

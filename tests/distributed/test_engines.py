@@ -65,7 +65,9 @@ def test_two_ranks_equal_one_process(
     difference = max_difference(found[0]["weights"], weights)
     record_property("max_difference", difference)
     print(f"{ranks[0]['engine']} {case.name}: {difference:.1e}")
-    assert difference <= TOLERANCE
+    assert difference <= case.tolerance
+    if case.tolerance > TOLERANCE:
+        return
     assert found[0]["losses"] == pytest.approx(losses, abs=5e-6)
     given = [(a, b) for a, b in zip(found[0]["norms"], norms, strict=True) if b is not None]
     assert [a for a, _ in given] == pytest.approx([b for _, b in given], rel=1e-5)
