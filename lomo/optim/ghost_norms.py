@@ -1,0 +1,147 @@
+"""The gradient of a weight from its two factors: its norm, or a block at a time, never the whole.
+
+dW = dY^T X for a linear layer; for an embedding, the rows of dY summed by id. Letters: T tokens,
+I inputs, O outputs, H hidden, V vocabulary.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .tensors import SIXTEEN_BIT, norm_of
+
+# Elements of scratch: 4 MiB in fp32 on a CPU; a GPU needs large products to be busy.
+_SCRATCH_ELEMENTS_CPU = 1 << 20
+_SCRATCH_ELEMENTS_DEVICE = 1 << 24
+# Tokens in a block of the Gram matrices. Small blocks skip more of the upper half, large ones
+# multiply faster.
+_GRAM_TOKENS_CPU = 128
+_GRAM_TOKENS_DEVICE = 1024
+
+
+def linear_gradient_norm(x_TI: Tensor, dy_TO: Tensor) -> Tensor:
+    """Frobenius norm of dY^T X, fp32 and 0-dim, by whichever way takes fewer operations.
+
+    By the Gram matrices of the tokens, sum((X X^T) * (dY dY^T)), or by blocks of dY^T X.
+    Relative error, measured: 1e-6 in fp32. 16-bit on a CPU, whose products round their results:
+    1e-4 by Gram matrices and 1e-5 by blocks. CUDA's 16-bit products are kept in fp32.
+    """
+    num_tokens, num_in = x_TI.shape
+    block = _GRAM_TOKENS_CPU if x_TI.device.type == "cpu" else _GRAM_TOKENS_DEVICE
+    if gram_is_cheaper(num_tokens, num_in, dy_TO.shape[1], block) and not _overflows(x_TI):
+        norm = _norm_by_gram(x_TI, dy_TO, block)
+        if norm is not None:
+            return norm
+    return norm_of(part for _, part in linear_gradient_blocks(x_TI, dy_TO))
+
+
+def gram_is_cheaper(num_tokens: int, num_in: int, num_out: int, block: int) -> bool:
+    """Whether half of the two Gram matrices, in row blocks, costs less than dY^T X itself."""
+    return (num_tokens + block) * (num_in + num_out) < 2 * num_in * num_out
+
+
+def linear_gradient_blocks(x_TI: Tensor, dy_TO: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of dY^T X, a quarter of them at most at a time: which ones, and their values."""
+    num_in, num_out = x_TI.shape[1], dy_TO.shape[1]
+    num_rows = max(1, min(-(-num_out // 4), _scratch_elements(x_TI) // max(1, num_in)))
+    for start in range(0, num_out, num_rows):
+        rows = slice(start, min(start + num_rows, num_out))
+        yield rows, _product(dy_TO[:, rows].t(), x_TI)
+
+
+def _norm_by_gram(x_TI: Tensor, dy_TO: Tensor, block: int) -> Tensor | None:
+    """Half of each matrix, for both are symmetric; None if rounding has spoilt the sum.
+
+    Rounded entries have errors of their own size, mostly at random, so the error of the sum is
+    about 2^-9 of the root of its terms' squares. Terms that do not cancel add up to more than
+    that root; if they do cancel, nothing is left of the sum's precision.
+    """
+    rounded = _rounds(x_TI)
+    if rounded:  # the diagonals are most of the sum, and alike: their errors would add up
+        diagonal_x, diagonal_y = _squared_norms(x_TI), _squared_norms(dy_TO)
+    sums, squares = [], []
+    for start in range(0, x_TI.shape[0], block):
+        rows, columns = slice(start, start + block), slice(0, start + block)
+        gram_x, gram_y = (_product(t[rows], t[columns].t()) for t in (x_TI, dy_TO))
+        gram_x, gram_y = _at_least_fp32(gram_x), _at_least_fp32(gram_y)
+        if rounded:
+            gram_x.diagonal(start).copy_(diagonal_x[rows])
+            gram_y.diagonal(start).copy_(diagonal_y[rows])
+        if start:  # left of the diagonal block: stands for its mirror image as well
+            gram_x[:, :start].mul_(2.0)
+        terms = gram_x.mul_(gram_y).view(-1)
+        sums.append(terms.sum())
+        if rounded:
+            squares.append(torch.dot(terms, terms))
+    total = torch.stack(sums).sum().clamp_(min=0.0)
+    if rounded and not isinstance(total, FakeTensor):
+        if bool(total.square() < torch.stack(squares).sum()):
+            return None
+    return total.sqrt_().float()
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    # The CPU's kernel makes an fp32 copy of what it is given.
+    parts = rows.split(max(1, _scratch_elements(rows) // rows.shape[1]))
+    norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float32) for part in parts]
+    return torch.cat(norms).square_()
+
+
+def _at_least_fp32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in SIXTEEN_BIT else tensor
+
+
+def _rounds(tensor: Tensor) -> bool:
+    """Whether a product of such tensors comes out in 16 bits."""
+    return tensor.dtype in SIXTEEN_BIT and tensor.device.type != "cuda"
+
+
+def _overflows(tensor: Tensor) -> bool:
+    """Whether the squared norm of a token may be too large for the product's result."""
+    return tensor.dtype == torch.float16 and _rounds(tensor)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    if left.dtype in SIXTEEN_BIT and not _rounds(left):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.mm(right)
+
+
+def _scratch_elements(tensor: Tensor) -> int:
+    return _SCRATCH_ELEMENTS_CPU if tensor.device.type == "cpu" else _SCRATCH_ELEMENTS_DEVICE
+
+
+class EmbeddingGradient:
+    """The rows of an embedding's gradient that are not 0, in fp32 at least, by blocks of columns.
+
+    Shapes do not depend on how many ids differ: there are T rows, and those of ids that occur
+    again stay 0. A row whose id is `padding_idx` has no gradient.
+    """
+
+    def __init__(self, ids_T: Tensor, dy_TH: Tensor, padding_idx: int | None) -> None:
+        self._dy_TH = dy_TH
+        self._padding_T1 = None if padding_idx is None else (ids_T == padding_idx).unsqueeze(1)
+        sorted_T, order_T = ids_T.sort()
+        segment_T = torch.zeros_like(ids_T)
+        segment_T[1:] = (sorted_T[1:] != sorted_T[:-1]).cumsum(0)
+        self.row_of_T = torch.empty_like(ids_T).scatter_(0, order_T, segment_T)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Which columns, and for those the T rows; the gradient of token t is `row_of_T[t]`."""
+        num_tokens, num_hidden = self._dy_TH.shape
+        num_columns = max(1, _scratch_elements(self._dy_TH) // max(1, num_tokens))
+        for start in range(0, num_hidden, num_columns):
+            columns = slice(start, min(start + num_columns, num_hidden))
+            dy = _at_least_fp32(self._dy_TH[:, columns])
+            if self._padding_T1 is not None:
+                dy = dy.masked_fill(self._padding_T1, 0.0)
+            # What autograd itself sums with, here over rows instead of the vocabulary. Unlike
+            # index_add_, it adds in the same order each time on a GPU.
+            sums = torch.ops.aten.embedding_dense_backward
+            yield columns, sums(dy, self.row_of_T, num_tokens, -1, False)
+
+    def norm(self) -> Tensor:
+        """Frobenius norm, fp32 and 0-dim."""
+        return norm_of(rows for _, rows in self.blocks())
