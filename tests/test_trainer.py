@@ -384,7 +384,7 @@ def test_a_callback_of_another_trainer_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_are_refused(tmp_path: Path) -> None:
-    """DDP in earnest: without the callback the ranks would drift apart without a word."""
+    """DDP in earnest, refused before a step; without the callback at the first gradient."""
     script = tmp_path / "two.py"
     script.write_text(
         "import sys\n"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from lomo.config import Strict
-from lomo.errors import UserError
 from lomo.methods import FUSED, FUSED_NOTES, Method, Prepared, Spread
 
 if TYPE_CHECKING:
@@ -52,11 +51,9 @@ METHOD = Method(
 
 def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
     """All parameters under LOMO, in the precision that they have."""
-    from lomo.optim import Lomo
+    from lomo.optim import Lomo, update_in_gemm
 
     hyper = Hyper.model_validate(spec.hyper)
-    if hyper.update != "hook":
-        raise UserError("update: gemm is not built yet", where="hyper")
     model = spread(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Lomo(
@@ -68,4 +65,6 @@ def prepare(model: nn.Module, spec: RunSpec, spread: Spread) -> Prepared:
         rounding=hyper.rounding,
         loss_scale="dynamic" if spec.dtype == "float16" else None,
     )
+    if hyper.update == "gemm":
+        update_in_gemm(optimizer, model)
     return Prepared(model, [(optimizer, hyper.warmup_ratio)])
