@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lomo.optim import sgd_step
 from lomo.optim.rounding import Stream
 from lomo.optim.sgd_step import sgd_step_
 
@@ -180,3 +181,13 @@ def test_on_a_gpu_other_strides_are_updated_in_chunks(dtype: torch.dtype) -> Non
     weight = torch.ones(64, 32, device="cuda").to(dtype).t()
     gradient = torch.full((32, 64), 0.25, device="cuda").to(dtype)
     assert torch.equal(update(weight, gradient), torch.full_like(weight, 0.75))
+
+
+@needs_gpu
+@both_types
+def test_on_a_gpu_without_triton_it_is_updated_in_chunks(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sgd_step, "_triton_kernels", lambda: None)
+    weight = torch.ones(64, 32, device="cuda").to(dtype)
+    assert torch.equal(update(weight, weight / 4), torch.full_like(weight, 0.75))
