@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from analysis.collected import Collected
 from analysis.labels import above_points, around_points
 from analysis.names import METHODS
+from analysis.peers import FLOOR, SECTION, Entry, entries
 from analysis.style import (
     PAGE,
     QUIET,
@@ -20,7 +21,6 @@ from analysis.style import (
     placeholder,
     quiet_grid,
 )
-from analysis.table_peers import FLOOR, SECTION, Entry, entries
 
 TITLE = "Peers: memory and time of a step"
 # Points within both ratios are drawn again in a panel of their own, and named there.

@@ -13,7 +13,8 @@ import synthetic
 from analysis.cli import main
 from analysis.collected import Collected, load
 from analysis.figure_peers import figure_peers
-from analysis.table_peers import entries, over_text, table_peers
+from analysis.peers import entries
+from analysis.table_peers import over_text, table_peers
 from analysis.tables import make_table
 from analysis.units import MIB
 from lomo.errors import UserError
