@@ -185,6 +185,8 @@ STEPS: list[tuple[str, dict[str, Any], float | None, type[torch.optim.Optimizer]
     ("lomo", {}, None, torch.optim.SGD),
     ("lomo", {}, 0.5, torch.optim.SGD),
     ("lomo", {"norm_scope": "previous_step"}, 0.5, torch.optim.SGD),  # its first step is exact
+    ("lomo", {"update": "gemm"}, None, torch.optim.SGD),
+    ("lomo", {"update": "gemm"}, 0.5, torch.optim.SGD),
     ("lomo", {"rounding": "stochastic"}, None, torch.optim.SGD),  # of 16-bit weights only
 ]
 
