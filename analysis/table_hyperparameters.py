@@ -14,7 +14,7 @@ from analysis.names import TASKS, method_title
 from analysis.printed import value_text
 from analysis.render import Block, Cell, Table
 from analysis.units import EN_DASH
-from lomo.plan import TrainSpec
+from lomo.specs import TrainSpec
 
 SECTIONS = {
     "superglue": "Table 3: values tried, and the one selected for each task",

@@ -27,7 +27,7 @@ from analysis.verdict import (
     judged,
     verdict_on,
 )
-from lomo.plan import TrainSpec
+from lomo.specs import TrainSpec
 
 
 def superglue_verdict(collected: Collected, cell: Any) -> Verdict:

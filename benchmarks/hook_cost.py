@@ -3,8 +3,8 @@
     python benchmarks/hook_cost.py
 
 Tensors of 16 x 16, so that the arithmetic is nothing and what is left is Python. Milliseconds of
-a backward over the floor, whose hooks only drop each gradient: CPU time of the fastest of each round, rounds
-interleaved in one process, median and range of the rounds. Needs lomo-optim 0.1.1 for its row.
+CPU time of a backward over the floor, whose hooks only drop each gradient: the fastest of each
+round, rounds interleaved in one process, median and range. Needs lomo-optim 0.1.1 for its row.
 """
 
 from __future__ import annotations

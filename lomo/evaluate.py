@@ -18,8 +18,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
-from lomo.plan import TrainSpec
 from lomo.record import Evaluation, write_text
+from lomo.specs import TrainSpec
 
 METRIC = "acc"
 TASK_FOLDER = Path(__file__).parent / "tasks"

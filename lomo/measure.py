@@ -24,9 +24,9 @@ from lomo.memory.cuda import read_cuda_peaks, reset_cuda_peaks, residual_bytes
 from lomo.memory.host import host_peak_rss_bytes
 from lomo.memory.ledger import Ledger, StepMeter
 from lomo.methods import Prepared
-from lomo.plan import MeasureSpec
 from lomo.preparation import prepare_model
 from lomo.record import LedgerParts, Memory, SumOfTerms, write_text
+from lomo.specs import MeasureSpec
 from lomo.throughput import TimedStep, summarise
 from lomo.tracking import History
 

@@ -10,86 +10,24 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError
 
-from lomo import engines, methods, support
-from lomo.config import (
-    Accuracy,
-    Attention,
-    Dtype,
-    Engine,
-    HyperValue,
-    Measure,
-    Peers,
-    Strict,
-    Study,
-    TaskName,
-    TrainSettings,
-    parse,
-)
+from lomo import methods
+from lomo.config import Accuracy, HyperValue, Measure, Peers, Strict, Study, parse
 from lomo.errors import UserError
 from lomo.inputs import check_data, data_folder, model_folder
 from lomo.models import ModelEntry, local_entry, resolve_model
-
-
-class RunSpec(Strict):
-    """What every run is told. It is stored whole in the record, and enough to repeat the run."""
-
-    study: str
-    run_id: str
-    model: str
-    model_path: str
-    method: str
-    hyper: dict[str, HyperValue]
-    device: Literal["auto", "cpu", "cuda"]
-    dtype: Dtype
-    attention: Attention
-    activation_checkpointing: bool
-    batch_size: int
-    max_grad_norm: float | None
-    weight_decay: float = 0.0
-    gradient_accumulation: int = 1
-    engine: Engine = "single"
-    num_devices: int = 1
-    timeout_s: float | None
-    num_threads: int
-
-
-class TrainSpec(RunSpec):
-    """A run that trains on one task and is scored on it."""
-
-    kind: Literal["train"] = "train"
-    data_path: str
-    task: TaskName
-    seed: int
-    trial: int
-    epochs: int
-    num_train: int
-    num_dev: int
-    num_test: int
-    sample_seed: int
-    max_length: int
-    schedule: Literal["linear", "constant"]
-    eval_batch_size: int
-    selection: Literal["dev", "test"]
-
-
-class MeasureSpec(RunSpec):
-    """A run that measures memory and throughput of the training step on random tokens."""
-
-    kind: Literal["measure"] = "measure"
-    sequence_length: int
-    num_warmup_steps: int
-    num_timed_steps: int
-
-
-class PeerSpec(MeasureSpec):
-    """A measured run of the `peers` section: one variant, in one round."""
-
-    variant: str
-    round: int
+from lomo.refusals import (
+    TRAINABLE,
+    check_grids,
+    check_hyper,
+    check_length,
+    check_method,
+    untrainable,
+)
+from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
 
 
 class Plan(Strict):
@@ -118,7 +56,7 @@ def make_plan(study: Study, *, source: str) -> Plan:
         for model in study.models_of(section):
             entry = resolve_model(model, where=f"{where}.models")
             if entry.weights == "random" and isinstance(section, Accuracy):
-                raise UserError(_untrainable(entry.name), where=f"{where}.models", **_TRAINABLE)
+                raise UserError(untrainable(entry.name), where=f"{where}.models", **TRAINABLE)
             if entries.setdefault(entry.name, entry) != entry:
                 raise UserError(
                     f"two models are named {entry.name}",
@@ -146,7 +84,7 @@ def make_plan(study: Study, *, source: str) -> Plan:
 
 
 def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]:
-    _check_grids(section, where)
+    check_grids(section, where)
     settings = section.settings.model_dump()
     if study.selection == "test":
         settings["num_dev"] = 0  # nothing is selected on it, so nothing is held back
@@ -154,8 +92,8 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
     for model, method in itertools.product(study.models_of(section), section.methods):
         entry = resolve_model(model, where=f"{where}.models")
         methods.check_name(method, where=f"{where}.methods")
-        _check_method(method, section.settings, f"{where}.settings.")
-        _check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
+        check_method(method, section.settings, f"{where}.settings.")
+        check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
         variants = _trials(method, section, where)
         seeds = section.seeds if methods.describe(method).trains else section.seeds[:1]
         for (variant, trial, hyper), task, seed in itertools.product(
@@ -189,14 +127,14 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
     ):
         entry = resolve_model(model, where=f"{where}.models")
         methods.check_name(method, where=f"{where}.methods")
-        _check_method(method, section, f"{where}.")
+        check_method(method, section, f"{where}.")
         if not methods.describe(method).trains:
             raise UserError(
                 f"{method} takes no training step to measure",
                 where=f"{where}.methods",
                 fix=f"take {method} out of this section",
             )
-        _check_length(entry, section.sequence_length, f"{where}.sequence_length")
+        check_length(entry, section.sequence_length, f"{where}.sequence_length")
         setting = _setting(section, checkpointing)
         if section.engine != "single":
             setting += f"-{section.engine}-{section.num_devices}"
@@ -238,7 +176,7 @@ def _peer_specs(study: Study, section: Peers, where: str) -> list[PeerSpec]:
     ):
         place = f"{where}.variants.{name}"
         entry = resolve_model(model, where=f"{where}.models")
-        _check_length(entry, section.sequence_length, f"{where}.sequence_length")
+        check_length(entry, section.sequence_length, f"{where}.sequence_length")
         methods.check_name(asked.method, where=f"{place}.method", peers_too=True)
         setting = _setting(section, checkpointing)
         spec = PeerSpec(
@@ -255,8 +193,8 @@ def _peer_specs(study: Study, section: Peers, where: str) -> list[PeerSpec]:
             round=number,
             **{**settings, "activation_checkpointing": checkpointing},
         )
-        _check_method(asked.method, spec, f"{place}.")
-        _check_hyper(asked.method, spec.hyper, spec, f"{place}.hyper")
+        check_method(asked.method, spec, f"{place}.")
+        check_hyper(asked.method, spec.hyper, spec, f"{place}.hyper")
         specs.append(spec)
     return specs
 
@@ -279,7 +217,7 @@ def _trials(
         points = [{**point, "rank": rank} for rank in section.ranks for point in points]
     resolved = [_hyper(method, point, f"{where}.grids.{method}") for point in points]
     for hyper in resolved:
-        _check_hyper(method, hyper, section.settings, f"{where}.grids.{method}")
+        check_hyper(method, hyper, section.settings, f"{where}.grids.{method}")
     trials: dict[str, int] = {}
     numbered = []
     for hyper in resolved:
@@ -291,106 +229,6 @@ def _trials(
 
 def _hyper(method: str, point: dict[str, HyperValue], where: str) -> dict[str, HyperValue]:
     return parse(methods.describe(method).hyper, point, where=where).model_dump()
-
-
-def _check_grids(section: Accuracy, where: str) -> None:
-    for method in section.methods:
-        methods.check_name(method, where=f"{where}.methods")
-    for method, grid in section.grids.items():
-        methods.check_name(method, where=f"{where}.grids")
-        if method not in section.methods:
-            raise UserError(
-                f"{method} is not among the section's methods",
-                where=f"{where}.grids",
-                allowed=", ".join(section.methods),
-                fix="add it to `methods`, or remove its grid",
-            )
-        for name, values in grid.items():
-            if not values:
-                raise UserError(
-                    "no value to try",
-                    where=f"{where}.grids.{method}.{name}",
-                    fix="give at least one value, or leave the key out for the default",
-                )
-        if section.ranks and "rank" in grid:
-            raise UserError(
-                "is given beside `ranks`, which says the same",
-                where=f"{where}.grids.{method}.rank",
-                fix="leave one of them out",
-            )
-    adapted = [m for m in section.methods if "rank" in methods.describe(m).hyper.model_fields]
-    if section.ranks and not adapted:
-        raise UserError(
-            "no method of the section has a rank",
-            where=f"{where}.ranks",
-            fix="add lora or lora_lomo to `methods`, or remove `ranks`",
-        )
-    settings = section.settings
-    if settings.gradient_accumulation > settings.batch_size:
-        raise UserError(
-            f"{settings.gradient_accumulation} micro-batches of a batch of {settings.batch_size}",
-            where=f"{where}.settings.gradient_accumulation",
-            allowed=f"at most {settings.batch_size}, one example each",
-        )
-
-
-def _check_method(method: str, settings: TrainSettings | Measure | RunSpec, where: str) -> None:
-    """Refuses an option that the method would have to drop; `where` is its place up to its name."""
-    described = methods.describe(method)
-    if not described.trains:
-        engines.check(settings.engine, settings.num_devices, method, where=where)
-        return
-    engines.check(settings.engine, settings.num_devices, method, where=where)
-    keys = {"max_grad_norm": "max_grad_norm"} if settings.max_grad_norm is not None else {}
-    if getattr(settings, "weight_decay", 0.0) > 0:
-        keys["weight_decay"] = "weight_decay"
-    if getattr(settings, "gradient_accumulation", 1) > 1:
-        keys["gradient_accumulation"] = "gradient_accumulation"
-    if settings.dtype == "float16":
-        keys["float16"] = "dtype"
-    support.check(method, keys, settings.engine, where=where)
-
-
-def _check_hyper(
-    method: str,
-    hyper: dict[str, HyperValue],
-    settings: TrainSettings | RunSpec,
-    where: str,
-) -> None:
-    """Refuses hyper-parameters that the other settings contradict."""
-    scope = hyper.get("norm_scope", "global")
-    if scope != "global" and settings.max_grad_norm is None:
-        raise UserError(
-            f"{scope} says which norm is clipped, and max_grad_norm is null",
-            where=f"{where}.norm_scope",
-            fix="give max_grad_norm, or leave norm_scope out",
-        )
-    asked = {
-        option: option
-        for option, neutral in support.NEUTRAL.items()
-        if hyper.get(option, neutral) != neutral
-    }
-    support.check(method, asked, settings.engine, where=f"{where}.")
-
-
-def _check_length(entry: ModelEntry, length: int, where: str) -> None:
-    positions = entry.num_positions
-    if positions is not None and length > positions:
-        raise UserError(
-            f"{length} tokens are more than {entry.name} has positions",
-            where=where,
-            allowed=f"at most {positions}",
-        )
-
-
-def _untrainable(name: str) -> str:
-    return f"{name} has random weights and no tokenizer: there is nothing to train or to score"
-
-
-_TRAINABLE = {
-    "allowed": "a model with weights: pretrain, hub or local",
-    "fix": "random weights are for memory and speed: name the model in a measured section",
-}
 
 
 def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
@@ -432,9 +270,9 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     spec = parse(PeerSpec if "variant" in given else kinds[kind], given, where=where)
     # A plan has checked all this; a spec may also have been written by hand.
     methods.check_name(spec.method, where=f"{where}: method", peers_too=isinstance(spec, PeerSpec))
-    _check_method(spec.method, spec, f"{where}: ")
+    check_method(spec.method, spec, f"{where}: ")
     _hyper(spec.method, spec.hyper, f"{where}: hyper")
-    _check_hyper(spec.method, spec.hyper, spec, f"{where}: hyper")
+    check_hyper(spec.method, spec.hyper, spec, f"{where}: hyper")
     return spec
 
 
@@ -442,9 +280,9 @@ def check_model(spec: TrainSpec | MeasureSpec, *, where: str) -> None:
     """Raises UserError unless the spec's model folder can be used as it is, before it is loaded."""
     entry = local_entry(Path(spec.model_path), where=f"{where}: model_path")
     if entry.weights == "random" and isinstance(spec, TrainSpec):
-        raise UserError(_untrainable(entry.name), where=f"{where}: model_path", **_TRAINABLE)
+        raise UserError(untrainable(entry.name), where=f"{where}: model_path", **TRAINABLE)
     key = "max_length" if isinstance(spec, TrainSpec) else "sequence_length"
-    _check_length(entry, getattr(spec, key), f"{where}: {key}")
+    check_length(entry, getattr(spec, key), f"{where}: {key}")
 
 
 def read_plan(results: Path) -> Plan:

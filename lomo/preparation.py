@@ -9,7 +9,7 @@ from lomo.engines.single import Single
 from lomo.findings import Findings, model_facts
 from lomo.methods import Prepared, prepare
 from lomo.peers.loss import authors_loss
-from lomo.plan import MeasureSpec, PeerSpec, TrainSpec
+from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
 from lomo.weights import checkpoint_activations, load_model, weights_sha256
 
 

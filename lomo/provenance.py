@@ -19,8 +19,8 @@ import psutil
 from lomo import engines, methods
 from lomo.clock import process_age_s
 from lomo.engines.launch import is_rank
-from lomo.plan import MeasureSpec, TrainSpec
 from lomo.record import Device, Provenance
+from lomo.specs import MeasureSpec, TrainSpec
 
 PACKAGES = (
     "torch",
@@ -51,7 +51,10 @@ NOT_DEFINING = frozenset(
         "lomo.plan",
         "lomo.provenance",
         "lomo.record",
+        "lomo.refusals",
         "lomo.run",
+        "lomo.specs",
+        "lomo.support",
         "lomo.tracking",
         "lomo.warm",
     }

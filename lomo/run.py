@@ -20,7 +20,6 @@ from lomo.clock import Clock
 from lomo.engines.launch import RankFailed, launch
 from lomo.errors import UserError
 from lomo.findings import Findings, RunStopped
-from lomo.plan import MeasureSpec, TrainSpec
 from lomo.provenance import ENTRY, fingerprint_of, read_provenance
 from lomo.record import (
     Evidence,
@@ -29,6 +28,7 @@ from lomo.record import (
     read_record,
     write_record,
 )
+from lomo.specs import MeasureSpec, TrainSpec
 from lomo.tracking import History
 
 

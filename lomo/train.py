@@ -20,9 +20,9 @@ from lomo.engines.single import Single
 from lomo.engines.step import StepResult, training_step
 from lomo.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.methods import Prepared
-from lomo.plan import TrainSpec
 from lomo.preparation import prepare_model
 from lomo.record import Evaluation, Training
+from lomo.specs import TrainSpec
 from lomo.tasks.superglue import split_documents
 from lomo.throughput import TimedStep, summarise
 from lomo.tracking import History

@@ -21,7 +21,8 @@ from lomo.batches import (
 )
 from lomo.config import Study
 from lomo.errors import UserError
-from lomo.plan import TrainSpec, make_plan
+from lomo.plan import make_plan
+from lomo.specs import TrainSpec
 from lomo.tasks.superglue import TASKS, split_documents
 from lomo.weights import load_model, load_tokenizer
 

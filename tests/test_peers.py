@@ -27,9 +27,10 @@ from lomo.findings import Findings
 from lomo.memory.meter import StorageMeter
 from lomo.methods.lomo import Hyper as LomoHyper
 from lomo.models import ModelEntry, random_config, registry
-from lomo.plan import PeerSpec, Plan, check_model, make_plan, read_plan, read_spec
+from lomo.plan import Plan, check_model, make_plan, read_plan, read_spec
 from lomo.preparation import prepare_model
 from lomo.record import read_record
+from lomo.specs import PeerSpec
 from lomo.weights import load_model, weights_sha256
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,8 @@ import pytest
 
 from lomo.config import Study, load_study
 from lomo.errors import UserError
-from lomo.plan import MeasureSpec, Plan, TrainSpec, make_plan, read_spec
+from lomo.plan import Plan, make_plan, read_spec
+from lomo.specs import MeasureSpec, TrainSpec
 
 ROOT = Path(__file__).parent.parent
 TASKS = ("rte", "boolq", "wsc", "wic", "multirc", "copa")

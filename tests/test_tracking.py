@@ -11,8 +11,9 @@ import wandb
 
 from lomo.clock import Clock
 from lomo.config import Study
-from lomo.plan import TrainSpec, make_plan
+from lomo.plan import make_plan
 from lomo.run import execute
+from lomo.specs import TrainSpec
 from lomo.tracking import History, publish
 
 

@@ -14,9 +14,10 @@ from lomo import run as run_module
 from lomo.clock import Clock
 from lomo.config import Study
 from lomo.errors import UserError
-from lomo.plan import MeasureSpec, Plan, TrainSpec, make_plan
+from lomo.plan import Plan, make_plan
 from lomo.record import Record, read_record
 from lomo.run import execute
+from lomo.specs import MeasureSpec, TrainSpec
 
 METHODS = [name for name in methods.MODULES if methods.describe(name).trains]
 

@@ -15,7 +15,7 @@ from lomo.methods import FUSED, FUSED_NOTES, Method, Prepared, Spread, lora
 if TYPE_CHECKING:
     from torch import nn
 
-    from lomo.plan import RunSpec
+    from lomo.specs import RunSpec
 
 
 class Hyper(lora.Hyper):

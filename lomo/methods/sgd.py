@@ -12,7 +12,7 @@ from lomo.methods import ORDINARY, ORDINARY_NOTES, Method, Prepared, Spread
 if TYPE_CHECKING:
     from torch import nn
 
-    from lomo.plan import RunSpec
+    from lomo.specs import RunSpec
 
 
 class Hyper(Strict):

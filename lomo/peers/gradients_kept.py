@@ -10,7 +10,7 @@ from lomo.methods import Method, Prepared, Spread
 if TYPE_CHECKING:
     from torch import nn
 
-    from lomo.plan import RunSpec
+    from lomo.specs import RunSpec
 
 
 class Hyper(Strict):

@@ -11,8 +11,9 @@ from typing import Any
 
 import lomo.plan
 from lomo.config import Study, parse
-from lomo.plan import MeasureSpec, Plan, TrainSpec, make_plan
+from lomo.plan import Plan, make_plan
 from lomo.record import Record, write_record, write_text
+from lomo.specs import MeasureSpec, TrainSpec
 
 TASKS = ["rte", "boolq", "wsc", "wic", "multirc", "copa"]
 METHODS = ["zero_shot", "sgd", "adamw", "lora", "lomo", "adalomo", "lora_lomo"]
