@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .fused_backward import Mode, Slot
@@ -21,11 +22,11 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
 
     LOMO Algorithm 1 without its gradient: W <- (1 - lr weight_decay) W - lr c dY^T X in one
     product that accumulates in fp32 and rounds W once. c is the clip coefficient over the loss
-    scale. A norm that clipping or a loss scale needs is taken from X and dY, in fp32 (16-bit on a
-    CPU: see `ghost_norms`). Scratch: blocks of some MiB, never a matrix as large as a weight.
+    scale. A norm that clipping or a loss scale needs is taken from X and dY (how exactly: see
+    `linear_gradient_norm`). Scratch: blocks of some MiB, never a matrix as large as a weight.
 
-    All other parameters, biases among them, keep the ordinary hook, and so do subclasses with
-    a class of their own, modules with a patched forward, and what torch.compile traces.
+    All other parameters, biases among them, keep the ordinary hook, and so do the weights of
+    subclasses, of modules with a patched forward, and of what torch.compile traces.
     `optimizer.close()`, or dropping the optimizer, makes the modules ordinary again; a copy or a
     pickle of one is ordinary too.
 
@@ -38,6 +39,11 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
     that was used twice in a step, and in forward under autocast.
     """
     _require_lomo(optimizer)
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise ValueError(
+            "update_in_gemm can't work under DistributedDataParallel, which averages gradients "
+            "that do not exist here: each rank would update from its own tokens alone"
+        )
     chosen = _choose(optimizer, model)
     for name, module in chosen.items():
         _require_ordinary(name, module)
@@ -150,7 +156,7 @@ class _EmbeddingFunction(torch.autograd.Function):
             return dense(dy, ids, weight.shape[0], padding_idx, False), None, None, None
         if mode is Mode.DROP:
             return None, None, None, None
-        ids_T = ids.flatten()
+        ids_T = ids.flatten().long()
         gradient = EmbeddingGradient(ids_T, dy.reshape(-1, weight.shape[1]), ctx.padding_idx)
         _use(
             optimizer,
@@ -212,7 +218,8 @@ def _update_linear(
         return
     group = optimizer.param_groups[site.slot.group_index]
     lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
-    site.weight.addmm_(dy_TO.t(), x_TI, beta=1.0 - lr * weight_decay, alpha=-lr * scale)
+    # As W^T <- W^T - lr X^T dY: some CPU kernels are faster that way round, none slower.
+    site.weight.t().addmm_(x_TI.t(), dy_TO, beta=1.0 - lr * weight_decay, alpha=-lr * scale)
 
 
 def _update_embedding(
@@ -279,10 +286,10 @@ def _require_lomo(optimizer: Lomo) -> None:
             "update_in_gemm can't honour clip_value, which needs each element of the gradient: "
             "use max_grad_norm"
         )
-    rounding = getattr(optimizer, "rounding", "nearest")
-    if rounding != "nearest":
+    if optimizer.rounding != "nearest":
         raise ValueError(
-            f"update_in_gemm can't honour rounding={rounding!r}: a product rounds to nearest"
+            f"update_in_gemm can't honour rounding={optimizer.rounding!r}: a product rounds to "
+            "nearest"
         )
 
 

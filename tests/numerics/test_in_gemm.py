@@ -3,13 +3,16 @@
 import copy
 import gc
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -107,6 +110,27 @@ def test_biases_padding_and_repeated_ids(max_grad_norm: float | None, weight_dec
     assert max_difference(weights(model), weights(reference)) <= ONE_ROUNDING
     if max_grad_norm is not None:
         assert actual == pytest.approx(expected, rel=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+def test_a_batch_without_tokens(max_grad_norm: float | None, dtype: torch.dtype) -> None:
+    """As an expert that no token was sent to has it."""
+    model = mlp(dtype)
+    before = weights(model)
+    optimizer = Lomo(model.parameters(), lr=0.1, max_grad_norm=max_grad_norm)
+    update_in_gemm(optimizer, model)
+    optimizer.backward(model(torch.zeros(2, 0, dtype=torch.int64)).sum())
+    assert max_difference(weights(model), before) == 0.0
+
+
+def test_ids_of_32_bits() -> None:
+    models = mlp(), mlp()
+    for model, dtype in zip(models, (torch.int32, torch.int64), strict=True):
+        optimizer = Lomo(model.parameters(), lr=0.1)
+        update_in_gemm(optimizer, model)
+        model(torch.tensor([[1, 2, 1]], dtype=dtype)).square().sum().backward()
+    assert max_difference(*map(weights, models)) == 0.0
 
 
 def test_clipping_each_parameter_by_its_own_norm() -> None:
@@ -520,8 +544,7 @@ def test_refuses_other_optimizers() -> None:
 def test_refuses_options_that_need_the_gradient() -> None:
     model = mlp()
     refuse(Lomo(model.parameters(), lr=0.1, clip_value=1.0), model, ValueError, "clip_value")
-    optimizer = Lomo(model.parameters(), lr=0.1)
-    optimizer.rounding = "stochastic"
+    optimizer = Lomo(mlp().parameters(), lr=0.1, rounding="stochastic")
     refuse(optimizer, model, ValueError, "rounding='stochastic'")
 
 
@@ -544,6 +567,25 @@ def test_refuses_partitioned_weights() -> None:
     model = mlp()
     model[1].weight.ds_id = 7
     refuse(Lomo(model.parameters(), lr=0.1), model, ValueError, "1.weight is sharded")
+
+
+@pytest.fixture
+def two_ranks() -> Iterator[None]:
+    """The first of two ranks that do not exist."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+
+
+def test_refuses_fsdp_and_ddp(two_ranks: None) -> None:
+    model = mlp()
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    refuse(Lomo(model.parameters(), lr=0.1), model, ValueError, "sharded or wrapped")
+    model = mlp()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    refuse(Lomo(model.parameters(), lr=0.1), wrapped, ValueError, "DistributedDataParallel")
 
 
 def test_refuses_a_model_without_such_a_weight() -> None:
