@@ -71,22 +71,25 @@ def line_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], *, size: float
 def above_points(
     axes: Axes, points: Sequence[tuple[float, float, str, str]], *, size: float = 6.5
 ) -> None:
-    """Names points that stand side by side: (x, y, text, colour), in slanted words above them.
+    """Names points that stand side by side: (x, y, text, colour), in slanted words above them all.
 
     Where points are too close the words move apart, each with a line to its point. Needs final
     axis limits.
     """
-    left, right = axes.get_xlim()
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     width_points = axes.get_window_extent().width * 72 / axes.figure.dpi
+    height_points = axes.get_window_extent().height * 72 / axes.figure.dpi
+    top = max((y for _, y, _, _ in points), default=0.0)
     gap = (right - left) * 2.0 * size / width_points
     for (x, y, text, colour), place in zip(
         points, spread([point[0] for point in points], gap), strict=True
     ):
         dx = (place - x) * width_points / (right - left)
+        dy = (top - y) * height_points / (high - low) + 13
         axes.annotate(
             text,
             (x, y),
-            xytext=(dx, 13),
+            xytext=(dx, dy),
             textcoords="offset points",
             rotation=40,
             rotation_mode="anchor",

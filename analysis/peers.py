@@ -56,6 +56,12 @@ class Entry:
             return None
         return self.time_ratio <= self.target.time_ratio
 
+    @property
+    def rounds_agree(self) -> bool:
+        """Whether all rounds are on one side of the time's target."""
+        limit = self.target.time_ratio if self.target else 0.0
+        return len({ratio <= limit for ratio in self.time_ratios}) < 2
+
 
 def entries(collected: Collected) -> list[Entry]:
     """All variants by model and checkpointing, in the order of the study; [] without a section."""

@@ -105,7 +105,10 @@ def _target(entry: Entry, *, memory: bool) -> str:
         met = entry.memory_met
     else:
         text, met = f"at most {entry.target.time_ratio:g}", entry.time_met
-    return f"{text}: {status_text('not_run') if met is None else 'met' if met else 'not met'}"
+    if met is None:
+        return f"{text}: {status_text('not_run')}"
+    split = not memory and not entry.rounds_agree
+    return f"{text}: {'met' if met else 'not met'}{', rounds disagree' if split else ''}"
 
 
 def _notes(collected: Collected, found: Sequence[Entry]) -> list[str]:
@@ -114,7 +117,7 @@ def _notes(collected: Collected, found: Sequence[Entry]) -> list[str]:
     note = collected.plan.study.note
     return [
         *([note] if note else []),
-        "A time target is met where the median is within it; the spread says how sure that is.",
+        "A time target is met where the median of the rounds is within it.",
         *measured_notes(collected.rows(SECTION)),
     ]
 
