@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
+from lomo.memory import ask
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
 
@@ -87,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     wandb = commands.add_parser("wandb", help="write a study's records as offline W&B runs")
     wandb.add_argument("--results", type=Path, required=True, help="results/<study>")
     wandb.set_defaults(command=_wandb)
+
+    predict = commands.add_parser("predict", help="the memory of a step, without a run")
+    ask.add_options(predict)
+    predict.set_defaults(command=_predict)
 
     for kind, text in (
         ("train", "train on one task and score it"),
@@ -231,6 +236,11 @@ def _wandb(options: argparse.Namespace) -> None:
     publish(options.results, list(read_plan(options.results).runs))
 
 
+def _predict(options: argparse.Namespace) -> None:
+    _quieten()
+    print(ask.answer(options))
+
+
 def _warm(options: argparse.Namespace) -> None:
     from lomo.warm import serve
 
@@ -243,15 +253,20 @@ def _settle_process(num_threads: int = 1) -> None:
     # Read by the libraries when they load: torch's own setting alone leaves MKL's behind.
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    _quieten()
+    import torch
+
+    torch.set_num_threads(num_threads)
+
+
+def _quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    import torch
     import transformers
 
-    torch.set_num_threads(num_threads)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from lomo.engines.ranks import Ranks
@@ -26,18 +26,22 @@ class Fsdp2(Ranks):
     """
 
     def spread(self, model: nn.Module) -> nn.Module:
-        mesh = init_device_mesh(self.device, (self.world_size,))
-        layers = list(decoder_layers(model))
-        inside = {module for layer in layers for module in layer.modules()}
-        for layer in layers:
-            for module in _other_dtypes(layer):
-                fully_shard(module, mesh=mesh)
-            fully_shard(layer, mesh=mesh)
-        for module in _unshared(model):
-            if module not in inside:
-                fully_shard(module, mesh=mesh)
+        mesh = self.mesh()
+        for module in self.wrapped(model):
+            fully_shard(module, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model.to(self.device)  # buffers are not spread, and stand where they were loaded
+
+    def mesh(self) -> DeviceMesh:
+        """All ranks in a row."""
+        return init_device_mesh(self.device, (self.world_size,))
+
+    def wrapped(self, model: nn.Module) -> list[nn.Module]:
+        """The modules that are gathered on their own, inner ones first."""
+        layers = list(decoder_layers(model))
+        inside = {module for layer in layers for module in layer.modules()}
+        outside = [module for module in _unshared(model) if module not in inside]
+        return [*(m for layer in layers for m in (*_other_dtypes(layer), layer)), *outside]
 
     def own_parts(self, model: nn.Module) -> dict[str, Tensor]:
         for module in model.modules():

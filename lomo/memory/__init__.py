@@ -1,1 +1,1 @@
-"""Where the bytes of a training step are, measured; needs torch alone."""
+"""Where the bytes of a training step are: measured, or predicted without a run."""

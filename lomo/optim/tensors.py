@@ -13,6 +13,11 @@ _CHUNK_ELEMENTS_CPU = 1 << 16
 _CHUNK_ELEMENTS_DEVICE = 1 << 24
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether the scratch of a CPU is right for it; a prediction for a GPU replaces this."""
+    return tensor.device.type == "cpu"
+
+
 def chunks(tensor: Tensor) -> tuple[Tensor, ...]:
     """Views that cover `tensor` in order, split along its first dimension.
 
@@ -20,8 +25,7 @@ def chunks(tensor: Tensor) -> tuple[Tensor, ...]:
     """
     if tensor.dim() == 0:
         return (tensor,)
-    on_cpu = tensor.device.type == "cpu"
-    limit = _CHUNK_ELEMENTS_CPU if on_cpu else _CHUNK_ELEMENTS_DEVICE
+    limit = _CHUNK_ELEMENTS_CPU if on_cpu(tensor) else _CHUNK_ELEMENTS_DEVICE
     num_rows = max(1, limit * tensor.shape[0] // max(1, tensor.numel()))
     return torch.split(tensor, num_rows)
 
@@ -43,7 +47,7 @@ def norm_fp32(tensor: Tensor) -> Tensor:
     is off by 1e-5 at a million elements and by 7e-4 at 17 million.) 16-bit tensors are summed in
     fp32: on a CPU in chunks, since the kernel upcasts by a full copy; CUDA fuses the cast.
     """
-    if tensor.dtype in SIXTEEN_BIT and tensor.device.type == "cpu":
+    if tensor.dtype in SIXTEEN_BIT and on_cpu(tensor):
         return norm_of(chunks(tensor))
     dtype = torch.float32 if tensor.dtype in SIXTEEN_BIT else None
     norm: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)

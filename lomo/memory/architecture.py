@@ -1,0 +1,174 @@
+"""The configuration of a model whose weights are not needed: by name, folder or hub id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lomo.errors import UserError, nearest
+from lomo.models import REGISTRY, registry
+
+if TYPE_CHECKING:
+    from lomo.plan import MeasureSpec
+
+# What decides sizes. A config that lacks one would silently get the library's default.
+_NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+_NEEDED_IF_KNOWN = ("intermediate_size", "ffn_dim")
+_OTHER_NAMES = {"hidden_size": ("n_embed", "d_model"), "intermediate_size": ("n_inner",)}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A causal LM's Hugging Face configuration, and the name under which it was asked for."""
+
+    name: str
+    config: Any
+
+
+def read_architecture(model: str, *, where: str) -> Architecture:
+    """The configuration of a name in the registry, a folder with config.json, or a hub id.
+
+    Only a hub id may use the network. Raises UserError for a model that is none of these, and for
+    a config whose sizes are missing or do not fit together.
+    """
+    values, source = _values(model, where)
+    return Architecture(Path(model).name, _config(values, source))
+
+
+def check_request(architecture: Architecture, spec: MeasureSpec) -> None:
+    """Raises UserError for what the model cannot do."""
+    from transformers import AutoModelForCausalLM
+
+    config, name = architecture.config, architecture.name
+    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    if spec.attention == "sdpa" and not model_class._supports_sdpa:
+        raise UserError(f"{name} has no sdpa attention", where="--attention", allowed="eager")
+    if spec.activation_checkpointing and not model_class.supports_gradient_checkpointing:
+        raise UserError(f"{name} can't checkpoint its activations", where="--checkpointing")
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and spec.sequence_length > positions:
+        raise UserError(
+            f"{spec.sequence_length} tokens are more than {name} has positions",
+            where="--seq-len",
+            allowed=f"at most {positions}",
+        )
+
+
+def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
+    known = registry()
+    if model in known:
+        entry = known[model]
+        if entry.path is not None:
+            return _read_json(Path(entry.path) / "config.json"), str(entry.path)
+        if entry.architecture is not None:
+            return dict(entry.architecture), f"{REGISTRY}: {model}"
+        return _from_hub(str(entry.hub), entry.revision, where), str(entry.hub)
+    folder = Path(model)
+    if folder.is_dir():
+        path = folder / "config.json"
+        if not path.is_file():
+            raise UserError(
+                "no model folder (it has no config.json)",
+                where=f"{where}: {model}",
+                allowed="a folder with config.json; weights are not needed",
+            )
+        return _read_json(path), str(path)
+    if _is_hub_id(model):
+        return _from_hub(model, None, where), model
+    close = nearest(model, known)
+    raise UserError(
+        f"unknown model {model!r}",
+        where=where,
+        allowed=f"one of {', '.join(known)}, a folder with config.json, or a hub id OWNER/NAME",
+        fix=f"did you mean {close!r}?" if close else None,
+    )
+
+
+def _is_hub_id(model: str) -> bool:
+    owner, slash, name = model.partition("/")
+    return bool(slash and owner and name) and "/" not in name and owner[0] not in ".~"
+
+
+def _from_hub(model: str, revision: str | None, where: str) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _read_json(Path(hf_hub_download(model, "config.json", revision=revision)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the hub gives no config.json of {model!r}: {first}",
+            where=where,
+            allowed="a model that is public, or in the local cache",
+            fix="check the id and the network, or give a folder with its config.json",
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path)) from error
+    if not isinstance(data, dict):
+        raise UserError("is not a JSON object", where=str(path))
+    return data
+
+
+def _config(values: dict[str, Any], source: str) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = values.get("model_type")
+    if kind is None:
+        raise UserError("the config lacks model_type", where=source)
+    if kind not in CONFIG_MAPPING:
+        close = nearest(str(kind), CONFIG_MAPPING.keys())
+        raise UserError(
+            f"transformers knows no model_type {kind!r}",
+            where=source,
+            allowed="an architecture of the installed transformers; a model's own code is not run",
+            fix=f"did you mean {close!r}?" if close else None,
+        )
+    config_class = CONFIG_MAPPING[kind]
+    if config_class not in AutoModelForCausalLM._model_mapping:
+        raise UserError(f"{kind} is no causal language model", where=source)
+    _check_sizes(values, config_class, source)
+    try:
+        config = config_class.from_dict(values)
+    except (ValueError, TypeError, KeyError) as error:  # transformers checks much of it itself
+        raise UserError(f"is no sound config: {_last_line(error)}", where=source) from error
+    shared, heads = getattr(config, "num_key_value_heads", None), config.num_attention_heads
+    if shared is not None and (shared < 1 or heads % shared):
+        raise UserError(f"{shared} key-value heads do not divide {heads} heads", where=source)
+    return config
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def _check_sizes(values: Mapping[str, Any], config_class: Any, source: str) -> None:
+    own_names: dict[str, str] = getattr(config_class, "attribute_map", {})
+    fields = set(dir(config_class)) | set(getattr(config_class, "__dataclass_fields__", ()))
+    wanted = [*_NEEDED, *(name for name in _NEEDED_IF_KNOWN if name in fields)]
+    sizes: dict[str, int] = {}
+    for name in wanted:
+        own = own_names.get(name, name)
+        others = (name, *_OTHER_NAMES.get(name, ()))
+        value = next((values[key] for key in (own, *others) if values.get(key) is not None), None)
+        if value is None:
+            raise UserError(f"the config lacks {own}", where=source)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{own} is {value!r}, no whole number above 0", where=source)
+        sizes[name] = value
+    width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+    if width % heads and values.get("head_dim") is None:
+        raise UserError(
+            f"{heads} attention heads do not divide the width of {width}",
+            where=source,
+            allowed="a width that is a multiple of the heads, or head_dim in the config",
+        )

@@ -1,0 +1,221 @@
+"""The ledger of a run that was never launched: the real step, on tensors without bytes.
+
+What is simulated, what is not, and how right it is stand in docs/prediction.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lomo.batches import Batch
+from lomo.engines.single import Single
+from lomo.engines.step import StepPhase, training_step
+from lomo.errors import UserError
+from lomo.memory.architecture import Architecture, check_request
+from lomo.memory.closed_form import closed_form_ledger
+from lomo.memory.fake import fake_tensors, unsupported_operation
+from lomo.memory.fake_ranks import Wrap, fake_engine
+from lomo.memory.ledger import Ledger, StepMeter
+from lomo.methods import Prepared, prepare
+from lomo.plan import MeasureSpec
+from lomo.weights import checkpoint_activations
+
+CUDA_GRANULE_BYTES = 512  # CUDA's caching allocator rounds each size up to it
+
+Device = Literal["cuda", "cpu"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted ledger, of one device. `unsupported` names what stopped the simulation, if any.
+
+    Parameters are counted over all devices, tied ones once.
+    """
+
+    ledger: Ledger
+    num_parameters: int
+    num_trainable_parameters: int
+    unsupported: str | None = None
+
+    @property
+    def account(self) -> Literal["simulated", "closed_form"]:
+        return "simulated" if self.unsupported is None else "closed_form"
+
+
+def predict(
+    architecture: Architecture,
+    spec: MeasureSpec,
+    *,
+    device: Device = "cuda",
+    wrap: Wrap = "layer",
+) -> Prediction:
+    """The ledger that `measure` would find for `spec` with a model of this architecture.
+
+    device: "cuda" rounds sizes as its allocator does and takes the optimizers' scratch of a GPU;
+    "cpu" gives what the meter counts there, to the byte.
+    wrap: what FSDP2 gathers at a time.
+    Where the simulation can't run the model, the ledger is the closed formula's.
+    Raises UserError for what model, method or engine cannot do.
+    """
+    check_request(architecture, spec)
+    granule_bytes = CUDA_GRANULE_BYTES if device == "cuda" else 1
+    with _quiet_process_state(), fake_tensors(as_device=device):
+        with fake_engine(spec.engine, spec.num_devices, wrap) as engine:
+            step = _Step(architecture.config, spec, engine, granule_bytes)
+            try:
+                return step.prediction(step.simulate())
+            except Exception as error:
+                operation = unsupported_operation(error)
+                if operation is None:
+                    raise
+        with fake_engine("single", 1, wrap) as engine:
+            step = _Step(architecture.config, spec, engine, granule_bytes)
+            ledger = closed_form_ledger(step.stand_in(), architecture.config, spec)
+            return step.prediction(ledger, unsupported=operation)
+
+
+@contextmanager
+def _quiet_process_state() -> Iterator[None]:
+    """Nothing of the caller's random numbers is used up."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+class _Step:
+    """One spec's step on fake tensors: its model and optimizers, and the meter around it."""
+
+    def __init__(self, config: Any, spec: MeasureSpec, engine: Single, granule_bytes: int) -> None:
+        self.spec, self.engine, self.granule_bytes = spec, engine, granule_bytes
+        self.num_parameters = self.num_trainable_parameters = 0
+        model = _build(config, spec)
+        _check_ranks(model, engine.world_size)
+        self.prepared = self._prepare(model)
+
+    def simulate(self) -> Ledger:
+        """The ledger of a step that finds the state of earlier ones."""
+        self._make_state()
+        ledger = self._meter_step(self.prepared.model)
+        if ledger.sum_of_terms["optimizer_state_bytes"] > ledger.at_start["optimizer_state_bytes"]:
+            # A fused optimizer has made its state inside the backward; later steps find it there.
+            ledger = self._meter_step(self.prepared.model)
+        return ledger
+
+    def stand_in(self) -> Ledger:
+        """The ledger of a step whose forward only touches each weight: all but the activations."""
+        self._make_state()
+        model = _Touch(self.prepared.model)
+        self._meter_step(model)
+        return self._meter_step(model)
+
+    def prediction(self, ledger: Ledger, unsupported: str | None = None) -> Prediction:
+        counts = self.num_parameters, self.num_trainable_parameters
+        return Prediction(ledger, *counts, unsupported=unsupported)
+
+    def _prepare(self, model: nn.Module) -> Prepared:
+        def spread(adapted: nn.Module) -> nn.Module:
+            # Counted before: afterwards a rank holds its part only.
+            parameters = list(adapted.parameters())
+            trainable = [p for p in parameters if p.requires_grad]
+            self.num_parameters = sum(p.numel() for p in parameters)
+            self.num_trainable_parameters = sum(p.numel() for p in trainable)
+            return self.engine.spread(adapted)
+
+        try:
+            prepared = prepare(self.spec.method)(model, self.spec, spread)
+        except ValueError as error:
+            if isinstance(error, UserError) or "arget modules" not in str(error):
+                raise
+            what = f"{self.spec.model} has no q_proj and v_proj, which {self.spec.method} adapts"
+            raise UserError(what, where="--method") from error
+        prepared.model.train()
+        return self.engine.ready(prepared, max_grad_norm=self.spec.max_grad_norm)
+
+    def _make_state(self) -> None:
+        """The state that an ordinary optimizer makes in its first step, without its passes."""
+        for optimizer, _ in self.prepared.optimizers:
+            if hasattr(optimizer, "backward"):
+                continue
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = torch.empty_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _meter_step(self, model: nn.Module) -> Ledger:
+        optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
+        rows = self.spec.batch_size * self.engine.world_size
+        tokens_BS = torch.zeros(rows, self.spec.sequence_length, dtype=torch.long)
+        batch = Batch(tokens_BS, torch.ones_like(tokens_BS), tokens_BS.clone())
+        with StepMeter(
+            self.prepared.model,
+            lambda: [optimizer.state for optimizer in optimizers],
+            inputs=[batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS],
+            granule_bytes=self.granule_bytes,
+        ) as meter:
+
+            def enter(phase: StepPhase) -> None:
+                meter.phase(phase)
+
+            training_step(
+                model,
+                optimizers,
+                [batch],
+                max_grad_norm=self.spec.max_grad_norm,
+                engine=self.engine,
+                enter=enter,
+            )
+        return meter.ledger()
+
+
+@dataclass
+class _Loss:
+    loss: torch.Tensor
+
+
+class _Touch(nn.Module):
+    """Gives every trainable parameter a gradient of its own size, and nothing else."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **_batch: object) -> _Loss:
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        return _Loss(torch.stack([p.square().sum().float() for p in trained]).sum())
+
+
+def _build(config: Any, spec: MeasureSpec) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_config(
+        copy.deepcopy(config),
+        dtype=getattr(torch, spec.dtype),
+        attn_implementation=spec.attention,
+        trust_remote_code=False,
+    )
+    model.config.use_cache = False
+    if spec.activation_checkpointing:
+        checkpoint_activations(model)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _check_ranks(model: nn.Module, world_size: int) -> None:
+    # FSDP2 would give the last ranks empty parts: allowed, and surely not what was meant.
+    for name, parameter in model.named_parameters():
+        if parameter.dim() and parameter.shape[0] < world_size:
+            raise UserError(
+                f"{world_size} devices can't share the {parameter.shape[0]} rows of {name}",
+                where="--world-size",
+                allowed=f"at most {min(p.shape[0] for p in model.parameters() if p.dim())}",
+            )

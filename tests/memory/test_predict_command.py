@@ -1,0 +1,141 @@
+"""`python -m lomo predict`: what it prints, and what it refuses before anything is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BloomConfig
+
+from lomo.cli import main
+from tests.memory.predictions import CONFIGS
+
+QUESTION = ["predict", "--method", "lomo", "--seq-len", "16", "--batch-size", "2"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    CONFIGS["llama"].save_pretrained(tmp_path)
+    return tmp_path
+
+
+def changed(folder: Path, **values: Any) -> str:
+    path = folder / "config.json"
+    data = json.loads(path.read_text())
+    data.update(values)
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    return str(folder)
+
+
+def test_a_folder_with_a_config_alone_is_enough(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUESTION, "--model", str(folder), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    terms = answer["sum_of_terms"]
+    assert answer["account"] == "simulated"
+    assert terms["parameters_bytes"] >= 2 * answer["num_parameters"]
+    assert terms["parameters_bytes"] % 512 == 0
+    assert answer["peak_bytes"] == sum(answer["at_peak"].values())
+    assert answer["timeline"]
+
+
+def test_the_table_says_gib_and_its_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUESTION, "--model", str(folder), "--checkpointing"]) == 0
+    text = capsys.readouterr().out
+    assert "GiB, per device" in text
+    assert "optimizer state" in text
+    assert "0.5 to 1 GiB" in text
+
+
+def test_the_formula_says_that_it_is_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.memory.test_predict import MIXTURE
+
+    MIXTURE.save_pretrained(folder)
+    assert main([*QUESTION, "--model", str(folder), "--dtype", "float32"]) == 0
+    text = capsys.readouterr().out
+    assert "No simulation: aten._grouped_mm" in text
+
+
+def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert main([*QUESTION, *options]) == 2
+    text = capsys.readouterr().err
+    assert text.count("error:") == 1
+    return text
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"hidden_size": None}, "the config lacks hidden_size"),
+        ({"intermediate_size": None}, "the config lacks intermediate_size"),
+        ({"model_type": None}, "the config lacks model_type"),
+        ({"model_type": "lama"}, "did you mean 'llama'?"),
+        ({"model_type": "vit"}, "no causal language model"),
+        ({"num_attention_heads": 5}, "5 attention heads do not divide the width of 32"),
+        ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"max_position_embeddings": 8}, "16 tokens are more than"),
+    ],
+)
+def test_a_config_that_is_not_sound(
+    values: dict[str, Any], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"head_dim": None, **values}
+    assert told in refused(capsys, "--model", changed(folder, **values))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--method", "lommo"], "did you mean 'lomo'?"),
+        (["--method", "zero_shot"], "takes no training step"),
+        (["--world-size", "2"], "one process can't use 2 devices"),
+        (["--world-size", "64", "--engine", "fsdp2"], "64 devices can't share the 32 rows"),
+        (["--wrap", "linear"], "single wraps nothing"),
+    ],
+)
+def test_a_question_without_an_answer(
+    options: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refused(capsys, "--model", str(folder), *options)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("llama-7", "did you mean 'llama-7b'?"),
+        ("nobody/nothing", "the hub gives no config.json"),
+        ("/no/such/folder", "unknown model"),
+    ],
+)
+def test_a_model_that_is_not_there(
+    model: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refused(capsys, "--model", model)
+
+
+def test_a_folder_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no config.json" in refused(capsys, "--model", str(tmp_path))
+
+
+def test_an_attention_that_the_model_lacks(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    BloomConfig(vocab_size=120, hidden_size=32, n_layer=2, n_head=4).save_pretrained(folder)
+    assert "has no sdpa attention" in refused(capsys, "--model", str(folder))
+
+
+def test_adapters_without_a_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    CONFIGS["gpt2"].save_pretrained(folder)
+    told = refused(capsys, "--model", str(folder), "--method", "lora")
+    assert "has no q_proj and v_proj" in told
+
+
+def test_a_batch_of_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*QUESTION, "--model", str(folder), "--batch-size", "0"])
+    assert left.value.code == 2
+    assert "must be at least 1" in capsys.readouterr().err
