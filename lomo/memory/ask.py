@@ -30,8 +30,8 @@ CLOSED_FORM = (
     "are an estimate by LLaMA's formula; see docs/prediction.md."
 )
 ZERO3 = (
-    "ZeRO-3 is a model of its buffers, not its code: 0.2 % off the paper's 65B, 8 to 14 % below "
-    "its rows with optimizer state; see docs/prediction.md."
+    "One process was simulated; ZeRO-3's buffers are added by a model of them, which has no "
+    "communication library in it; see docs/prediction.md."
 )
 
 
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
     parser.add_argument("--max-grad-norm", type=_limit, help="clip the global norm")
-    parser.add_argument("--engine", choices=["single", "fsdp2"], default="single")
+    parser.add_argument("--engine", choices=["single", "fsdp2", "zero3"], default="single")
     parser.add_argument("--world-size", type=_count, default=1, help="devices of the engine")
     parser.add_argument("--wrap", choices=WRAPS, default="layer", help="what FSDP2 gathers at once")
     parser.add_argument("--json", action="store_true", help="the whole ledger, in bytes")
@@ -80,8 +80,13 @@ def spec_of(options: argparse.Namespace) -> MeasureSpec:
         raise UserError(f"{options.method} cannot honour max_grad_norm", where="--max-grad-norm")
     if options.wrap != "layer" and options.engine != "fsdp2":
         raise UserError(f"{options.engine} wraps nothing", where="--wrap", fix="use --engine fsdp2")
-    asked = set() if options.max_grad_norm is None else {"max_grad_norm"}
-    engines.check(options.engine, options.world_size, options.method, asked, where="--")
+    if options.engine == "single" and options.world_size > 1:
+        raise UserError(
+            f"one process can't use {options.world_size} devices",
+            where="--world-size",
+            fix="add --engine fsdp2, or zero3",
+        )
+    engines.check(options.engine, options.world_size, options.method, where="--")
     return MeasureSpec(
         study="predict",
         run_id="predict",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -23,30 +23,34 @@ from lomo.memory.closed_form import closed_form_ledger
 from lomo.memory.fake import fake_tensors, unsupported_operation
 from lomo.memory.fake_ranks import Wrap, fake_engine
 from lomo.memory.ledger import Ledger, StepMeter
-from lomo.methods import Prepared, prepare
+from lomo.memory.zero3 import Zero3, zero3_ledger
+from lomo.methods import Prepared, describe, prepare
 from lomo.plan import MeasureSpec
 from lomo.weights import checkpoint_activations
 
+ZERO3 = Zero3()
 CUDA_GRANULE_BYTES = 512  # CUDA's caching allocator rounds each size up to it
 
 Device = Literal["cuda", "cpu"]
+Account = Literal["simulated", "model_of_buffers", "closed_form"]
 
 
 @dataclass(frozen=True)
 class Prediction:
     """A predicted ledger, of one device. `unsupported` names what stopped the simulation, if any.
 
-    Parameters are counted over all devices, tied ones once.
+    account: how it was made. numels: elements of each parameter, over all devices, tied ones once.
     """
 
     ledger: Ledger
-    num_parameters: int
+    account: Account
+    numels: tuple[int, ...]
     num_trainable_parameters: int
     unsupported: str | None = None
 
     @property
-    def account(self) -> Literal["simulated", "closed_form"]:
-        return "simulated" if self.unsupported is None else "closed_form"
+    def num_parameters(self) -> int:
+        return sum(self.numels)
 
 
 def predict(
@@ -55,16 +59,19 @@ def predict(
     *,
     device: Device = "cuda",
     wrap: Wrap = "layer",
+    zero3: Zero3 = ZERO3,
 ) -> Prediction:
     """The ledger that `measure` would find for `spec` with a model of this architecture.
 
     device: "cuda" rounds sizes as its allocator does and takes the optimizers' scratch of a GPU;
     "cpu" gives what the meter counts there, to the byte.
-    wrap: what FSDP2 gathers at a time.
+    wrap: what FSDP2 gathers at a time. zero3: sizes of DeepSpeed's buffers.
     Where the simulation can't run the model, the ledger is the closed formula's.
     Raises UserError for what model, method or engine cannot do.
     """
     check_request(architecture, spec)
+    if spec.engine == "zero3":
+        return _predict_zero3(architecture, spec, device, zero3)
     granule_bytes = CUDA_GRANULE_BYTES if device == "cuda" else 1
     with _quiet_process_state(), fake_tensors(as_device=device):
         with fake_engine(spec.engine, spec.num_devices, wrap) as engine:
@@ -79,6 +86,21 @@ def predict(
             step = _Step(architecture.config, spec, engine, granule_bytes)
             ledger = closed_form_ledger(step.stand_in(), architecture.config, spec)
             return step.prediction(ledger, unsupported=operation)
+
+
+def _predict_zero3(
+    architecture: Architecture, spec: MeasureSpec, device: Device, sizes: Zero3
+) -> Prediction:
+    alone = spec.model_copy(update={"engine": "single", "num_devices": 1})
+    own = predict(architecture, alone, device=device)
+    fused = own
+    if spec.method not in ("lomo", "adalomo"):
+        hyper = describe("lomo").hyper().model_dump()
+        lomo = alone.model_copy(update={"method": "lomo", "hyper": hyper, "max_grad_norm": None})
+        fused = predict(architecture, lomo, device=device)
+    ledger = zero3_ledger(fused.ledger, own.ledger, own.numels, spec, sizes)
+    account: Account = "model_of_buffers" if own.unsupported is None else "closed_form"
+    return replace(own, ledger=ledger, account=account)
 
 
 @contextmanager
@@ -96,7 +118,8 @@ class _Step:
 
     def __init__(self, config: Any, spec: MeasureSpec, engine: Single, granule_bytes: int) -> None:
         self.spec, self.engine, self.granule_bytes = spec, engine, granule_bytes
-        self.num_parameters = self.num_trainable_parameters = 0
+        self.numels: tuple[int, ...] = ()
+        self.num_trainable_parameters = 0
         model = _build(config, spec)
         _check_ranks(model, engine.world_size)
         self.prepared = self._prepare(model)
@@ -118,15 +141,16 @@ class _Step:
         return self._meter_step(model)
 
     def prediction(self, ledger: Ledger, unsupported: str | None = None) -> Prediction:
-        counts = self.num_parameters, self.num_trainable_parameters
-        return Prediction(ledger, *counts, unsupported=unsupported)
+        account: Account = "simulated" if unsupported is None else "closed_form"
+        counts = self.numels, self.num_trainable_parameters
+        return Prediction(ledger, account, *counts, unsupported=unsupported)
 
     def _prepare(self, model: nn.Module) -> Prepared:
         def spread(adapted: nn.Module) -> nn.Module:
             # Counted before: afterwards a rank holds its part only.
             parameters = list(adapted.parameters())
             trainable = [p for p in parameters if p.requires_grad]
-            self.num_parameters = sum(p.numel() for p in parameters)
+            self.numels = tuple(p.numel() for p in parameters)
             self.num_trainable_parameters = sum(p.numel() for p in trainable)
             return self.engine.spread(adapted)
 

@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 from lomo.memory.architecture import Architecture, read_architecture
 from lomo.memory.ledger import Ledger
 from lomo.memory.predict import predict
-from lomo.record import read_record
+from lomo.memory.zero3 import AUTHORS
+from lomo.plan import MeasureSpec
+from lomo.record import Memory, read_record
 from tests.memory.predictions import (
     CONFIGS,
     METHODS,
@@ -191,28 +193,64 @@ def test_gathering_less_at_a_time_takes_less() -> None:
     assert len(set(peaks)) == 3
 
 
+def measured_on_ranks(spec: MeasureSpec, folder: Path) -> Memory:
+    command = [sys.executable, "-m", "lomo", "measure", "--spec", spec.model_dump_json()]
+    done = subprocess.run(
+        [*command, "--out", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    memory = read_record(folder / "record.json").memory
+    assert memory is not None
+    return memory
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
 @pytest.mark.parametrize("method", ["lomo", "adamw"])
 def test_a_rank_measures_what_was_predicted(
-    method: str, model_folder: Path, tmp_path: Path
+    method: str, engine: str, model_folder: Path, tmp_path: Path
 ) -> None:
     spec = spec_of(
         method,
         model_path=str(model_folder),
-        engine="fsdp2",
+        engine=engine,
         num_devices=2,
         activation_checkpointing=True,
-        max_grad_norm=1.0,
+        dtype="bfloat16",
     )
-    command = [sys.executable, "-m", "lomo", "measure", "--spec", spec.model_dump_json()]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    memory = read_record(tmp_path / "record.json").memory
-    assert memory is not None
+    memory = measured_on_ranks(spec, tmp_path)
     ledger = predict(read_architecture(str(model_folder), where="test"), spec, device="cpu").ledger
-    assert ledger.sum_of_terms == numbers_of(memory)["sum_of_terms"]
-    # A collective of real ranks may hold its buffer a little longer than one that does nothing.
-    largest_group = 4 * 400 * 32
-    assert 0 <= memory.peak_bytes - ledger.peak_bytes <= 2 * largest_group
+    if engine == "fsdp2":
+        assert ledger.sum_of_terms == numbers_of(memory)["sum_of_terms"]
+        # A collective of real ranks may hold its buffer a little longer than one of fakes.
+        largest_group = 2 * 400 * 32
+        assert 0 <= memory.peak_bytes - ledger.peak_bytes <= 2 * largest_group
+    else:
+        bucket = 2 * 500_000_000 if method == "adamw" else 0
+        expected = pytest.approx(memory.peak_bytes - bucket, rel=0.1)
+        assert ledger.peak_bytes - bucket == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "method", "ranks", "printed", "tolerance"),
+    [
+        ("llama-7b", "adamw", 8, 15.76, 0.08),
+        ("llama-7b", "lomo", 1, 13.61, 0.04),
+        ("llama-13b", "lomo", 2, 15.92, 0.13),
+        ("llama-65b", "lomo", 8, 19.18, 0.03),
+    ],
+)
+def test_table_2(model: str, method: str, ranks: int, printed: float, tolerance: float) -> None:
+    spec = spec_of(
+        method,
+        sequence_length=1024,
+        batch_size=1,
+        dtype="bfloat16",
+        attention="sdpa",
+        activation_checkpointing=True,
+        engine="zero3",
+        num_devices=ranks,
+    )
+    prediction = predict(read_architecture(model, where="test"), spec, zero3=AUTHORS)
+    assert prediction.ledger.peak_bytes / GIB == pytest.approx(printed, rel=tolerance)
