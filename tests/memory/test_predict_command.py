@@ -72,7 +72,7 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         ({"hidden_size": None}, "the config lacks hidden_size"),
         ({"intermediate_size": None}, "the config lacks intermediate_size"),
         ({"model_type": None}, "the config lacks model_type"),
-        ({"model_type": "lama"}, "did you mean 'llama'?"),
+        ({"model_type": "llamma"}, "did you mean 'llama'?"),
         ({"model_type": "vit"}, "no causal language model"),
         ({"num_attention_heads": 5}, "5 attention heads do not divide the width of 32"),
         ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads"),
