@@ -388,7 +388,8 @@ def _hook(owner: "weakref.ref[FusedBackward]", slot: Slot) -> Callable[[Tensor],
     # Weak: a model must not keep its old optimizers alive and updating.
     def hook(parameter: Tensor) -> None:
         optimizer = owner()
-        if optimizer is not None:
+        # torch calls it as well where a Function gives None, having used the gradient itself.
+        if optimizer is not None and parameter.grad is not None:
             optimizer._take_gradient(parameter, slot)
 
     return hook

@@ -49,7 +49,6 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
         _require_ordinary(name, module)
     _require_unshared(chosen, model)
     for module in chosen.values():
-        _take_over_hook(optimizer, module.weight)
         _OWNERS[module] = weakref.ref(optimizer)
         module.__class__ = _SWITCHED[type(module)]
     # Runs once: in close(), or when the optimizer is dropped.
@@ -321,19 +320,6 @@ def _require_unshared(chosen: dict[str, nn.Linear | nn.Embedding], model: nn.Mod
                 "the gradient of the second is known; untie them (tie_word_embeddings=False) or "
                 "do without update_in_gemm"
             )
-
-
-def _take_over_hook(optimizer: Lomo, weight: Tensor) -> None:
-    """Let the hook pass over the None that our backward gives; other gradients are taken."""
-    slot, owner = optimizer._slots[weight], weakref.ref(optimizer)
-
-    def hook(parameter: Tensor) -> None:
-        optimizer = owner()
-        if optimizer is not None and parameter.grad is not None:
-            optimizer._take_gradient(parameter, slot)
-
-    optimizer._handles[slot.position].remove()
-    optimizer._handles[slot.position] = weight.register_post_accumulate_grad_hook(hook)
 
 
 def _restore(modules: "weakref.WeakSet[nn.Module]") -> None:

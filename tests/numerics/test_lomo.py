@@ -284,3 +284,22 @@ def test_hook_looks_at_no_other_parameter(monkeypatch: pytest.MonkeyPatch) -> No
     sum(p.sum() for p in params).backward()
     assert len(calls) == len(params)
     assert {id(p) for p in calls} == {id(p) for p in params}
+
+
+def test_a_function_that_gives_no_gradient_is_passed_over() -> None:
+    # torch 2.13 calls the hook of a parameter all the same.
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, parameter: Tensor, x: Tensor) -> Tensor:
+            return parameter * x
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+            return None, gradient
+
+    constant, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = Lomo([constant, other], lr=LR)
+    Scale.apply(constant, other).sum().backward()
+    optimizer.step()
+    assert torch.equal(constant.detach(), torch.ones(2))
+    assert torch.equal(other.detach(), torch.full((2,), 1.0 - LR))
