@@ -4,7 +4,9 @@ dW = dY^T X for a linear layer; for an embedding, the rows of dY summed by id. L
 I inputs, O outputs, H hidden, V vocabulary.
 """
 
-from collections.abc import Iterator
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -61,18 +63,12 @@ def _norm_by_gram(x_TI: Tensor, dy_TO: Tensor, block: int) -> Tensor | None:
     that root; if they do cancel, nothing is left of the sum's precision.
     """
     rounded = _rounds(x_TI)
-    if rounded:  # normalised tokens have equal squares, whose errors would be equal and add up
-        diagonal_x = _squared_norms(x_TI)
     sums, squares = [], []
-    for start in range(0, x_TI.shape[0], block):
+    starts = range(0, x_TI.shape[0], block)
+    for start, gram_x in zip(starts, _input_grams(x_TI, block), strict=True):
         rows, columns = slice(start, start + block), slice(0, start + block)
-        gram_x, gram_y = (_product(t[rows], t[columns].t()) for t in (x_TI, dy_TO))
-        gram_x, gram_y = _at_least_fp32(gram_x), _at_least_fp32(gram_y)
-        if rounded:
-            gram_x.diagonal(start).copy_(diagonal_x[rows])
-        if start:  # left of the diagonal block: stands for its mirror image as well
-            gram_x[:, :start].mul_(2.0)
-        terms = gram_x.mul_(gram_y).view(-1)
+        gram_y = _at_least_fp32(_product(dy_TO[rows], dy_TO[columns].t()))
+        terms = gram_y.mul_(gram_x).view(-1)
         sums.append(terms.sum())
         if rounded:
             squares.append(torch.dot(terms, terms))
@@ -81,6 +77,51 @@ def _norm_by_gram(x_TI: Tensor, dy_TO: Tensor, block: int) -> Tensor | None:
         if bool(total.square() < torch.stack(squares).sum()):
             return None
     return total.sqrt_().float()
+
+
+class _Last(threading.local):
+    """The input whose Gram matrix was made last, and the matrix; one for each backward thread."""
+
+    storage: "Callable[[], object] | None" = None
+    key: tuple[object, ...] = ()
+    grams: tuple[Tensor, ...] = ()
+
+
+_last = _Last()
+
+
+def _input_grams(x_TI: Tensor, block: int) -> tuple[Tensor, ...]:
+    """Lower half of X X^T in row blocks, at least fp32; what stands for two counts twice.
+
+    Kept until the next input comes, or this one is freed: query, key and value have the same
+    input, and so have gate and up.
+    """
+    storage = x_TI.untyped_storage()
+    key = (x_TI._version, x_TI.storage_offset(), x_TI.shape, x_TI.stride(), x_TI.dtype, block)
+    if _last.storage is not None and _last.storage() is storage and _last.key == key:
+        return _last.grams
+    _last.storage, _last.grams = None, ()  # free the other one before this one is made
+    grams = tuple(_make_input_grams(x_TI, block))
+    if sum(gram.numel() for gram in grams) <= _scratch_elements(x_TI):
+
+        def forget(_: object) -> None:
+            _last.storage, _last.grams = None, ()
+
+        _last.storage, _last.key, _last.grams = weakref.ref(storage, forget), key, grams
+    return grams
+
+
+def _make_input_grams(x_TI: Tensor, block: int) -> Iterator[Tensor]:
+    if _rounds(x_TI):  # normalised tokens have equal squares, whose errors would add up
+        diagonal = _squared_norms(x_TI)
+    for start in range(0, x_TI.shape[0], block):
+        rows, columns = slice(start, start + block), slice(0, start + block)
+        gram = _at_least_fp32(_product(x_TI[rows], x_TI[columns].t()))
+        if _rounds(x_TI):
+            gram.diagonal(start).copy_(diagonal[rows])
+        if start:  # left of the diagonal block: stands for its mirror image as well
+            gram[:, :start].mul_(2.0)
+        yield gram
 
 
 def _squared_norms(rows: Tensor) -> Tensor:

@@ -636,3 +636,34 @@ def test_autocast_is_refused_and_clipping_needs_backward_of_the_optimizer() -> N
         model(torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(RuntimeError, match=r"needs optimizer.backward\(loss\)"):
         mlp_loss(model, 0).backward()
+
+
+def test_modules_with_one_input_share_its_gram_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    make = ghost._make_input_grams
+
+    def counted(*arguments: Any) -> Any:
+        made.append(1)
+        return make(*arguments)
+
+    monkeypatch.setattr(ghost, "_make_input_grams", counted)
+    torch.manual_seed(0)
+    x, other = torch.randn(20, 256), torch.randn(20, 256)
+
+    def check(x: Tensor, num_made: int) -> None:
+        dy = torch.randn(len(x), 300)
+        expected = dy.t().double().mm(x.double()).norm()
+        norm = ghost.linear_gradient_norm(x, dy)
+        assert float(norm) == pytest.approx(float(expected), rel=1e-6)
+        assert len(made) == num_made
+
+    check(x, 1)
+    check(x, 1)
+    check(x[:], 1)  # another view of the same
+    check(x[1:], 2)
+    check(other, 3)
+    check(x, 4)
+    x.mul_(2.0)
+    check(x, 5)
+    del x, other
+    assert not ghost._last.grams
