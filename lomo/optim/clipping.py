@@ -38,7 +38,7 @@ class GradientNorms:
         """
         key = (norm.device, group)
         if key not in self._norms:
-            self._norms[key] = torch.zeros(num_positions, device=norm.device)
+            self._norms[key] = torch.zeros(num_positions, dtype=torch.float32, device=norm.device)
         self._norms[key][position] = norm
 
     def clear(self) -> None:
@@ -53,7 +53,7 @@ class GradientNorms:
         parts = [_whole(norms, group) for (_, group), norms in self._norms.items()]
         self._norms = {}
         # A parameter stands in one of the vectors only, so adding them merges them.
-        parts = parts or [torch.zeros(1)]
+        parts = parts or [torch.zeros(1, dtype=torch.float32)]
         norms = sum((part.to(parts[0].device) for part in parts[1:]), start=parts[0])
         return float(torch.linalg.vector_norm(norms))
 

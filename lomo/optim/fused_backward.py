@@ -362,7 +362,7 @@ class FusedBackward(ExactStateOptimizer):
 
     def _clip_for(self, norm: float) -> float:
         assert self.max_grad_norm is not None
-        return float(clip_coefficient(torch.tensor(norm), self.max_grad_norm))
+        return float(clip_coefficient(torch.tensor(norm, dtype=torch.float32), self.max_grad_norm))
 
     def _check_not_closed(self) -> None:
         if self._closed:

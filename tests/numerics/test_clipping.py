@@ -180,3 +180,16 @@ def test_a_coefficient_that_stays_on_its_device() -> None:
                 optimizer._update(parameter, gradient, slot, torch.tensor(0.0))
             assert torch.equal(parameter.detach(), results[-1])
         assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_default_dtype_does_not_round_the_norm(dtype: torch.dtype) -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = Lomo([weight], lr=1.0, max_grad_norm=0.3)
+    torch.set_default_dtype(dtype)
+    try:
+        optimizer.backward((weight * 100001.0).sum())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert optimizer.grad_norm == pytest.approx(100001.0 * 3**0.5, rel=1e-6)
+    assert float(weight.detach().norm()) == pytest.approx(0.3, rel=1e-6)
