@@ -12,9 +12,11 @@ def gradients_kept(parameters: Iterable[Tensor]) -> Iterator[None]:
     before = [(parameter, parameter.grad) for parameter in parameters]
     for parameter, _ in before:
         parameter.grad = None  # so that nothing is added in place to what is kept
-    yield
-    for parameter, gradient in before:
-        parameter.grad = gradient
+    try:
+        yield
+    finally:  # after a failure too: what is left would be counted again in the next try
+        for parameter, gradient in before:
+            parameter.grad = gradient
 
 
 def multiply_gradients(parameters: Iterable[Tensor], factor: float) -> None:

@@ -18,8 +18,10 @@ from torch.distributed import ProcessGroup
 
 from .tensors import norm_fp32
 
-# torch 2.13 renamed it; 2.11 knows only the old name.
-_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+# torch 2.13 renamed it; 2.11 knows only the old name, and torch without distributed neither.
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(
+    dist, "reduce_scatter_tensor", None
+)
 
 
 def _nothing() -> None:

@@ -222,6 +222,22 @@ def test_failed_measurement_leaves_the_step_open_for_another_try() -> None:
     optimizer.step()
 
 
+def test_failed_measurement_leaves_the_gradients_of_others() -> None:
+    own, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = Lomo([own], lr=0.1, max_grad_norm=1.0)
+
+    def fail(_: torch.Tensor) -> None:
+        raise MemoryError("injected")
+
+    handle = own.register_hook(fail)
+    with pytest.raises(MemoryError):
+        optimizer.backward((own * 1.0).sum() + other.sum(), others=[other])
+    handle.remove()
+    assert other.grad is None
+    optimizer.backward(own.sum() + other.sum(), others=[other])
+    assert other.grad is not None and other.grad.tolist() == [1.0, 1.0]
+
+
 def test_package_stands_alone(tmp_path: Path) -> None:
     """A copy of lomo/optim by itself trains, and loads nothing of this project or its friends."""
     source = Path(lomo.optim.__file__).parent
@@ -235,5 +251,26 @@ def test_package_stands_alone(tmp_path: Path) -> None:
         "p.sum().backward(); o.step()\n"
         "assert p.tolist() == [0.5, 0.5]\n"
         "assert not {'lomo', 'transformers', 'pydantic', 'peft'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_package_needs_no_torch_distributed(tmp_path: Path) -> None:
+    """As in a torch that was built without it, whose torch.distributed has few names."""
+    source = Path(lomo.optim.__file__).parent
+    (tmp_path / "alone").mkdir()
+    for file in source.glob("*.py"):
+        (tmp_path / "alone" / file.name).write_text(file.read_text())
+    code = (
+        "import torch, torch.distributed as dist\n"
+        "for name in ('reduce_scatter_single', 'reduce_scatter_tensor', 'all_reduce', 'get_rank',\n"
+        "             'is_initialized', 'get_world_size'):\n"
+        "    vars(dist).pop(name, None)\n"
+        "dist.is_available = lambda: False\n"
+        "import alone\n"
+        "p = torch.nn.Parameter(torch.ones(2))\n"
+        "o = alone.Lomo([p], lr=0.5, max_grad_norm=9.0)\n"
+        "o.backward(p.sum()); o.step()\n"
+        "assert p.tolist() == [0.5, 0.5]\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
