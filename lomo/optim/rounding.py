@@ -5,6 +5,7 @@ the two neighbours at random, with the probability that makes the mean exact, no
 """
 
 import functools
+import threading
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -82,10 +83,10 @@ def generator_for(device: torch.device | str, stream: Stream) -> torch.Generator
     """The random numbers of one tensor in one step: the same stream, the same numbers.
 
     So a resumed run is the same run, and there is no state to save. Each call hands out the one
-    generator of `device` newly seeded: use it before the next call. Other streams are unrelated;
-    on a CPU torch keeps 32 bits of the seed, so of 2^32 of them.
+    generator of `device` and this thread newly seeded: use it before the next call. Other streams
+    are unrelated; on a CPU torch keeps 32 bits of the seed, so of 2^32 of them.
     """
-    return _generator(torch.device(device)).manual_seed(stream.key)
+    return _generator(torch.device(device), threading.get_ident()).manual_seed(stream.key)
 
 
 def require_rounding(rounding: str) -> None:
@@ -116,6 +117,6 @@ def _random_bits(shape: torch.Size, num_bits: int, generator: torch.Generator) -
     return bits.bitwise_and_((1 << num_bits) - 1).view(shape)
 
 
-@functools.cache
-def _generator(device: torch.device) -> torch.Generator:
+@functools.lru_cache(maxsize=64)
+def _generator(device: torch.device, thread: int) -> torch.Generator:
     return torch.Generator(device)

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -186,6 +187,15 @@ def test_one_generator_a_device() -> None:
     assert generator_for("cpu", Stream(0, 0, 0)) is generator_for(
         torch.device("cpu"), Stream(1, 0, 0)
     )
+
+
+def test_threads_do_not_share_a_generator() -> None:
+    other: list[torch.Generator] = []
+    thread = threading.Thread(target=lambda: other.append(generator_for("cpu", Stream(0, 0, 0))))
+    own = generator_for("cpu", Stream(0, 0, 0))
+    thread.start()
+    thread.join()
+    assert other[0] is not own
 
 
 class FakeTensor:
