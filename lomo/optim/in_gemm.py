@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from .fused_backward import Mode, Slot
 from .ghost_norms import EmbeddingGradient, linear_gradient_blocks, linear_gradient_norm
 from .lomo import Lomo
+from .sharding import require_one_process
 from .tensors import chunks
 
 
@@ -26,7 +27,8 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
     `linear_gradient_norm`). Scratch: blocks of some MiB, never a matrix as large as a weight.
 
     All other parameters, biases among them, keep the ordinary hook, and so do the weights of
-    subclasses, of modules with a patched forward, and of what torch.compile traces.
+    subclasses, of modules with a patched forward, of what torch.compile traces, and weights with
+    hooks of their own (`register_hook`).
     `optimizer.close()`, or dropping the optimizer, makes the modules ordinary again; a copy or a
     pickle of one is ordinary too.
 
@@ -176,6 +178,7 @@ def _admit(ctx: Any) -> tuple[Lomo | None, Mode]:
     elif optimizer._last_pass[site.slot.position] == optimizer._pass:
         raise RuntimeError(_TWICE.format(slot=site.slot))
     else:
+        require_one_process()
         mode = optimizer._admit(site.slot)
     if site.weight._version != site.version:
         raise RuntimeError(
@@ -251,6 +254,8 @@ def _site_of(module: nn.Linear | nn.Embedding) -> _Site | None:
     owner, weight = _OWNERS.get(module), module.weight
     optimizer = None if owner is None else owner()
     if owner is None or optimizer is None or not weight.requires_grad:
+        return None
+    if weight._backward_hooks:  # somebody wants the gradient that would not exist
         return None
     slot = optimizer._slots.get(weight)  # None: another parameter was put into its place
     return None if slot is None else _Site(owner, slot, weight, weight._version)

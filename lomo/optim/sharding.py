@@ -77,9 +77,14 @@ def shard_of(parameter: Tensor, gradient: Tensor, *, elementwise: bool) -> Shard
         return _of_dtensor(parameter, gradient, placement)
     if hasattr(parameter, "ds_id"):
         return _of_zero3(parameter, gradient, elementwise)
+    require_one_process()
+    return Shard(parameter, parameter, gradient, parameter.shape)
+
+
+def require_one_process() -> None:
+    """Raise RuntimeError if other ranks train replicas of what is not spread over them."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise RuntimeError(_REPLICAS)
-    return Shard(parameter, parameter, gradient, parameter.shape)
 
 
 def release_gathered(parameters: Iterable[Tensor]) -> None:

@@ -277,6 +277,17 @@ def test_terms_that_cancel_do_not_spoil_a_bf16_norm() -> None:
     assert norm == pytest.approx(exact_norm(x, dy), rel=1e-3)
 
 
+@pytest.mark.parametrize("mean", [1e2, 1e3, 1e4])
+def test_terms_that_cancel_do_not_spoil_an_fp32_norm(mean: float) -> None:
+    """Inputs far from 0 before a batch norm, whose gradients sum to 0 over the tokens."""
+    torch.manual_seed(2)
+    x, dy = mean + torch.randn(100, 400), torch.randn(100, 300)
+    dy -= dy.mean(0)
+    assert ghost.gram_is_cheaper(100, 400, 300, 128)
+    norm = float(ghost.linear_gradient_norm(x, dy))
+    assert norm == pytest.approx(exact_norm(x, dy), rel=2e-4)
+
+
 def test_float16_squares_do_not_overflow() -> None:
     x = torch.full((100, 400), 40.0).half()
     dy = torch.full((100, 300), 1e-3).half()
@@ -586,6 +597,26 @@ def test_refuses_fsdp_and_ddp(two_ranks: None) -> None:
     model = mlp()
     wrapped = nn.parallel.DistributedDataParallel(model)
     refuse(Lomo(model.parameters(), lr=0.1), wrapped, ValueError, "DistributedDataParallel")
+
+
+def test_replicas_in_several_processes_are_refused(two_ranks: None) -> None:
+    model = nn.Linear(4, 2, bias=False)
+    optimizer = Lomo(model.named_parameters(), lr=0.1)
+    update_in_gemm(optimizer, model)
+    before = model.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="several processes train"):
+        optimizer.backward(model(torch.ones(3, 4)).sum())
+    assert torch.equal(model.weight, before)
+
+
+def test_a_hook_on_a_weight_gets_its_gradient() -> None:
+    model = nn.Linear(4, 2, bias=False)
+    optimizer = Lomo(model.named_parameters(), lr=0.5)
+    update_in_gemm(optimizer, model)
+    model.weight.register_hook(lambda gradient: gradient * 2.0)
+    before = model.weight.detach().clone()
+    optimizer.backward(model(torch.ones(3, 4)).sum())
+    assert torch.equal(model.weight, before - 3.0)
 
 
 def test_refuses_a_model_without_such_a_weight() -> None:
