@@ -81,12 +81,6 @@ class AdaLomo(FusedBackward):
             "beta": beta,
             "weight_decay": weight_decay,
         }
-        for name in ("clip_threshold", "decay_rate"):
-            require_positive(name, defaults[name])
-        require_positive("eps[0]", eps[0])
-        require_positive("eps[1]", eps[1])
-        if beta is not None and not 0.0 < beta < 1.0:
-            raise ValueError(f"beta must be above 0 and below 1, or None, got {beta!r}")
         super().__init__(
             params,
             defaults,
@@ -96,6 +90,20 @@ class AdaLomo(FusedBackward):
             rounding=rounding,
             seed=seed,
         )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        eps, beta = group["eps"], group["beta"]
+        for name in ("clip_threshold", "decay_rate"):
+            require_positive(name, group[name])
+        if not isinstance(eps, (tuple, list)) or len(eps) != 2:
+            raise ValueError(f"eps must be two numbers, floors of g^2 and RMS(theta), got {eps!r}")
+        require_positive("eps[0]", eps[0])
+        require_positive("eps[1]", eps[1])
+        if beta is None:
+            return
+        require_positive("beta", beta)
+        if beta >= 1.0:
+            raise ValueError(f"beta must be above 0 and below 1, or None, got {beta!r}")
 
     def _update(
         self, parameter: Tensor, gradient: Tensor, slot: Slot, scale: float | Tensor

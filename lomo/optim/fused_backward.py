@@ -19,7 +19,13 @@ from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
 from .bystanders import gradients_kept, multiply_gradients
-from .checks import require_non_negative, require_positive, require_unique
+from .checks import (
+    require_group_options,
+    require_non_negative,
+    require_positive,
+    require_real,
+    require_unique,
+)
 from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
 from .loss_scale import LossScale
@@ -108,6 +114,7 @@ class FusedBackward(ExactStateOptimizer):
         self._part = 0  # of the parameter that is updated: which part of it this rank holds
         self._backward_called = False  # backward(loss) has run in this step
         self._step_is_open = False  # a gradient of this step has been used
+        self._failed = False  # backward(loss) has raised when some weights may have moved
         self._closed = False
         self._graph_checked = False
         super().__init__(params, defaults)  # calls add_param_group
@@ -130,6 +137,7 @@ class FusedBackward(ExactStateOptimizer):
         Raises ValueError for a bad option, a parameter that already holds a gradient, or one that
         another optimizer of this kind updates. Warns of float16 without a loss scale.
         """
+        require_group_options(param_group)
         super().add_param_group(param_group)
         group, group_index = self.param_groups[-1], len(self.param_groups) - 1
         trained = [parameter for parameter in group["params"] if parameter.requires_grad]
@@ -137,7 +145,9 @@ class FusedBackward(ExactStateOptimizer):
             require_unique(group["params"])
             require_positive("lr", group["lr"])
             require_non_negative("weight_decay", group["weight_decay"])
+            require_real(trained)
             require_free(group["params"])
+            self._check_group(group)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -148,6 +158,9 @@ class FusedBackward(ExactStateOptimizer):
         for parameter, name in zip(group["params"], names, strict=True):
             if parameter.requires_grad:
                 self._hook(parameter, Slot(len(self._last_pass), group_index, name))
+
+    def _check_group(self, group: dict[str, Any]) -> None:  # noqa: B027 (nothing more to check)
+        """Raise ValueError for a bad option of the subclass; groups may differ in it."""
 
     def _hook(self, parameter: Tensor, slot: Slot) -> None:
         self._slots[parameter] = slot
@@ -165,9 +178,11 @@ class FusedBackward(ExactStateOptimizer):
         Exact clipping by the global norm: the first backward, which keeps the graph, measures; the
         second scales by min(1, max_grad_norm / (norm + 1e-6)) and updates. A norm that is not
         finite skips the step.
-        Raises RuntimeError for a second call before `step()` or a call after `close()`.
+        Raises RuntimeError for a second call before `step()`, a call after `close()`, or one after
+        a backward that failed half-way; `load_state_dict` makes a fresh start.
         """
         self._check_not_closed()
+        self._check_not_failed()
         if self._step_is_open:
             raise RuntimeError(_ACCUMULATION.format(what="backward(loss) was called again"))
         if not self._graph_checked:
@@ -206,6 +221,7 @@ class FusedBackward(ExactStateOptimizer):
         if closure is not None:
             raise ValueError("a closure is not supported: it may run backward more than once")
         self._check_not_closed()
+        self._check_not_failed()
         if self._asks_for() and not self._backward_called:
             raise RuntimeError(_PLAIN_BACKWARD.format(asked=self._asks_for()))
         if any(p.grad is not None for group in self.param_groups for p in group["params"]):
@@ -232,8 +248,14 @@ class FusedBackward(ExactStateOptimizer):
         return {**super().state_dict(), "fused_backward": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load groups and state bit for bit, and what the last step left for the next."""
+        """Load groups and state bit for bit, and what the last step left for the next.
+
+        A step that was open, such as one whose backward failed half-way, is forgotten.
+        """
         super().load_state_dict(state_dict)
+        self._norms.clear()
+        self._pass += 1
+        self._backward_called = self._step_is_open = self._failed = False
         own = state_dict.get("fused_backward")
         if own is not None:
             self._num_steps, self.grad_norm = own["num_steps"], own["grad_norm"]
@@ -252,6 +274,12 @@ class FusedBackward(ExactStateOptimizer):
             self._undo.pop()()
         release(self._slots)
         self._closed = True
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} can't be copied or pickled: its hooks belong to the "
+            "parameters that it was given; keep state_dict() and load it into a new one"
+        )
 
     def _measures_first(self) -> bool:
         if self.max_grad_norm is None or self.norm_scope == "parameter":
@@ -276,6 +304,9 @@ class FusedBackward(ExactStateOptimizer):
         self._mode, self._pass = mode, self._pass + 1
         try:
             torch.autograd.backward(loss, retain_graph=retain_graph)
+        except BaseException:
+            self._failed = self._step_is_open
+            raise
         finally:
             self._mode = None
 
@@ -364,6 +395,10 @@ class FusedBackward(ExactStateOptimizer):
         assert self.max_grad_norm is not None
         return float(clip_coefficient(torch.tensor(norm, dtype=torch.float32), self.max_grad_norm))
 
+    def _check_not_failed(self) -> None:
+        if self._failed:
+            raise RuntimeError(_FAILED)
+
     def _check_not_closed(self) -> None:
         if self._closed:
             raise RuntimeError("this optimizer was closed: its hooks are gone; make a new one")
@@ -373,6 +408,10 @@ _ACCUMULATION = (
     "{what} before step(): the first gradient has been used and dropped, so it can't be "
     "accumulated. Call step() after each backward and use a larger batch instead; a parameter "
     "that is shared between reentrant checkpoints needs use_reentrant=False."
+)
+_FAILED = (
+    "backward(loss) failed and may have moved a part of the weights: to go on, load the "
+    "weights and this optimizer's state from a checkpoint."
 )
 _PLAIN_BACKWARD = (
     "{asked} needs optimizer.backward(loss) in each step: a plain loss.backward() can't honour "

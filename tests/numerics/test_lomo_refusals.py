@@ -1,6 +1,8 @@
 """Whatever Lomo and AdaLomo can't honour is refused, in words, with the weights as they were."""
 
+import copy
 import gc
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -236,6 +238,68 @@ def test_failed_measurement_leaves_the_gradients_of_others() -> None:
     assert other.grad is None
     optimizer.backward(own.sum() + other.sum(), others=[other])
     assert other.grad is not None and other.grad.tolist() == [1.0, 1.0]
+
+
+@both
+def test_a_backward_that_fails_half_way_needs_a_checkpoint(make: Callable[..., Any]) -> None:
+    model = llama()
+    optimizer = make(model.parameters(), lr=0.1, max_grad_norm=1.0)
+    saved, state = weights(model), optimizer.state_dict()
+    calls = []
+
+    def fail(_: torch.Tensor) -> None:
+        calls.append(1)
+        if len(calls) == 2:  # of the two passes, the one that updates
+            raise MemoryError("injected")
+
+    handle = model.model.embed_tokens.weight.register_hook(fail)
+    with pytest.raises(MemoryError):
+        optimizer.backward(loss_of(model, 0))
+    handle.remove()
+    with pytest.raises(RuntimeError, match="load the weights"):
+        optimizer.backward(loss_of(model, 0))
+    with pytest.raises(RuntimeError, match="load the weights"):
+        optimizer.step()
+    model.load_state_dict(saved)
+    optimizer.load_state_dict(state)
+    optimizer.backward(loss_of(model, 0))
+    optimizer.step()
+
+    other = llama()
+    optimizer = make(other.parameters(), lr=0.1, max_grad_norm=1.0)
+    optimizer.backward(loss_of(other, 0))
+    assert_bit_equal(weights(model), weights(other))
+
+
+@both
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_and_pickles_are_refused(make: Callable[..., Any], copied: Any) -> None:
+    optimizer = make([nn.Parameter(torch.ones(2))], lr=0.1)
+    with pytest.raises(TypeError, match="can't be copied or pickled"):
+        copied(optimizer)
+
+
+@both
+@pytest.mark.parametrize("name", ["max_grad_norm", "loss_scale", "momentum"])
+def test_options_that_a_group_can_not_have(make: Callable[..., Any], name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} can't be set for a group"):
+        make([{"params": [nn.Parameter(torch.ones(2))], name: 1.0}], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("eps", (0.0, 1.0)), ("eps", 1e-8), ("clip_threshold", -1.0), ("decay_rate", 0), ("beta", 2.0)]
+    + [("beta", "0.9"), ("beta", 0.0)],
+)
+def test_bad_options_of_a_group_of_adalomo(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        AdaLomo([{"params": [nn.Parameter(torch.ones(2))], name: value}], lr=0.1)
+
+
+@both
+def test_complex_parameters(make: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="floating-point"):
+        make([nn.Parameter(torch.ones(2, dtype=torch.complex64))], lr=0.1)
 
 
 def test_package_stands_alone(tmp_path: Path) -> None:
