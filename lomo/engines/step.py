@@ -24,7 +24,7 @@ class StepResult:
 
     loss: float
     grad_norm: float | None
-    # No step is taken on a norm that is not finite.
+    # Some norm was not finite; what moved all the same, see `training_step`.
     skipped: bool = False
 
 
@@ -47,7 +47,9 @@ def training_step(
     ones and takes its share of each. A fused optimizer (one with
     `backward`) updates its parameters inside the backward pass and clips their norm itself; the
     others are clipped here, each by the norm of its own parameters. A norm that is not finite
-    stops them all: weights and state stay as they were. `enter` is told the phase.
+    stops them all: weights and state stay as they were, except what a fused optimizer has moved by
+    then (without clipping or by another norm than the global, the tensors whose gradients were
+    finite; all, where only the norm of the others is not). `enter` is told the phase.
     """
     fused: Any = next((o for o in optimizers if hasattr(o, "backward")), None)
     ordinary = [optimizer for optimizer in optimizers if optimizer is not fused]
