@@ -250,8 +250,18 @@ class FusedBackward(ExactStateOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load groups and state bit for bit, and what the last step left for the next.
 
-        A step that was open, such as one whose backward failed half-way, is forgotten.
+        A step that was open, such as one whose backward failed half-way, is forgotten. Raises
+        ValueError for the state of another kind of optimizer.
         """
+        for group in state_dict["param_groups"]:
+            require_group_options(group)
+            needed = {name for name, value in self.defaults.items() if value is not None}
+            missing = needed - group.keys()
+            if missing:
+                raise ValueError(
+                    f"the loaded state has no {', '.join(sorted(missing))}: it was not saved by "
+                    f"{type(self).__name__}"
+                )
         super().load_state_dict(state_dict)
         self._norms.clear()
         self._pass += 1

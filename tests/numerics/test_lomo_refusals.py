@@ -302,6 +302,17 @@ def test_complex_parameters(make: Callable[..., Any]) -> None:
         make([nn.Parameter(torch.ones(2, dtype=torch.complex64))], lr=0.1)
 
 
+def test_state_of_another_kind_of_optimizer() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    lomo = Lomo([weight], lr=0.1)
+    with pytest.raises(ValueError, match="momentum"):
+        lomo.load_state_dict(torch.optim.SGD([weight], lr=0.1, momentum=0.9).state_dict())
+    lomo.close()
+    adalomo = AdaLomo([weight], lr=0.1)
+    with pytest.raises(ValueError, match=r"no clip_threshold, decay_rate, eps.*by AdaLomo"):
+        adalomo.load_state_dict(lomo.state_dict())
+
+
 def test_package_stands_alone(tmp_path: Path) -> None:
     """A copy of lomo/optim by itself trains, and loads nothing of this project or its friends."""
     source = Path(lomo.optim.__file__).parent
