@@ -117,6 +117,8 @@ class FusedBackward(ExactStateOptimizer):
         self._failed = False  # backward(loss) has raised when some weights may have moved
         self._closed = False
         self._graph_checked = False
+        # Of a group in a loaded state. torch adds names of its own to the defaults later.
+        self._needed = {name for name, value in defaults.items() if value is not None}
         super().__init__(params, defaults)  # calls add_param_group
 
     @abstractmethod
@@ -255,8 +257,7 @@ class FusedBackward(ExactStateOptimizer):
         """
         for group in state_dict["param_groups"]:
             require_group_options(group)
-            needed = {name for name, value in self.defaults.items() if value is not None}
-            missing = needed - group.keys()
+            missing = self._needed - group.keys()
             if missing:
                 raise ValueError(
                     f"the loaded state has no {', '.join(sorted(missing))}: it was not saved by "

@@ -305,6 +305,8 @@ def test_complex_parameters(make: Callable[..., Any]) -> None:
 def test_state_of_another_kind_of_optimizer() -> None:
     weight = nn.Parameter(torch.ones(2))
     lomo = Lomo([weight], lr=0.1)
+    lomo.load_state_dict(lomo.state_dict())
+    lomo.load_state_dict(lomo.state_dict())  # its own, and torch has added to the defaults by now
     with pytest.raises(ValueError, match="momentum"):
         lomo.load_state_dict(torch.optim.SGD([weight], lr=0.1, momentum=0.9).state_dict())
     lomo.close()
