@@ -10,7 +10,8 @@ from torch.optim.optimizer import ParamsT
 
 from .checks import require_positive
 from .clipping import NormScope
-from .fused_backward import FusedBackward, Slot
+from .fused_backward import FusedBackward
+from .hooks import Slot
 from .rounding import Rounding, generator_for, write_rounded_
 from .sharding import Shard
 from .tensors import SIXTEEN_BIT, chunks, norm_of

@@ -4,13 +4,12 @@ LOMO Algorithm 1: for each layer, from the last to the first, compute the gradie
 drop the gradient. `Lomo` and `AdaLomo` only say how one tensor is updated.
 """
 
-import enum
 import math
 import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, NoReturn, overload
+from typing import Any, Literal, NoReturn, overload
 
 import torch
 from torch import Tensor
@@ -28,31 +27,13 @@ from .checks import (
 )
 from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
+from .hooks import ACCUMULATION, FAILED, PLAIN_BACKWARD, UNSCALED, Mode, Slot, hook_of
 from .loss_scale import LossScale
 from .ownership import claim, release, require_free
 from .rounding import Rounding, Stream, require_rounding
 from .sharding import Shard, release_gathered, shard_of
 from .state import ExactStateOptimizer
 from .tensors import SIXTEEN_BIT, norm_fp32
-
-
-class Mode(enum.Enum):
-    """What is done with a gradient that is handed over."""
-
-    UPDATE = enum.auto()
-    MEASURE = enum.auto()
-    DROP = enum.auto()
-
-
-class Slot(NamedTuple):
-    """Where a hooked parameter stands. Groups by index: load_state_dict replaces their dicts."""
-
-    position: int
-    group_index: int
-    name: str
-
-    def __str__(self) -> str:
-        return self.name or f"number {self.position}"
 
 
 class FusedBackward(ExactStateOptimizer):
@@ -154,7 +135,7 @@ class FusedBackward(ExactStateOptimizer):
             self.param_groups.pop()
             raise
         if self.loss_scale is None and any(p.dtype == torch.float16 for p in trained):
-            warnings.warn(_UNSCALED, UserWarning, stacklevel=4)
+            warnings.warn(UNSCALED, UserWarning, stacklevel=4)
         names = group.get("param_names") or [""] * len(group["params"])
         warn_if_named_as_compiled(names)
         for parameter, name in zip(group["params"], names, strict=True):
@@ -167,7 +148,7 @@ class FusedBackward(ExactStateOptimizer):
     def _hook(self, parameter: Tensor, slot: Slot) -> None:
         self._slots[parameter] = slot
         self._last_pass.append(-1)
-        hook = _hook(weakref.ref(self), slot)
+        hook = hook_of(weakref.ref(self), slot)
         self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
         claim(parameter, weakref.ref(self))
 
@@ -186,7 +167,7 @@ class FusedBackward(ExactStateOptimizer):
         self._check_not_closed()
         self._check_not_failed()
         if self._step_is_open:
-            raise RuntimeError(_ACCUMULATION.format(what="backward(loss) was called again"))
+            raise RuntimeError(ACCUMULATION.format(what="backward(loss) was called again"))
         if not self._graph_checked:
             warn_if_compiled_as_a_whole(loss, self._slots)
             self._graph_checked = True
@@ -225,7 +206,7 @@ class FusedBackward(ExactStateOptimizer):
         self._check_not_closed()
         self._check_not_failed()
         if self._asks_for() and not self._backward_called:
-            raise RuntimeError(_PLAIN_BACKWARD.format(asked=self._asks_for()))
+            raise RuntimeError(PLAIN_BACKWARD.format(asked=self._asks_for()))
         if any(p.grad is not None for group in self.param_groups for p in group["params"]):
             raise RuntimeError(
                 "a parameter holds a gradient that no hook has taken: it was frozen when the "
@@ -350,10 +331,10 @@ class FusedBackward(ExactStateOptimizer):
         """What is to be done with the gradient of a parameter, which may come once a pass."""
         asked = self._asks_for()
         if self._mode is None and asked:
-            raise RuntimeError(_PLAIN_BACKWARD.format(asked=asked))
+            raise RuntimeError(PLAIN_BACKWARD.format(asked=asked))
         if self._last_pass[slot.position] == self._pass:
             what = f"parameter {slot} got a second gradient"
-            raise RuntimeError(_ACCUMULATION.format(what=what))
+            raise RuntimeError(ACCUMULATION.format(what=what))
         self._last_pass[slot.position] = self._pass
         mode = self._mode or Mode.UPDATE
         self._step_is_open |= mode is Mode.UPDATE
@@ -408,38 +389,8 @@ class FusedBackward(ExactStateOptimizer):
 
     def _check_not_failed(self) -> None:
         if self._failed:
-            raise RuntimeError(_FAILED)
+            raise RuntimeError(FAILED)
 
     def _check_not_closed(self) -> None:
         if self._closed:
             raise RuntimeError("this optimizer was closed: its hooks are gone; make a new one")
-
-
-_ACCUMULATION = (
-    "{what} before step(): the first gradient has been used and dropped, so it can't be "
-    "accumulated. Call step() after each backward and use a larger batch instead; a parameter "
-    "that is shared between reentrant checkpoints needs use_reentrant=False."
-)
-_FAILED = (
-    "backward(loss) failed and may have moved a part of the weights: to go on, load the "
-    "weights and this optimizer's state from a checkpoint."
-)
-_PLAIN_BACKWARD = (
-    "{asked} needs optimizer.backward(loss) in each step: a plain loss.backward() can't honour "
-    "it. No weight was changed."
-)
-_UNSCALED = (
-    "float16 weights without a loss scale: small gradients become zero and their weights stay; "
-    'give loss_scale="dynamic" and call optimizer.backward(loss), or use bfloat16'
-)
-
-
-def _hook(owner: "weakref.ref[FusedBackward]", slot: Slot) -> Callable[[Tensor], None]:
-    # Weak: a model must not keep its old optimizers alive and updating.
-    def hook(parameter: Tensor) -> None:
-        optimizer = owner()
-        # torch calls it as well where a Function gives None, having used the gradient itself.
-        if optimizer is not None and parameter.grad is not None:
-            optimizer._take_gradient(parameter, slot)
-
-    return hook

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .fused_backward import Mode, Slot
 from .ghost_norms import EmbeddingGradient, linear_gradient_blocks, linear_gradient_norm
+from .hooks import Mode, Slot
 from .lomo import Lomo
 from .sharding import require_one_process
 from .tensors import chunks

@@ -8,7 +8,8 @@ from torch.optim.optimizer import ParamsT
 
 from .checks import require_positive
 from .clipping import NormScope
-from .fused_backward import FusedBackward, Slot
+from .fused_backward import FusedBackward
+from .hooks import Slot
 from .rounding import Rounding
 from .sgd_step import sgd_step_
 from .tensors import SIXTEEN_BIT
