@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.memory import ask
+from lomo.memory import ask, fits
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
 
@@ -92,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="the memory of a step, without a run")
     ask.add_options(predict)
     predict.set_defaults(command=_predict)
+
+    fit = commands.add_parser("fits", help="the largest batches that fit a card, without a run")
+    fits.add_options(fit)
+    fit.set_defaults(command=_fits)
 
     for kind, text in (
         ("train", "train on one task and score it"),
@@ -239,6 +243,11 @@ def _wandb(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     _quieten()
     print(ask.answer(options))
+
+
+def _fits(options: argparse.Namespace) -> None:
+    _quieten()
+    print(fits.answer(options, progress=not QUIET))
 
 
 def _warm(options: argparse.Namespace) -> None:
