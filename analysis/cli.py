@@ -10,6 +10,7 @@ from analysis.collect import collect
 from analysis.collected import load
 from analysis.figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
 from analysis.report import make_report
+from analysis.table_predicted import make_predicted
 from analysis.tables import SECTION_TABLES, TABLES, make_table, tables_of
 from lomo.cli import refuse
 from lomo.errors import UserError
@@ -22,9 +23,10 @@ def parser() -> argparse.ArgumentParser:
     helps = {
         "collect": "records -> tables/records.csv and .parquet",
         "table": "tables/table*.{csv,md,tex,html} and verdicts.*",
+        "predicted": "tables/predicted_table{1,2}.*, from predictions",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html, from tables and figures",
-        "all": "all of them, in order",
+        "all": "all of them but predictions, in order",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -49,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
         collected = load(results)
         for which in getattr(arguments, "which", None) or tables_of(collected):
             make_table(collected, which)
+    if command == "predicted":
+        make_predicted(results)
     if command in ("figure", "all"):
         collected = load(results)
         for which in getattr(arguments, "which", None) or figures_of(collected):

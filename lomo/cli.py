@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     fits.add_options(fit)
     fit.set_defaults(command=_fits)
 
+    predictions = commands.add_parser("predictions", help="predict all that a study measures")
+    predictions.add_argument("--results", type=Path, required=True, help="results/<study>")
+    predictions.add_argument("--processes", type=int, default=1, help="how many at a time")
+    predictions.set_defaults(command=_predictions)
+
     for kind, text in (
         ("train", "train on one task and score it"),
         ("measure", "measure memory and throughput of a training step"),
@@ -248,6 +253,16 @@ def _predict(options: argparse.Namespace) -> None:
 def _fits(options: argparse.Namespace) -> None:
     _quieten()
     print(fits.answer(options, progress=not QUIET))
+
+
+def _predictions(options: argparse.Namespace) -> None:
+    from lomo.plan import read_plan
+
+    plan = read_plan(options.results)
+    _settle_process()
+    from lomo.memory.study import predict_study
+
+    predict_study(plan, options.results / "predictions", _say, num_processes=options.processes)
 
 
 def _warm(options: argparse.Namespace) -> None:

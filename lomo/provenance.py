@@ -62,6 +62,7 @@ NOT_DEFINING = frozenset(
 ENTRY = {
     "train": "lomo.train",
     "measure": "lomo.measure",
+    "predict": "lomo.memory.study",
     "pretrain": "lomo.pretrain",
     "generate": "lomo.tasks.miniature",
     "analysis": "analysis.cli",

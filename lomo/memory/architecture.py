@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lomo.errors import UserError, nearest
-from lomo.models import REGISTRY, registry
+from lomo.models import REGISTRY, ModelEntry, registry
 
 if TYPE_CHECKING:
     from lomo.plan import MeasureSpec
@@ -36,6 +36,20 @@ def read_architecture(model: str, *, where: str) -> Architecture:
     """
     values, source = _values(model, where)
     return Architecture(Path(model).name, _config(values, source))
+
+
+def entry_architecture(entry: ModelEntry) -> Architecture:
+    """The configuration of a registry entry, without the network. Raises UserError for a hub id
+    whose architecture the registry does not tell."""
+    if entry.path is not None:
+        return read_architecture(entry.path, where="models")
+    if entry.architecture is None:
+        raise UserError(
+            "its architecture is on the hub only",
+            where=f"{REGISTRY}: {entry.name}",
+            fix="write the values of its config.json under `architecture`",
+        )
+    return Architecture(entry.name, _config(dict(entry.architecture), f"{REGISTRY}: {entry.name}"))
 
 
 def check_request(architecture: Architecture, spec: MeasureSpec) -> None:

@@ -31,6 +31,24 @@ socket.socket.connect = socket.socket.connect_ex = refused
 socket.getaddrinfo = lambda *args, **kwargs: refused(None, args)
 """
 
+# Its model is the registry's, with weights that nobody has made.
+MINI = """
+study: mini
+title: a study for a test
+data: generated
+device: cpu
+memory:
+  models: [tiny-s]
+  methods: [lomo, adamw]
+  batch_size: 2
+  sequence_length: 32
+throughput:
+  models: [tiny-s]
+  methods: [lomo]
+  batch_size: 1
+  sequence_length: 32
+"""
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -114,6 +132,36 @@ def test_paper_lists_its_matrix_and_touches_no_network(checkout: Path, tmp_path:
         "fetch_superglue": 1,
     }
     assert job_counts(done) == expected
+
+
+PREDICT = ("plan", "predictions", "predicted_tables", "predict")
+
+
+@pytest.mark.slow
+def test_predict_runs_and_downloads_nothing(checkout: Path, tmp_path: Path) -> None:
+    guard = tmp_path / "guard"
+    guard.mkdir()
+    (guard / "sitecustomize.py").write_text(SOCKET_GUARD)
+    arguments = ["-n", "predict", "--configfile", "config/paper.yaml"]
+    done = snakemake(checkout, *arguments, path=str(guard), HF_HUB_OFFLINE="1")
+    assert job_counts(done) == dict.fromkeys(PREDICT, 1)
+
+
+@pytest.mark.slow
+def test_predict_makes_its_tables_without_weights(checkout: Path) -> None:
+    (checkout / "mini.yaml").write_text(MINI)
+    arguments = ["--cores", "2", "predict", "--configfile", "mini.yaml"]
+    done = snakemake(checkout, *arguments, HF_HUB_OFFLINE="1")
+    results = checkout / "results" / "mini"
+    log = results / "logs" / "predictions.log"
+    assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")
+    tables = {file.name for file in (results / "tables").iterdir()}
+    endings = ("csv", "md", "tex", "html")
+    assert tables == {f"predicted_table{n}.{end}" for n in (1, 2) for end in endings}
+    assert "simulated" in log.read_text()
+    assert not (results / "models").exists() and not (results / "runs").exists()
+    again = snakemake(checkout, *arguments)
+    assert "Nothing to be done" in again.stdout + again.stderr
 
 
 def test_the_socket_guard_guards(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ onstart:
 
 
 onsuccess:
-    print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
+    # Another target than `all` may have been asked for, and made no report.
+    if Path(f"results/{STUDY}/report/index.html").is_file():
+        print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
 
 
 def spec_of(wildcards):

@@ -1,0 +1,231 @@
+"""Tables 1 and 2 as predicted, beside the paper's printed values: no run is needed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.names import PARTS, SUMMED_PARTS, method_title
+from analysis.predicted import TERMS, Predicted, read_predictions
+from analysis.predicted_reasons import (
+    difference,
+    printed_number,
+    printed_peak,
+    printed_term,
+    why_memory,
+    why_throughput,
+)
+from analysis.render import Block, Cell, Table, write_table
+from analysis.units import EN_DASH, Unit, decimals, percent, unit_for
+
+ASKED = (
+    *("model", "method", "activation_checkpointing", "attention", "sequence_length"),
+    *("batch_size", "dtype", "engine", "num_devices"),
+)
+FOUND = ("true_peak_bytes", "difference", "account", "wall_s", "note")
+NOT_PREDICTED = "not predicted"
+
+
+class _Notes:
+    """Remarks on rows: each gets a letter where it first stands."""
+
+    def __init__(self) -> None:
+        self.letters: dict[str, str] = {}
+
+    def mark(self, reasons: Sequence[str]) -> str:
+        for reason in reasons:
+            self.letters.setdefault(reason, chr(ord("a") + len(self.letters)))
+        return " ".join(self.letters[reason] for reason in reasons)
+
+    def texts(self) -> list[str]:
+        return [f"{letter}: {reason}." for reason, letter in self.letters.items()]
+
+
+def predicted_memory(predictions: Sequence[Predicted]) -> Table:
+    """Table 1: the sum of terms beside the printed one, the true peak, and the terms."""
+    rows = [row for row in predictions if row.section == "memory"]
+    unit = unit_for(size for row in rows for size in (row.peak_bytes, row.term("total")))
+    notes = _Notes()
+    columns = [
+        *("model", "method", "checkpointing", "attention", "printed", "predicted"),
+        *("difference (%)", "true peak", "note"),
+    ]
+    grid = [
+        [
+            *_keys(row),
+            row.spec.attention,
+            _printed_text(printed_term(row, "total")),
+            NOT_PREDICTED if row.reason else unit.text(row.term("total")),
+            _signed(difference(row.term("total"), printed_term(row, "total"))),
+            unit.text(row.peak_bytes),
+            notes.mark(why_memory(row)),
+        ]
+        for row in rows
+    ]
+    totals = Block(columns, grid, 4, f"Sum of terms ({unit.name})", frozenset({"note"}))
+    return Table(
+        name="predicted_table1",
+        title="Table 1, predicted: memory of a training step",
+        caption=_caption(rows, "memory"),
+        blocks=[totals, _terms(rows, unit)] if rows else [],
+        notes=[*notes.texts(), *_time(rows)],
+        data=_memory_data(rows),
+    )
+
+
+def predicted_throughput(predictions: Sequence[Predicted]) -> Table:
+    """The memory of Table 2: the true peak of a device beside the printed one."""
+    rows = [row for row in predictions if row.section == "throughput"]
+    unit = unit_for(row.peak_bytes for row in rows)
+    notes = _Notes()
+    columns = [
+        *("model", "method", "checkpointing", "devices", "engine", "printed", "sum of terms"),
+        *("true peak", "difference (%)", "note"),
+    ]
+    grid = [
+        [
+            *_keys(row),
+            str(row.spec.num_devices),
+            _engine(row),
+            Cell(printed_peak(row) or EN_DASH),
+            NOT_PREDICTED if row.reason else unit.text(row.term("total")),
+            unit.text(row.peak_bytes),
+            _signed(difference(row.peak_bytes, printed_number(row))),
+            notes.mark(why_throughput(row)),
+        ]
+        for row in rows
+    ]
+    prose = frozenset({"engine", "note"})
+    block = Block(columns, grid, 3, f"Memory of a device ({unit.name})", prose)
+    return Table(
+        name="predicted_table2",
+        title="Table 2, predicted: memory of a device",
+        caption=_caption(rows, "throughput"),
+        blocks=[block] if rows else [],
+        notes=[*notes.texts(), *_time(rows)],
+        data=_throughput_data(rows),
+    )
+
+
+TABLES: tuple[Callable[[Sequence[Predicted]], Table], ...] = (
+    predicted_memory,
+    predicted_throughput,
+)
+
+
+def make_predicted(results: Path) -> list[Path]:
+    """Writes both tables into the study's `tables` folder; the paths."""
+    predictions = read_predictions(results)
+    made = [write_table(make(predictions), results / "tables") for make in TABLES]
+    return [path for paths in made for path in paths]
+
+
+def _caption(rows: Sequence[Predicted], section: str) -> str:
+    if not rows:
+        return f"Nothing to predict: the study has no {section} section."
+    spec = rows[0].spec
+    against = "sum of terms" if section == "memory" else "true peak"
+    return (
+        f"The step was simulated, not run: batches of {spec.batch_size} x {spec.sequence_length} "
+        f"tokens a device, {spec.dtype} weights. Printed: the paper's value, in GiB, where the "
+        f"setting is the paper's. The difference is of the {against}, over the printed value."
+    )
+
+
+def _time(rows: Sequence[Predicted]) -> list[str]:
+    if not rows:
+        return []
+    took = decimals(sum(row.wall_s for row in rows), 0)
+    return [f"{len(rows)} predictions took {took} s in all, imports left out."]
+
+
+def _keys(row: Predicted) -> list[Cell | str]:
+    checkpointing = "on" if row.spec.activation_checkpointing else "off"
+    return [row.spec.model, method_title(row.spec.method), checkpointing]
+
+
+def _engine(row: Predicted) -> str:
+    names = {"single": "one process", "fsdp2": "FSDP2", "zero3": "ZeRO-3"}
+    settings = {"authors": ", authors' settings", "defaults": ", defaults"}
+    return names[row.spec.engine] + settings.get(row.buffers or "", "")
+
+
+def _signed(fraction: float | None) -> str:
+    sign = "+" if fraction is not None and round(100 * fraction, 1) > 0 else ""
+    return sign + percent(fraction)
+
+
+def _printed_text(printed_gib: float | None) -> str:
+    return decimals(printed_gib, 2)
+
+
+def _terms(rows: Sequence[Predicted], unit: Unit) -> Block:
+    grid = [
+        [
+            *_keys(row),
+            row.spec.attention,
+            *(
+                Cell(unit.text(row.term(part)), printed=_optional(printed_term(row, part)))
+                for part in SUMMED_PARTS
+            ),
+        ]
+        for row in rows
+    ]
+    heads = [PARTS[part] for part in SUMMED_PARTS]
+    heading = f"The terms ({unit.name}); in brackets the printed ones"
+    return Block(["model", "method", "checkpointing", "attention", *heads], grid, 4, heading)
+
+
+def _optional(printed_gib: float | None) -> str | None:
+    return None if printed_gib is None else _printed_text(printed_gib)
+
+
+def _asked(row: Predicted) -> dict[str, Any]:
+    return {key: getattr(row.spec, key) for key in ASKED} | {"buffers": row.buffers}
+
+
+def _memory_data(rows: Sequence[Predicted]) -> pd.DataFrame:
+    """One row a prediction and term of the paper's account."""
+    data = [
+        {
+            **_asked(row),
+            "part": part,
+            "printed_gib": printed_term(row, part),
+            "predicted_bytes": row.term(part),
+            "difference": difference(row.term(part), printed_term(row, part)),
+            "true_peak_bytes": row.peak_bytes,
+            "account": row.account,
+            "wall_s": row.wall_s,
+            "note": "; ".join(why_memory(row)) if part == "total" else "",
+        }
+        for row in rows
+        for part in TERMS
+    ]
+    columns = ["part", "printed_gib", "predicted_bytes", *FOUND]
+    return _frame(data, columns, "predicted_bytes")
+
+
+def _throughput_data(rows: Sequence[Predicted]) -> pd.DataFrame:
+    """One row a prediction."""
+    data = [
+        {
+            **_asked(row),
+            "printed_peak": printed_peak(row),
+            "sum_of_terms_bytes": row.term("total"),
+            "true_peak_bytes": row.peak_bytes,
+            "difference": difference(row.peak_bytes, printed_number(row)),
+            "account": row.account,
+            "wall_s": row.wall_s,
+            "note": "; ".join(why_throughput(row)),
+        }
+        for row in rows
+    ]
+    return _frame(data, ["printed_peak", "sum_of_terms_bytes", *FOUND], "sum_of_terms_bytes")
+
+
+def _frame(data: list[dict[str, Any]], columns: Sequence[str], size: str) -> pd.DataFrame:
+    frame = pd.DataFrame(data, columns=[*ASKED, "buffers", *columns])
+    return frame.astype({size: "Int64", "true_peak_bytes": "Int64"})
