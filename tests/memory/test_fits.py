@@ -21,7 +21,7 @@ from lomo.memory.fits import (
     whole_peak,
 )
 from lomo.plan import MeasureSpec
-from tests.memory.predictions import CONFIGS, METHODS, small, spec_of
+from tests.memory.predictions import CONFIGS, small, spec_of
 
 DEEP = Architecture(
     "deep",
@@ -76,13 +76,14 @@ def test_the_search_finds_what_trying_all_finds(name: str) -> None:
 
 def test_the_answer_is_the_largest_of_all_batches() -> None:
     model, spec = small("llama"), asked("lomo")
-    peaks = [whole_peak(model, asked("lomo", batch_size=batch)) for batch in range(1, 6)]
+    peaks = [whole_peak(model, asked("lomo", batch_size=batch)) for batch in range(1, 4)]
     assert largest_fit(model, spec, peaks[0] - 1) == (0, peaks[0])
-    for budget in (peaks[0], peaks[2], peaks[3] - 1, peaks[3]):
+    for budget in (peaks[1], peaks[2] - 1):
         fitting = sum(peak <= budget for peak in peaks)
         assert largest_fit(model, spec, budget) == (fitting, peaks[fitting - 1])
 
 
+@pytest.mark.slow
 def test_more_cards_hold_no_less() -> None:
     budget = whole_peak(small("llama"), asked("adamw", batch_size=2))
     found = [largest_fit(small("llama"), asked("adamw", n), budget)[0] for n in (1, 2, 4)]
@@ -98,7 +99,7 @@ def test_few_layers_tell_the_peak_of_all(method: str, num_gpus: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_gpus", [1, 2])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["lomo"])  # the others take minutes
 def test_a_search_on_few_layers_finds_what_trying_all_finds(method: str, num_gpus: int) -> None:
     peaks = [whole_peak(DEEP, asked(method, num_gpus, batch)) for batch in range(1, 6)]
     for budget in (peaks[0] - 1, peaks[0], peaks[3]):
