@@ -16,6 +16,7 @@ if not workflow.configfiles:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
+include: "workflow/rules/plan.smk"
 include: "workflow/rules/runs.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/predictions.smk"
@@ -25,7 +26,7 @@ rule all:
     default_target: True
     input:
         # Named here, so that a record that was deleted is made again.
-        expand(rules.plan.output, study=STUDY),
+        expand(rules.list_runs.output, study=STUDY),
         expand("results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS),
         expand(rules.tables.output, study=STUDY),
         expand(rules.figures.output, study=STUDY),

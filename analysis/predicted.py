@@ -30,6 +30,8 @@ class Predicted:
     reason: str | None
     account: str | None
     unsupported: str | None
+    num_parameters: int | None
+    num_trainable_parameters: int | None
     wall_s: float
     ledger: dict[str, Any] | None
 

@@ -15,7 +15,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lomo import plan_command
 from lomo.errors import UserError
+from lomo.foresight import ANYWAY
 from lomo.memory import ask, fits
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
@@ -37,23 +39,31 @@ def refuse(error: UserError) -> int:
     return 2
 
 
-def settle_jobs(wandb: str) -> None:
-    """What Snakemake's jobs inherit: its Python, one line a job and no bars, and W&B or not."""
+def settle_jobs(wandb: str, *, launch_anyway: bool = False) -> None:
+    """What Snakemake's jobs inherit: its Python, one line a job and no bars, and W&B or not.
+
+    launch_anyway: whether a run that is predicted not to fit is launched all the same.
+    """
     folder = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
     os.environ["LOMO_QUIET"] = "1"
     os.environ["LOMO_WANDB"] = wandb
+    os.environ[ANYWAY] = "1" if launch_anyway else ""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lomo", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    plan = commands.add_parser("plan", help="list all runs of a study, checked")
-    plan.add_argument("study", help="study file, such as config/tiny.yaml, or its content as JSON")
-    plan.add_argument("--out", type=Path, help="also write the plan as JSON to this file")
-    plan.add_argument("--source", help="the study file, where its content is given")
-    plan.set_defaults(command=_plan)
+    runs = commands.add_parser("runs", help="list all runs of a study, checked")
+    runs.add_argument("study", help="study file, such as config/tiny.yaml, or its content as JSON")
+    runs.add_argument("--out", type=Path, help="also write them as JSON to this file")
+    runs.add_argument("--source", help="the study file, where its content is given")
+    runs.set_defaults(command=_runs)
+
+    planned = commands.add_parser("plan", help="memory, time and disk of a study, without a run")
+    plan_command.add_options(planned)
+    planned.set_defaults(command=_plan)
 
     reference = commands.add_parser("reference", help="write config/README.md's reference anew")
     reference.set_defaults(command=_reference)
@@ -111,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
             "--spec", required=True, help="a run's spec as JSON, or a file with it (or a record)"
         )
         run.add_argument("--out", type=Path, required=True, help="folder for the record")
+        run.add_argument(
+            "--estimates", type=Path, help="of `plan`: what will not fit is recorded, not launched"
+        )
         run.set_defaults(command=_run)
     return parser
 
@@ -126,7 +139,7 @@ def _json_argument(text: str, where: str) -> dict[str, Any]:
     return data
 
 
-def _plan(options: argparse.Namespace) -> None:
+def _runs(options: argparse.Namespace) -> None:
     from lomo.config import Study, parse, read_yaml
     from lomo.plan import make_plan
     from lomo.record import write_text
@@ -140,6 +153,12 @@ def _plan(options: argparse.Namespace) -> None:
     for section, run_ids in plan.sections.items():
         print(f"{section}: {len(run_ids)} runs")
     print(f"{plan.study.study}: {len(plan.runs)} runs in all")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    plan_command.check(options)  # before the imports
+    _settle_process()
+    print(plan_command.answer(options, _say_aside))
 
 
 def _reference(_: argparse.Namespace) -> None:
@@ -211,6 +230,7 @@ def _run(options: argparse.Namespace) -> None:
     _settle_process(spec.num_threads)
     from lomo.clock import Clock
     from lomo.engines.launch import is_rank, last_words, rank_started_at
+    from lomo.foresight import record_without_launch
     from lomo.lock import exclusive
     from lomo.run import execute, finished, launch_ranks
 
@@ -230,6 +250,8 @@ def _run(options: argparse.Namespace) -> None:
         # Only where we waited: a record that stood here before was there to be replaced.
         record = finished(spec, options.out) if waited_s else None
         clock = Clock(waited_s=waited_s)
+        if record is None and options.estimates is not None:
+            record = record_without_launch(spec, options.estimates, options.out, clock)
         if record is None and spec.num_devices > 1:
             arguments = [spec.kind, "--spec", options.spec, "--out", str(options.out)]
             launch_ranks(spec, arguments, options.out, clock)
@@ -308,3 +330,7 @@ def _one_line(record: Any) -> str:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _say_aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

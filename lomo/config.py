@@ -175,6 +175,9 @@ class Study(Strict):
     wandb: Literal["off", "offline", "online"] = Field(
         "offline", description="each run as a W&B run; offline sends nothing"
     )
+    launch_anyway: bool = Field(
+        False, description="launch also what is predicted not to fit the device"
+    )
     note: str | None = Field(
         None, description="a sentence that stands under the accuracy and the peers table"
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from lomo.config import Study
 from lomo.errors import UserError
+from lomo.machine import has_gpu
 from lomo.models import ModelEntry
 from lomo.tasks.superglue import TASKS, read_documents
 
@@ -49,8 +49,7 @@ def model_files(entry: ModelEntry, study: str) -> list[str]:
 
 def gpus_a_run(study: Study) -> int:
     """How many GPUs a run asks Snakemake for: none where it will not use one."""
-    found = shutil.which("nvidia-smi") is not None
-    return int(study.device == "cuda" or (study.device == "auto" and found))
+    return int(study.device == "cuda" or (study.device == "auto" and has_gpu()))
 
 
 def check_data(study: Study, tasks: set[str], *, where: str) -> None:

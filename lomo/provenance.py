@@ -63,6 +63,7 @@ ENTRY = {
     "train": "lomo.train",
     "measure": "lomo.measure",
     "predict": "lomo.memory.study",
+    "estimate": "lomo.estimating",
     "pretrain": "lomo.pretrain",
     "generate": "lomo.tasks.miniature",
     "analysis": "analysis.cli",

@@ -63,7 +63,7 @@ def launch_ranks(
             raise
         evidence = _evidence(str(failed), failed.step, device)
         provenance = read_provenance(spec, device)
-        record = _record(spec, "oom", evidence, provenance, clock, Findings())
+        record = as_record(spec, "oom", evidence, provenance, clock)
         write_record(folder / "record.json", record)
     finally:
         for left in folder.glob(".rank*"):
@@ -107,7 +107,7 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
     except BaseException:
         history.close(None)
         raise
-    record = _record(spec, status, evidence, provenance, clock, findings)
+    record = as_record(spec, status, evidence, provenance, clock, findings)
     with clock.phase("save"):
         history.close(record)
     record = record.model_copy(update={"clock": clock.read()})
@@ -139,14 +139,16 @@ def _evidence(message: str, step: int | None, device: str) -> Evidence:
     return Evidence(message=message, step=step, peak_before_bytes=peak, missing=missing)
 
 
-def _record(
+def as_record(
     spec: TrainSpec | MeasureSpec,
     status: Status,
     evidence: Evidence | None,
     provenance: object,
     clock: Clock,
-    findings: Findings,
+    findings: Findings | None = None,
 ) -> Record:
+    """The record of a run that ended so; without findings, of one that found nothing."""
+    findings = findings or Findings()
     parts = {
         "evidence": evidence,
         "model": findings.model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,18 @@ def entry_architecture(entry: ModelEntry) -> Architecture:
             fix="write the values of its config.json under `architecture`",
         )
     return Architecture(entry.name, _config(dict(entry.architecture), f"{REGISTRY}: {entry.name}"))
+
+
+def count_parameters(architecture: Architecture) -> int:
+    """Parameters of the model, tied ones once; nothing is allocated."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(
+            copy.deepcopy(architecture.config), trust_remote_code=False
+        )
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_request(architecture: Architecture, spec: MeasureSpec) -> None:

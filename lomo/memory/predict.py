@@ -193,7 +193,8 @@ class _Step:
             training_step(
                 model,
                 optimizers,
-                [batch],
+                # From the second micro-batch on the gradients of earlier ones are held.
+                [batch] * min(self.spec.gradient_accumulation, 2),
                 max_grad_norm=self.spec.max_grad_norm,
                 engine=self.engine,
                 enter=enter,

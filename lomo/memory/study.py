@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -102,11 +102,29 @@ def predict_study(
 ) -> None:
     """Writes one JSON file a prediction below `out`, and last the list of them, index.json.
 
+    Raises RuntimeError where a process fails.
+    """
+    wanted = asked_by(plan)
+    predict_all(wanted, plan, out, say, num_processes=num_processes)
+    names = [asked.name for asked in wanted]
+    write_text(out / "index.json", json.dumps(names, indent=1) + "\n")
+
+
+def predict_all(
+    wanted: Sequence[Asked],
+    plan: Plan,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    num_processes: int = 1,
+) -> None:
+    """Writes one JSON file a prediction below `out`.
+
     A file that stands with the same fingerprint is kept. What can't be predicted is written with
     its reason in place of a ledger. Processes are forked from this one, which has the imports.
     Raises RuntimeError where one of them fails.
     """
-    everything = [(asked, plan.models[asked.spec.model]) for asked in asked_by(plan)]
+    everything = [(asked, plan.models[asked.spec.model]) for asked in wanted]
     waiting = [(asked, entry) for asked, entry in everything if not _stands(asked, entry, out)]
 
     def write(index: int) -> None:
@@ -117,8 +135,6 @@ def predict_study(
             write(index)
     else:
         _spread(write, len(waiting), num_processes)
-    names = [asked.name for asked, _ in everything]
-    write_text(out / "index.json", json.dumps(names, indent=1) + "\n")
 
 
 def _spread(work: Callable[[int], None], num: int, num_processes: int) -> None:
@@ -173,7 +189,9 @@ def _predicted(asked: Asked, entry: ModelEntry) -> dict[str, Any]:
         "buffers": asked.buffers if spec.engine == "zero3" else None,
         "spec": spec.model_dump(mode="json"),
     }
-    found: dict[str, Any] = dict.fromkeys(("reason", "account", "unsupported", "ledger"))
+    found: dict[str, Any] = dict.fromkeys(
+        ("reason", "account", "unsupported", "num_parameters", "num_trainable_parameters", "ledger")
+    )
     device: Device = "cpu" if spec.device == "cpu" else "cuda"
     started = time.perf_counter()
     try:
@@ -185,6 +203,8 @@ def _predicted(asked: Asked, entry: ModelEntry) -> dict[str, Any]:
         ledger = asdict(prediction.ledger)
         del ledger["timeline"]
         found["account"], found["unsupported"] = prediction.account, prediction.unsupported
+        found["num_parameters"] = prediction.num_parameters
+        found["num_trainable_parameters"] = prediction.num_trainable_parameters
         found["ledger"] = ledger
     return {**facts, **found, "wall_s": time.perf_counter() - started}
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from lomo import warm
 from lomo.cli import refuse, settle_jobs
 from lomo.errors import UserError
+from lomo.estimates import resources_of
+from lomo.foresight import forget_unlaunched
 from lomo.inputs import data_folder, gpus_a_run, model_files, task_files
 from lomo.lock import hold
+from lomo.machine import host_bytes
 from lomo.plan import plan_from_config
 from lomo.provenance import fingerprint, fingerprint_of
 
@@ -19,9 +22,16 @@ try:
 except UserError as error:
     sys.exit(refuse(error))
 
-settle_jobs(PLAN.study.wandb)
+settle_jobs(PLAN.study.wandb, launch_anyway=PLAN.study.launch_anyway)
 STUDY = PLAN.study.study
 RUN_IDS = list(PLAN.runs)
+
+
+if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.dryrun:
+    forget_unlaunched([Path(f"results/{STUDY}/runs", run) for run in RUN_IDS])
+if workflow.local_exec and "mem_mb" not in workflow.global_resources:
+    # Jobs say what they take of the host; on this one there is no more than that.
+    workflow.register_resource("mem_mb", host_bytes() // 10**6)
 
 
 wildcard_constraints:
@@ -48,6 +58,12 @@ onsuccess:
 def spec_of(wildcards):
     """The run's spec, as its command line wants it."""
     return PLAN.runs[wildcards.run].model_dump_json()
+
+
+def asked_for(wildcards, input):
+    """Host memory and minutes of a run; FileNotFoundError, as Snakemake wants, until it is known."""
+    run = PLAN.runs[wildcards.run]
+    return resources_of(Path(input.estimates), run.run_id, run.timeout_s)
 
 
 def num_devices_of(wildcards):

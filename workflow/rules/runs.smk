@@ -5,6 +5,7 @@ rule train:
     input:
         model=model_of,
         data=data_of,
+        estimates=ancient("results/{study}/estimates.json"),
     output:
         "results/{study}/runs/{run}/record.json",
     log:
@@ -16,17 +17,21 @@ rule train:
     threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
     resources:
         gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
+        mem_mb=lambda wildcards, input: asked_for(wildcards, input)["mem_mb"],
+        runtime=lambda wildcards, input: asked_for(wildcards, input)["runtime"],
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
         code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
-        "python -m lomo train --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
+        "python -m lomo train --spec {params.spec:q} --out {params.out:q} --estimates {input.estimates:q}"
+        " 2> {log:q}"
 
 
 rule measure:
     input:
         model=model_of,
+        estimates=ancient("results/{study}/estimates.json"),
     output:
         "results/{study}/runs/{run}/record.json",
     log:
@@ -41,9 +46,12 @@ rule measure:
     threads: workflow.cores
     resources:
         gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
+        mem_mb=lambda wildcards, input: asked_for(wildcards, input)["mem_mb"],
+        runtime=lambda wildcards, input: asked_for(wildcards, input)["runtime"],
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
         code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
-        "python -m lomo measure --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
+        "python -m lomo measure --spec {params.spec:q} --out {params.out:q} --estimates {input.estimates:q}"
+        " 2> {log:q}"

@@ -20,11 +20,11 @@ FIGURES = (
 )
 
 
-rule plan:
+rule list_runs:
     output:
         "results/{study}/plan.json",
     log:
-        "results/{study}/logs/plan.log",
+        "results/{study}/logs/list_runs.log",
     localrule: True
     conda:
         "../../environment.yml"
@@ -33,7 +33,7 @@ rule plan:
         source=SOURCE,
         digest=hashlib.sha256(PLAN.model_dump_json().encode()).hexdigest(),
     shell:
-        "python -m lomo plan {params.study:q} --source {params.source:q} --out {output:q} > {log:q}"
+        "python -m lomo runs {params.study:q} --source {params.source:q} --out {output:q} > {log:q}"
 
 
 rule collect:

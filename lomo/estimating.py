@@ -1,0 +1,107 @@
+"""From a plan and a machine to what each run will take: memory of its step, time and disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lomo.duration import Sizes, run_seconds
+from lomo.estimates import Estimate, Estimates, fit_of
+from lomo.machine import GIB, Machine, Speed
+from lomo.memory.architecture import count_parameters, entry_architecture
+from lomo.memory.closed_form import BYTES
+from lomo.memory.steps import step_of
+from lomo.memory.study import predict_all
+from lomo.plan import MeasureSpec, Plan, TrainSpec
+
+# Python with torch, transformers and lm-eval, and what a run keeps of its data.
+PROCESS_BYTES = int(1.2 * GIB)
+NO_FLOPS = "the operations of its model can't be told"
+
+
+def make_estimates(
+    plan: Plan,
+    machine: Machine,
+    speed: Speed,
+    predictions: Path,
+    say: Callable[[str], None],
+    *,
+    num_processes: int = 1,
+) -> Estimates:
+    """The estimates of a plan; the steps' predictions are kept as files below `predictions`."""
+    asked = {run_id: step_of(run, machine.kind) for run_id, run in plan.runs.items()}
+    steps = {step.name: step for step in asked.values() if step is not None}
+    predict_all(list(steps.values()), plan, predictions, say, num_processes=num_processes)
+    answers = {name: _read(predictions / f"{name}.json") for name in steps}
+    models = {name: entry_architecture(entry) for name, entry in plan.models.items()}
+    counts = {name: count_parameters(architecture) for name, architecture in models.items()}
+    runs = {}
+    for run_id, run in plan.runs.items():
+        step = asked[run_id]
+        answer = answers[step.name] if step is not None else None
+        trained = answer["num_trainable_parameters"] if answer is not None else 0
+        config = models[run.model].config.to_dict()
+        sizes = Sizes(config, counts[run.model], trained or 0)
+        runs[run_id] = _estimate(run, sizes, answer, machine, speed)
+    return Estimates(
+        machine=machine, speed=speed, download_bytes=_download_bytes(plan, counts), runs=runs
+    )
+
+
+def _estimate(
+    run: TrainSpec | MeasureSpec,
+    sizes: Sizes,
+    answer: Mapping[str, Any] | None,
+    machine: Machine,
+    speed: Speed,
+) -> Estimate:
+    weights = sizes.num_parameters * BYTES[run.dtype]
+    scoring = weights // run.num_devices + _scoring_bytes(run, sizes.config)
+    peak: int | None = scoring
+    account, reason = "closed_form", None
+    if answer is not None:
+        account, reason, ledger = answer["account"], answer["reason"], answer["ledger"]
+        peak = None if ledger is None else max(int(ledger["peak_bytes"]), scoring)
+    fit = fit_of(peak, machine.device_bytes)
+    if machine.origin != "unknown" and run.num_devices > machine.num_devices:
+        fit, reason = "does not fit", f"it asks for {run.num_devices} devices"
+    seconds = run_seconds(run, sizes, machine, speed)
+    # Engines of several processes load the whole model in each of them.
+    loaded = weights * (run.num_devices if run.engine != "single" else 1)
+    held = (peak or weights) * run.num_devices if machine.kind == "cpu" else loaded
+    return Estimate(
+        peak_bytes=peak,
+        account=account if peak is not None else None,
+        fit=fit,
+        host_bytes=PROCESS_BYTES * run.num_devices + held,
+        seconds=seconds,
+        kept_bytes=_kept_bytes(run, sizes),
+        reason=reason or (None if seconds is not None else speed.why_unknown or NO_FLOPS),
+    )
+
+
+def _scoring_bytes(run: TrainSpec | MeasureSpec, config: Mapping[str, Any]) -> int:
+    """What scoring the longest batch holds beside the weights: logits and their log-softmax."""
+    if not isinstance(run, TrainSpec):
+        return 0
+    tokens = run.eval_batch_size * run.max_length
+    return 2 * tokens * int(config["vocab_size"]) * BYTES[run.dtype]
+
+
+def _kept_bytes(run: TrainSpec | MeasureSpec, sizes: Sizes) -> int:
+    """Weights of the best epoch, where a later one may be worse."""
+    if not isinstance(run, TrainSpec) or run.selection != "dev" or run.epochs < 2:
+        return 0
+    return sizes.num_trainable_parameters * BYTES[run.dtype]
+
+
+def _download_bytes(plan: Plan, counts: Mapping[str, int]) -> int:
+    """Weights of the hub's models, as they are there: 16 bits each."""
+    return sum(2 * counts[name] for name, model in plan.models.items() if model.weights == "hub")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,66 @@
+"""The command `plan`: a study and a machine in, what each run will take out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lomo.machine import Machine, find_machine, given_machine
+
+if TYPE_CHECKING:
+    from lomo.plan import Plan
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `plan`."""
+    parser.add_argument(
+        "study", type=Path, help="study file, such as config/tiny.yaml, or a results/.../plan.json"
+    )
+    parser.add_argument("--gpu", type=float, metavar="GIB", help="plan for a card of so many GiB")
+    parser.add_argument("--gpus", type=int, default=1, help="and so many of them")
+    parser.add_argument("--gpu-name", help="and of that name, such as 'H200': for the time")
+    parser.add_argument("--out", type=Path, help="also write every run's estimate as JSON")
+    parser.add_argument("--estimates", type=Path, help="show those that stand in this file")
+    parser.add_argument("--processes", type=int, default=1, help="predictions at a time")
+    parser.add_argument("--line", action="store_true", help="print the line of all only")
+
+
+def answer(options: argparse.Namespace, say: Callable[[str], None]) -> str:
+    """The plan with its estimates, as text. Raises UserError for what cannot be asked."""
+    plan, machine = check(options)
+    from lomo.duration import speed_of
+    from lomo.estimates import read_estimates
+    from lomo.estimating import make_estimates
+    from lomo.plan_text import plan_line, plan_table
+    from lomo.record import write_text
+
+    if options.estimates is not None:
+        estimates = read_estimates(options.estimates)
+    else:
+        estimates = make_estimates(
+            plan,
+            machine,
+            speed_of(machine, plan.study.num_threads),
+            Path("results", plan.study.study, "predictions"),
+            say,
+            num_processes=options.processes,
+        )
+    if options.out is not None:
+        write_text(options.out, estimates.model_dump_json(indent=1) + "\n")
+    return (plan_line if options.line else plan_table)(plan, estimates)
+
+
+def check(options: argparse.Namespace) -> tuple[Plan, Machine]:
+    """The plan and the machine that are asked for. Raises UserError; imports no torch."""
+    from lomo.config import load_study
+    from lomo.plan import make_plan, read_plan
+
+    if options.study.name == "plan.json":
+        plan = read_plan(options.study.parent)
+    else:
+        plan = make_plan(load_study(options.study), source=str(options.study))
+    if options.gpu is None:
+        return plan, find_machine(plan.study.device)
+    return plan, given_machine(options.gpu, options.gpus, options.gpu_name)
