@@ -74,7 +74,7 @@ def hardware_flops_per_step(
     num_tokens = batch_size * sequence_length
     # Scores, and the values that they weigh: two products forward, twice as many backward.
     scores = layers * 4 * num_tokens * sequence_length * _attention_width(config)
-    forward_scores, backward_scores = (scores, 2 * scores)
+    forward_scores, backward_scores = float(scores), float(2 * scores)
     if attention == "sdpa":
         forward_scores, backward_scores = scores / 2, 2.5 * scores / 2
     forward = 2 * used * num_tokens + forward_scores

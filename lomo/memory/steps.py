@@ -37,16 +37,12 @@ def step_of(run: TrainSpec | MeasureSpec, kind: Literal["cpu", "cuda"]) -> StepA
     described = methods.describe(run.method)
     if not described.trains:
         return None
-    neutral: dict[str, Any] = {
-        "study": "",
-        "run_id": "",
-        "device": kind,
-        "timeout_s": None,
-        "num_threads": 1,
-    }
     defaults = described.hyper().model_dump()
-    neutral["hyper"] = run.hyper | {key: defaults[key] for key in _RATES if key in defaults}
-    neutral |= {"num_warmup_steps": 1, "num_timed_steps": 2, "model_path": run.model}
+    neutral: dict[str, Any] = {
+        **{"study": "", "run_id": "", "model_path": run.model, "device": kind},
+        **{"timeout_s": None, "num_threads": 1, "num_warmup_steps": 1, "num_timed_steps": 2},
+        "hyper": run.hyper | {key: defaults[key] for key in _RATES if key in defaults},
+    }
     if isinstance(run, PeerSpec):
         spec: MeasureSpec = run.model_copy(update={**neutral, "variant": "", "round": 1})
     elif isinstance(run, MeasureSpec):

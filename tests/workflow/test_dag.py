@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 
 from lomo.config import Study, load_study, parse, read_yaml
+from lomo.estimates import read_estimates, resources_of
 from lomo.plan import Plan, make_plan
+from lomo.record import read_record
 
 ROOT = Path(__file__).parents[2]
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow").rglob("*.smk"))]
 # One job each, whatever the study.
-ALWAYS = dict.fromkeys(("plan", "collect", "tables", "figures", "report", "wandb", "all"), 1)
+ALWAYS = dict.fromkeys(
+    ("list_runs", "estimate", "collect", "tables", "figures", "report", "wandb", "all"), 1
+)
 
 # Makes any connection to elsewhere an error, in every Python process that has it on its path.
 SOCKET_GUARD = """
@@ -134,7 +138,7 @@ def test_paper_lists_its_matrix_and_touches_no_network(checkout: Path, tmp_path:
     assert job_counts(done) == expected
 
 
-PREDICT = ("plan", "predictions", "predicted_tables", "predict")
+PREDICT = ("list_runs", "predictions", "predicted_tables", "predict")
 
 
 @pytest.mark.slow
@@ -162,6 +166,40 @@ def test_predict_makes_its_tables_without_weights(checkout: Path) -> None:
     assert not (results / "models").exists() and not (results / "runs").exists()
     again = snakemake(checkout, *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_the_plan_needs_no_run_and_its_numbers_are_what_jobs_ask_for(checkout: Path) -> None:
+    (checkout / "mini.yaml").write_text(MINI)
+    before = snakemake(checkout, "-n", "--configfile", "mini.yaml")
+    assert "mem_mb=<TBD>" in before.stdout + before.stderr
+    done = snakemake(checkout, "--cores", "2", "plan", "--configfile", "mini.yaml")
+    assert done.returncode == 0, done.stderr
+    results = checkout / "results" / "mini"
+    assert not (results / "models").exists() and not (results / "runs").exists()
+    line = "plan of mini on a CPU: 5 runs"
+    assert line in done.stdout and line in (results / "plan.txt").read_text()
+    planned = snakemake(checkout, "-n", "--configfile", "mini.yaml")
+    asked = re.findall(r"mem_mb=(\d+).*", planned.stdout + planned.stderr)
+    runs = read_estimates(results / "estimates.json").runs
+    assert sorted(map(int, asked)) == sorted(
+        resources_of(results / "estimates.json", run_id, None)["mem_mb"] for run_id in runs
+    )
+
+
+@pytest.mark.slow
+def test_new_estimates_repeat_no_run(checkout: Path) -> None:
+    (checkout / "mini.yaml").write_text(MINI)
+    made = snakemake(checkout, "--cores", "2", "--configfile", "mini.yaml")
+    assert made.returncode == 0, made.stderr
+    estimates = checkout / "results/mini/estimates.json"
+    estimates.write_text(estimates.read_text().replace('"seconds": ', '"seconds": 1'))
+    again = snakemake(checkout, "-n", "--configfile", "mini.yaml")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    # What was measured is what was told.
+    for run_id, estimate in read_estimates(estimates).runs.items():
+        record = read_record(checkout / "results/mini/runs" / run_id / "record.json")
+        assert record.memory is not None and record.memory.peak_bytes == estimate.peak_bytes
 
 
 def test_the_socket_guard_guards(tmp_path: Path) -> None:

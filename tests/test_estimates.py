@@ -1,0 +1,192 @@
+"""What a plan tells beforehand: which runs fit, what they take, and what a scheduler is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lomo import methods
+from lomo.cli import main
+from lomo.config import Study
+from lomo.errors import UserError
+from lomo.estimates import (
+    RESERVE_BYTES,
+    Estimate,
+    Estimates,
+    fit_of,
+    read_estimates,
+    resources_of,
+)
+from lomo.machine import GIB, Machine, Speed, find_machine, given_machine
+from lomo.memory.steps import step_of
+from lomo.plan import Plan, make_plan
+from lomo.plan_text import duration, plan_line, plan_table
+from lomo.specs import MeasureSpec, TrainSpec
+
+
+def estimate(**changes: Any) -> Estimate:
+    given: dict[str, Any] = {
+        "peak_bytes": GIB,
+        "account": "simulated",
+        "fit": "fits",
+        "host_bytes": 2 * 10**9,
+        "seconds": 60.0,
+        "kept_bytes": 0,
+    }
+    return Estimate(**{**given, **changes})
+
+
+def machine(**changes: Any) -> Machine:
+    given: dict[str, Any] = {
+        **{"kind": "cpu", "name": "CPU", "num_devices": 1, "origin": "found"},
+        **{"device_bytes": 4 * GIB, "host_bytes": 4 * GIB},
+    }
+    return Machine(**{**given, **changes})
+
+
+def estimates(runs: dict[str, Estimate], **changes: Any) -> Estimates:
+    speed = Speed(flops_per_s={"float32": 1e9}, source="a test")
+    return Estimates(machine=machine(**changes), speed=speed, download_bytes=0, runs=runs)
+
+
+@pytest.fixture
+def plan(study_dict: dict[str, Any]) -> Plan:
+    return make_plan(Study.model_validate(study_dict), source="unit.yaml")
+
+
+def test_a_run_fits_if_its_peak_and_the_context_do() -> None:
+    size = 24 * GIB
+    assert fit_of(size - RESERVE_BYTES, size) == "fits"
+    assert fit_of(size - RESERVE_BYTES + 1, size) == "tight"
+    assert fit_of(size, size) == "tight"
+    assert fit_of(size + 1, size) == "does not fit"
+    assert fit_of(None, size) == fit_of(size, None) == "unknown"
+
+
+def test_runs_that_differ_in_rates_and_tasks_share_a_prediction(
+    study_dict: dict[str, Any],
+) -> None:
+    section = study_dict["superglue"]
+    grids = {"lomo": {"learning_rate": [0.1, 0.2], "warmup_ratio": [0.0, 0.1]}}
+    study_dict["superglue"] = {**section, "tasks": ["rte", "copa"], "grids": grids}
+    plan = make_plan(Study.model_validate(study_dict), source="unit.yaml")
+    trained = [run for run in plan.runs.values() if isinstance(run, TrainSpec)]
+    names: dict[str, set[str]] = {}
+    for run in trained:
+        step = step_of(run, "cpu")
+        assert (step is None) is not methods.describe(run.method).trains
+        if step is not None:
+            names.setdefault(run.method, set()).add(step.name)
+            assert step.spec.sequence_length == run.max_length
+    assert len(names) == 6 and all(len(found) == 1 for found in names.values()), names
+
+
+def test_what_takes_memory_is_asked_for_apart(plan: Plan) -> None:
+    run = next(run for run in plan.runs.values() if run.method == "lora")
+    assert isinstance(run, TrainSpec)
+    other = run.model_copy(update={"hyper": {**run.hyper, "rank": 64}})
+    first, second = step_of(run, "cpu"), step_of(other, "cpu")
+    assert first is not None and second is not None and first.name != second.name
+
+
+def test_a_training_is_told_with_its_micro_batch(plan: Plan) -> None:
+    run = next(run for run in plan.runs.values() if run.method == "sgd" and run.kind == "train")
+    assert isinstance(run, TrainSpec)
+    changes = {"batch_size": 15, "gradient_accumulation": 2, "num_devices": 2, "engine": "fsdp2"}
+    step = step_of(run.model_copy(update=changes), "cuda")
+    assert step is not None
+    assert (step.spec.batch_size, step.spec.gradient_accumulation) == (4, 2)
+    assert step.spec.device == "cuda"
+
+
+def test_a_scheduler_is_asked_for_more_than_is_expected(tmp_path: Path) -> None:
+    path = tmp_path / "estimates.json"
+    runs = {"quick": estimate(), "long": estimate(seconds=7200.0), "?": estimate(seconds=None)}
+    with pytest.raises(FileNotFoundError):  # Snakemake shows <TBD> for it
+        resources_of(path, "quick", None)
+    path.write_text(estimates(runs).model_dump_json())
+    assert resources_of(path, "quick", None) == {"mem_mb": 2500, "runtime": 10}
+    assert resources_of(path, "long", None)["runtime"] == 360
+    assert resources_of(path, "?", None)["runtime"] == 24 * 60
+    assert resources_of(path, "long", 600.0)["runtime"] == 20
+
+
+def test_a_broken_file_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "estimates.json"
+    path.write_text('{"machine": ')
+    with pytest.raises(UserError, match="holds no estimates"):
+        read_estimates(path)
+
+
+def test_a_study_for_cuda_without_one_is_planned_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lomo.machine._gpus", list)
+    found = find_machine("cuda")
+    assert (found.kind, found.origin, found.device_bytes) == ("cuda", "unknown", None)
+    assert find_machine("auto").kind == find_machine("cpu").kind == "cpu"
+
+
+def test_of_unlike_cards_the_smallest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = [("NVIDIA H200", 141 * GIB), ("NVIDIA L4", 24 * GIB)]
+    monkeypatch.setattr("lomo.machine._gpus", lambda: cards)
+    found = find_machine("auto")
+    assert (found.name, found.num_devices, found.device_bytes) == ("NVIDIA L4", 2, 24 * GIB)
+    assert find_machine("cpu").kind == "cpu"
+
+
+@pytest.mark.parametrize(("size", "count"), [(0.0, 1), (-1.0, 1), (float("inf"), 1), (24.0, 0)])
+def test_a_machine_of_nothing_is_refused(size: float, count: int) -> None:
+    with pytest.raises(UserError, match="--gpu"):
+        given_machine(size, count, None)
+
+
+def test_the_line_of_all_counts_the_time_of_what_is_launched(plan: Plan) -> None:
+    ids = list(plan.runs)
+    runs = {run_id: estimate() for run_id in ids}
+    runs[ids[0]] = estimate(fit="does not fit", peak_bytes=9 * GIB, seconds=1e9)
+    line = plan_line(plan, estimates(runs))
+    assert f"{len(ids)} runs, at most 9.00 GiB a device of 4.00, 1 will not fit" in line
+    assert duration(60.0 * (len(ids) - 1)) in line
+    assert ids[0] in plan_table(plan, estimates(runs))
+
+
+def test_seconds_in_words() -> None:
+    words = [duration(s) for s in (None, 40.0, 119.0, 600.0, 3600.0, 36_000.0, 1e6)]
+    assert words == ["?", "40 s", "119 s", "10 min", "60 min", "10.0 h", "11.6 days"]
+
+
+@pytest.mark.slow
+def test_the_command_tells_every_run_of_a_study_on_cards_that_are_not_here(
+    study_dict: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = Path.cwd()
+    (tmp_path / "config").symlink_to(root / "config")
+    monkeypatch.chdir(tmp_path)
+    study_dict["device"] = "cuda"
+    Path("unit.yaml").write_text(json.dumps(study_dict))
+    given = ["--gpu", "0.001", "--gpus", "2", "--gpu-name", "NVIDIA H200"]
+    assert main(["plan", "unit.yaml", *given, "--out", "estimates.json"]) == 0
+    found = read_estimates(Path("estimates.json"))
+    assert set(found.runs) == set(make_plan(Study.model_validate(study_dict), source="").runs)
+    for run_id, run in found.runs.items():
+        assert run.peak_bytes is not None and run.seconds is not None, run_id
+        assert (run.fit == "does not fit") is (run.peak_bytes > found.machine.device_bytes)
+    assert "2 x NVIDIA H200" in capsys.readouterr().out
+    again = main(["plan", "unit.yaml", "--estimates", "estimates.json", "--line"])
+    assert again == 0 and len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_measured_run_is_predicted_as_it_stands(plan: Plan) -> None:
+    run = next(run for run in plan.runs.values() if run.kind == "measure")
+    assert isinstance(run, MeasureSpec)
+    step = step_of(run, "cpu")
+    assert step is not None
+    same = ("batch_size", "sequence_length", "dtype", "attention", "activation_checkpointing")
+    assert [getattr(step.spec, key) for key in same] == [getattr(run, key) for key in same]
