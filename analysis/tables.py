@@ -10,6 +10,7 @@ from analysis.render import Table, write_table
 from analysis.table_hyperparameters import table_hyperparameters
 from analysis.table_memory import table_memory
 from analysis.table_peers import table_peers
+from analysis.table_prediction import table_prediction
 from analysis.table_superglue import table_superglue
 from analysis.table_throughput import table_throughput
 from analysis.verdicts import table_verdicts
@@ -20,6 +21,7 @@ TABLES: dict[str, Callable[[Collected], Table]] = {
     "2": table_throughput,
     "3": table_superglue,
     "4": table_hyperparameters,
+    "prediction": table_prediction,
     "verdicts": table_verdicts,
 }
 # Tables of sections that few studies have: made only where the study has it.

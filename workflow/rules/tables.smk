@@ -5,6 +5,7 @@ TABLES = (
     "table2_throughput",
     "table3_superglue",
     "table4_hyperparameters",
+    "table_prediction",
     "verdicts",
     *(["table_peers"] if PLAN.study.peers else []),
 )
@@ -56,6 +57,7 @@ rule collect:
 rule tables:
     input:
         "results/{study}/tables/records.csv",
+        ancient("results/{study}/estimates.json"),
     output:
         expand(
             "results/{{study}}/tables/{table}.{format}",
@@ -97,6 +99,7 @@ rule report:
     input:
         rules.tables.output,
         rules.figures.output,
+        ancient("results/{study}/estimates.json"),
     output:
         "results/{study}/report/index.html",
     log:
