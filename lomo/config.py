@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lomo.errors import UserError, nearest
 
@@ -189,6 +189,12 @@ class Study(Strict):
     models: str | list[str] | None = Field(
         None, description="given on the command line, replaces `models` of every section"
     )
+
+    @field_validator("launch_anyway", mode="before")
+    @classmethod
+    def _as_on_a_command_line(cls, value: object) -> object:
+        # `--config launch_anyway=true`: Snakemake takes only True and False for more than words.
+        return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Study:

@@ -112,3 +112,11 @@ def test_the_same_file_may_plan_its_folder_again_and_another_may_not(
 def test_what_is_like_nothing_known_gets_no_suggestion() -> None:
     assert nearest("lommo", methods.MODULES) == "lomo"
     assert nearest("xyz", methods.MODULES) is None
+
+
+def test_a_flag_can_be_written_as_on_a_command_line(study_dict: dict[str, Any]) -> None:
+    for word, value in (("true", True), ("false", False), (True, True)):
+        study = parse(Study, {**study_dict, "launch_anyway": word}, where="unit.yaml")
+        assert study.launch_anyway is value
+    with pytest.raises(UserError, match="launch_anyway"):
+        parse(Study, {**study_dict, "launch_anyway": "yes please"}, where="unit.yaml")
