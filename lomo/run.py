@@ -31,6 +31,14 @@ from lomo.record import (
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.tracking import History
 
+# How a CPU's allocator, CUDA itself and cuBLAS say that memory has run out.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 
 def choose_device(asked: str, num_devices: int = 1) -> str:
     """ "cpu" or "cuda". Raises UserError where CUDA is asked for and there is too little of it."""
@@ -128,7 +136,7 @@ def finished(spec: TrainSpec | MeasureSpec, folder: Path) -> Record | None:
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _evidence(message: str, step: int | None, device: str) -> Evidence:
@@ -153,9 +161,14 @@ def _record(
         "training": findings.training,
         "result": findings.result,
         "throughput": findings.throughput,
+        "efficiency": findings.efficiency,
         "memory": findings.memory,
     }
-    reasons = {"evidence": "the run ended well", **findings.missing}
+    reasons = {
+        "evidence": "the run ended well",
+        "efficiency": "it is taken of measured runs",
+        **findings.missing,
+    }
     stopped = f"the run ended with status {status} before it"
     return Record.model_validate(
         {
