@@ -69,7 +69,7 @@ def launch_ranks(
     except RankFailed as failed:
         if failed.kind != "oom":
             raise
-        evidence = _evidence(str(failed), failed.step, device)
+        evidence = _evidence(str(failed), failed.step, device, of_a_rank=True)
         provenance = read_provenance(spec, device)
         record = _record(spec, "oom", evidence, provenance, clock, Findings())
         write_record(folder / "record.json", record)
@@ -139,11 +139,15 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
-def _evidence(message: str, step: int | None, device: str) -> Evidence:
+def _evidence(message: str, step: int | None, device: str, *, of_a_rank: bool = False) -> Evidence:
     missing = {} if step is not None else {"step": "it stopped before the first step"}
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
-    if peak is None:
+    peak = None
+    if device != "cuda":
         missing["peak_before_bytes"] = "a CPU has no counter of its peak outside the ledger"
+    elif of_a_rank:
+        missing["peak_before_bytes"] = "the counter ended with the rank's process"
+    else:
+        peak = torch.cuda.max_memory_allocated()
     return Evidence(message=message, step=step, peak_before_bytes=peak, missing=missing)
 
 
