@@ -9,6 +9,7 @@ from pathlib import Path
 from analysis.collect import collect
 from analysis.collected import load
 from analysis.figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
+from analysis.publish import publish
 from analysis.report import make_report
 from analysis.table_predicted import make_predicted
 from analysis.tables import SECTION_TABLES, TABLES, make_table, tables_of
@@ -26,11 +27,16 @@ def parser() -> argparse.ArgumentParser:
         "predicted": "tables/predicted_table{1,2}.*, from predictions",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html, from tables and figures",
-        "all": "all of them but predictions, in order",
+        "publish": "plan, records and timelines -> results/published/<name>",
+        "all": "all tables, figures and the report, in order",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--results", type=Path, required=True, help="results/<study>")
+        if name == "publish":
+            command.add_argument(
+                "--to", type=Path, required=True, help="results/published/<name>, not there yet"
+            )
         known = {
             "table": [*SECTION_TABLES, *TABLES],
             "figure": [*SECTION_FIGURES, *FIGURES],
@@ -53,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
             make_table(collected, which)
     if command == "predicted":
         make_predicted(results)
+    if command == "publish":
+        publish(results, arguments.to)
     if command in ("figure", "all"):
         collected = load(results)
         for which in getattr(arguments, "which", None) or figures_of(collected):

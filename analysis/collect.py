@@ -14,7 +14,17 @@ from analysis.files import write_bytes
 from analysis.names import NOT_RUN
 from analysis.records import read_records
 from lomo.plan import Plan, read_plan
-from lomo.record import Clock, LedgerParts, Record, SumOfTerms, Throughput, write_text
+from lomo.record import (
+    AllocatorPeaks,
+    Clock,
+    Efficiency,
+    LedgerParts,
+    Memory,
+    Record,
+    SumOfTerms,
+    Throughput,
+    write_text,
+)
 
 TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"
 _TYPES = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": FLAG}
@@ -45,12 +55,17 @@ COLUMNS: dict[str, str] = {
     "num_skipped_steps": WHOLE,
     **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
     **_columns_of(Throughput, ""),
+    **_columns_of(Efficiency, ""),
     "counter": TEXT,
     "peak_bytes": WHOLE,
     "peak_phase": TEXT,
     **_columns_of(LedgerParts, "at_peak_"),
     **_columns_of(SumOfTerms, "sum_"),
     "gradients_peak_bytes": WHOLE,
+    **_columns_of(AllocatorPeaks, "cuda_"),
+    "cuda_timed_allocated_peak_bytes": WHOLE,
+    "cuda_peaks_agree": FLAG,
+    "allocator_settings": TEXT,
     "timeline_file": TEXT,
     **dict.fromkeys(("num_parameters", "num_trainable_parameters"), WHOLE),
     **dict.fromkeys(("model_parameters_bytes", "largest_parameter_bytes"), WHOLE),
@@ -110,8 +125,8 @@ def _measured(record: Record) -> dict[str, Any]:
             row[name] = getattr(record.training, name)
         for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)
-    if record.throughput:
-        row |= _values(record.throughput)
+    for block in (record.throughput, record.efficiency):
+        row |= _values(block) if block else {}
     return row | _accuracy(record) | _memory(record)
 
 
@@ -142,6 +157,18 @@ def _memory(record: Record) -> dict[str, Any]:
         **{f"sum_{name}": value for name, value in _values(memory.sum_of_terms).items()},
         "gradients_peak_bytes": memory.gradients_peak_bytes,
         "timeline_file": memory.timeline_file,
+        **_cuda(memory),
+    }
+
+
+def _cuda(memory: Memory) -> dict[str, Any]:
+    if memory.cuda is None:
+        return {}
+    return {
+        **{f"cuda_{name}": value for name, value in _values(memory.cuda.metered).items()},
+        "cuda_timed_allocated_peak_bytes": memory.cuda.timed.allocated_peak_bytes,
+        "cuda_peaks_agree": memory.cuda.peaks_agree,
+        "allocator_settings": memory.cuda.allocator_settings,
     }
 
 

@@ -9,10 +9,25 @@ from analysis.collected import Collected
 from analysis.names import listed, method_title
 from analysis.units import number
 from analysis.verdict import NOT_COMPARABLE, NOT_RUN
+from lomo.record import MAX_PEAK_DIFFERENCE
 
 # Sequence length and batch size a device of the paper's Tables 1 and 2.
 PAPER_SETTING = {"memory": (512, 8), "throughput": (1024, 1)}
 PAPER_GPU = "3090"
+
+
+Size = tuple[int, int, int]
+
+
+def size_of(row: Any) -> Size:
+    """Sequence length, batch size a device and devices: only runs of one size are compared."""
+    return int(row.sequence_length), int(row.batch_size), int(row.num_devices)
+
+
+def size_text(size: Size) -> str:
+    """A size in words."""
+    sequence, batch, devices = size
+    return f"{batch} x {sequence} tokens" + (f" on {devices} devices" if devices > 1 else "")
 
 
 def why_absent(collected: Collected, section: str, size: str, method: str) -> tuple[str, str]:
@@ -72,6 +87,12 @@ def why_not_accuracy(collected: Collected, model: str) -> str | None:
 def measured_notes(rows: Sequence[Any]) -> list[str]:
     """What stands under every table of measured runs: who else was busy, and what an en dash is."""
     notes = _tenant_notes(rows)
+    differ = [f"{r.model} {method_title(r.method)}" for r in rows if r.cuda_peaks_agree is False]
+    if differ:
+        notes.append(
+            f"The metered step's peak is off the timed steps' by more than "
+            f"{MAX_PEAK_DIFFERENCE:.0%}: {listed(dict.fromkeys(differ))}."
+        )
     if any(row.status == "not_run" for row in rows):
         notes.append("An en dash marks a run that has no record yet.")
     return notes

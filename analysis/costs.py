@@ -8,6 +8,7 @@ from typing import Any
 from analysis import accuracy
 from analysis.accuracy import AVERAGE, Cell, accuracy_cells
 from analysis.collected import Collected
+from analysis.comparable import size_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def costs(collected: Collected) -> Costs | str:
     candidates = []
     for section in ("throughput", "memory"):
         rows = [r for r in collected.rows(section) if (r.model, r.status) == (model, "ok")]
+        rows = [r for r in rows if size_of(r) == size_of(rows[0])]
         for checkpointed in (True, False):
             of = {r.method: r for r in rows if bool(r.activation_checkpointing) == checkpointed}
             candidates.append((of, checkpointed))

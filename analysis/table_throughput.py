@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -10,14 +11,16 @@ from analysis.collected import Collected
 from analysis.comparable import (
     measured_notes,
     reason_notes,
+    size_of,
     why_not_devices,
     why_not_measured,
     why_not_speed,
 )
-from analysis.names import method_title, status_text
+from analysis.names import listed, method_title, status_text
 from analysis.printed import value, value_text
 from analysis.render import Block, Cell, Table
-from analysis.units import decimals, number, unit_for
+from analysis.units import Unit, decimals, number, unit_for
+from lomo.flops import FORMULA, PEAK_TABLE
 
 SECTION = "throughput"
 SPEED = "tokens_per_s_per_device"
@@ -37,6 +40,47 @@ COLUMNS = (
     f"{SPEED}_p90",
     "step_s_median",
     "num_timed_steps",
+    "mfu",
+    "hfu",
+    "model_flops_per_token",
+    "hardware_flops_per_step",
+    "peak_flops_per_s",
+    "energy_j_per_step",
+    "energy_j_per_token",
+    "cuda_reserved_peak_bytes",
+    "cuda_timed_allocated_peak_bytes",
+    "cuda_driver_used_bytes",
+    "cuda_num_alloc_retries",
+    "allocator_settings",
+)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A column that only a GPU's records fill: shown where one of the rows has a value.
+
+    per_unit: what is shown for a value of 1; None for bytes, shown in the table's unit.
+    """
+
+    name: str
+    head: str
+    per_unit: float | None
+    num_decimals: int = 1
+
+    def title(self, unit: Unit) -> str:
+        return self.head if self.per_unit is not None else f"{self.head} ({unit.name})"
+
+    def text(self, value: float | None, unit: Unit) -> str:
+        if value is None or self.per_unit is None:
+            return unit.text(value)
+        return decimals(value * self.per_unit, self.num_decimals)
+
+
+EXTRA = (
+    Extra("mfu", "MFU (%)", 100),
+    Extra("hfu", "HFU (%)", 100),
+    Extra("energy_j_per_token", "energy (mJ/token)", 1000),
+    Extra("cuda_reserved_peak_bytes", "reserved", None),
 )
 
 
@@ -56,14 +100,14 @@ def ratio(rows: list[Any], row: Any, method: str) -> float | None:
     """A row's speed over that of `method` on the same model and setting; None if unknown."""
     mine = number(getattr(row, SPEED))
     for other in rows:
-        same = (other.model, other.activation_checkpointing) == (
-            row.model,
-            row.activation_checkpointing,
-        )
-        if same and other.method == method:
+        if other.method == method and _setting(other) == _setting(row):
             theirs = number(getattr(other, SPEED))
             return None if mine is None or theirs is None else mine / theirs
     return None
+
+
+def _setting(row: Any) -> tuple[Any, ...]:
+    return row.model, row.activation_checkpointing, *size_of(row)
 
 
 def table_throughput(collected: Collected) -> Table:
@@ -85,24 +129,32 @@ def _caption(rows: list[Any]) -> str:
     first = rows[0]
     return (
         f"Tokens per second and device over all timed steps, the 10th and 90th percentile of "
-        f"single steps, and peak memory of a device; batches of {first.batch_size} x "
+        f"single steps, and peak memory of a device; {_batches(rows)} x "
         f"{first.sequence_length} tokens a device, {first.dtype} weights, {first.attention} "
         "attention. Warm-up, evaluation and saving are not in it. "
         "In brackets: the paper's printed value, where it is comparable."
     )
 
 
+def _batches(rows: list[Any]) -> str:
+    return "batches of " + listed(map(str, sorted({int(row.batch_size) for row in rows})))
+
+
 def _block(collected: Collected, rows: list[Any]) -> Block:
+    extra = [column for column in EXTRA if any(_known(row, column) for row in rows)]
     unit = unit_for(row.peak_bytes for row in rows)
     grid: list[list[Cell | str]] = []
     for row in rows:
         checkpointing = "on" if row.activation_checkpointing else "off"
-        keys: list[Cell | str] = [row.model, method_title(row.method), checkpointing]
+        batch = decimals(row.batch_size, 0)
+        keys: list[Cell | str] = [row.model, method_title(row.method), checkpointing, batch]
         if row.status != "ok":
             printed = (
                 _printed(row, "peak") if why_not(collected, row, speed=False) is None else None
             )
-            grid.append([*keys, "", Cell(status_text(row.status), printed=printed), *[""] * 5])
+            empty = [""] * (5 + len(extra))
+            status = Cell(status_text(row.status), printed=printed)
+            grid.append([*keys, decimals(row.num_devices, 0), status, *empty])
             continue
         peak = _printed(row, "peak") if why_not(collected, row, speed=False) is None else None
         speed = _printed(row, SPEED) if why_not(collected, row, speed=True) is None else None
@@ -117,15 +169,23 @@ def _block(collected: Collected, rows: list[Any]) -> Block:
                 decimals(1000 * row.step_s_median, 1),
                 decimals(ratio(rows, row, "adamw"), 2),
                 decimals(ratio(rows, row, "lomo"), 2),
+                *(column.text(number(getattr(row, column.name)), unit) for column in extra),
             ]
         )
     heads = [f"peak ({unit.name})", "tokens/s", "p10 to p90", "step (ms)"]
     ratios = ["over AdamW", "over LOMO"]
     return Block(
-        columns=["model", "method", "checkpointing", "devices", *heads, *ratios],
+        columns=[
+            *("model", "method", "checkpointing", "batch", "devices", *heads, *ratios),
+            *(column.title(unit) for column in extra),
+        ],
         rows=grid,
-        num_keys=3,
+        num_keys=4,
     )
+
+
+def _known(row: Any, column: Extra) -> bool:
+    return number(getattr(row, column.name)) is not None
 
 
 def _rate(tokens_per_s: Any) -> str:
@@ -140,7 +200,11 @@ def _printed(row: Any, column: str) -> str | None:
 def _notes(collected: Collected, rows: list[Any]) -> list[str]:
     if not rows:
         return []
-    notes = ["The last two columns are speeds divided by AdamW's and by LOMO's on the same model."]
+    notes = [
+        "Over AdamW, over LOMO: speeds divided by theirs on the same model in the same setting."
+    ]
+    if any(_known(row, EXTRA[0]) for row in rows):
+        notes.append(f"MFU: {FORMULA}; peaks of {PEAK_TABLE}. HFU counts what is recomputed too.")
     names = sorted({row.device_name for row in rows if isinstance(row.device_name, str)})
     notes += [f"Measured on: {', '.join(names)}."] if names else []
     notes += reason_notes(

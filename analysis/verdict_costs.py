@@ -77,7 +77,10 @@ def throughput_verdict(collected: Collected, cell: Any) -> Verdict:
     labels = {"num_devices": "devices", "peak": "peak of a device"}
     label = labels.get(cell.column, "tokens/s per device")
     what = f"{size} {method_title(method)}: {label}"
-    row = next(_runs(collected, "throughput", size, method), None)
+    rows = list(_runs(collected, "throughput", size, method))
+    # A study may measure other batches and numbers of devices too.
+    comparable = (r for r in rows if table_throughput.why_not(collected, r, speed=False) is None)
+    row = next(comparable, rows[0] if rows else None)
     if row is None:
         return verdict_on(cell, what, *why_absent(collected, "throughput", size, method))
     reason = table_throughput.why_not(collected, row, speed=cell.column == table_throughput.SPEED)

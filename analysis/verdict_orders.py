@@ -9,6 +9,7 @@ from typing import Any
 from analysis import accuracy
 from analysis.accuracy import AVERAGE, Cell, accuracy_cells
 from analysis.collected import Collected
+from analysis.comparable import size_of, size_text
 from analysis.intervals import Interval, Z
 from analysis.names import NOT_RUN as STATUS_NOT_RUN
 from analysis.names import TASKS, method_title, status_text
@@ -35,7 +36,11 @@ def _of_section(collected: Collected, section: str, orders: Any) -> Iterator[Ver
     if section not in collected.plan.sections:
         yield _untested(_CLAIMS[section], NOT_RUN, f"the study has no {section} section")
     for model in collected.models(section):
-        yield from orders(model, [row for row in collected.rows(section) if row.model == model])
+        rows = [row for row in collected.rows(section) if row.model == model]
+        settings = list(dict.fromkeys(map(size_of, rows)))
+        for size in settings:
+            title = model if len(settings) == 1 else f"{model} at {size_text(size)}"
+            yield from orders(title, [row for row in rows if size_of(row) == size])
 
 
 def _of_accuracy(collected: Collected, section: str, orders: Any) -> Iterator[Verdict]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,23 +39,25 @@ class Batch:
     attention_mask_BS: torch.Tensor
     labels_BS: torch.Tensor
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         """Tokens without padding."""
         return int(self.attention_mask_BS.sum())
 
-    @property
+    @cached_property
     def num_targets(self) -> int:
         """Tokens that the loss counts (the first position predicts nothing)."""
         return int((self.labels_BS[:, 1:] != IGNORED).sum())
 
     def to(self, device: str) -> Batch:
-        """The batch on `device`."""
-        return Batch(
+        """The batch on `device`. Counted here first: counting on a GPU makes the host wait."""
+        moved = Batch(
             self.input_ids_BS.to(device),
             self.attention_mask_BS.to(device),
             self.labels_BS.to(device),
         )
+        moved.__dict__.update(num_tokens=self.num_tokens, num_targets=self.num_targets)
+        return moved
 
 
 def encode(

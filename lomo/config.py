@@ -7,7 +7,9 @@ that a plan costs milliseconds.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -92,22 +94,44 @@ class Accuracy(Strict):
     )
 
 
+PositiveInt = Annotated[int, Field(ge=1)]
+OneOrMore = PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)]
+
+
 class Measure(Strict):
-    """A matrix of models x methods x checkpointing whose step is measured."""
+    """A matrix of models x methods x batch sizes x checkpointing whose step is measured."""
 
     models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
     methods: list[str] = Field(min_length=1, description="method ids")
-    batch_size: int = Field(ge=1, description="sequences a device")
+    batch_size: OneOrMore = Field(description="sequences a device; a list is run through")
     sequence_length: int = Field(ge=2, description="tokens a sequence")
     activation_checkpointing: list[bool] = Field([True], min_length=1, description="off and on")
     dtype: Dtype = Field("bfloat16", description="of the weights")
     attention: Attention = Field("sdpa", description="attention kernel")
     max_grad_norm: float | None = Field(None, gt=0, description="global norm; null for no clipping")
     engine: Engine = Field("single", description="how the model is spread over devices")
-    num_devices: int = Field(1, ge=1, description="devices a run, one process each")
+    num_devices: OneOrMore = Field(
+        1, description="devices a run, one process each; a list is run through"
+    )
     num_warmup_steps: int = Field(2, ge=1, description="steps before the clock starts")
     num_timed_steps: int = Field(10, ge=2, description="steps on the clock")
     timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Batch size, devices and checkpointing of each run of a model and a method."""
+        several: dict[str, Sequence[int | bool]] = {
+            "batch_size": _listed(self.batch_size),
+            "num_devices": _listed(self.num_devices),
+            "activation_checkpointing": self.activation_checkpointing,
+        }
+        return [
+            dict(zip(several, values, strict=True))
+            for values in itertools.product(*several.values())
+        ]
+
+
+def _listed(value: int | list[int]) -> list[int]:
+    return value if isinstance(value, list) else [value]
 
 
 class Target(Strict):
@@ -186,6 +210,10 @@ class Study(Strict):
     memory: Measure | None = Field(None, description="Table 1, Figures 1 and 2")
     throughput: Measure | None = Field(None, description="Table 2")
     peers: Peers | None = Field(None, description="ways to take a step, beside each other")
+    weights: Literal["random"] | None = Field(
+        None,
+        description="random: of each model only the architecture, enough for memory and speed",
+    )
     models: str | list[str] | None = Field(
         None, description="given on the command line, replaces `models` of every section"
     )
@@ -195,6 +223,18 @@ class Study(Strict):
     def _as_on_a_command_line(cls, value: object) -> object:
         # `--config launch_anyway=true`: Snakemake takes only True and False for more than words.
         return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _measures_memory_in_one_setting(self) -> Study:
+        memory = self.memory
+        for name in ("batch_size", "num_devices") if memory else ():
+            value = getattr(memory, name)
+            if isinstance(value, list) and len(value) > 1:
+                raise ValueError(
+                    f"memory.{name} has several values, and Table 1 has one setting: "
+                    "put the others into `throughput`, which measures memory as well"
+                )
+        return self
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Study:

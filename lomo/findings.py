@@ -10,7 +10,7 @@ import torch
 
 from lomo.clock import Clock
 from lomo.models import RANDOM_WEIGHTS
-from lomo.record import Evaluation, Memory, ModelFacts, Status, Throughput, Training
+from lomo.record import Efficiency, Evaluation, Memory, ModelFacts, Status, Throughput, Training
 
 
 class RunStopped(Exception):
@@ -30,6 +30,7 @@ class Findings:
     evaluations: list[Evaluation] = field(default_factory=list)
     result: Evaluation | None = None
     throughput: Throughput | None = None
+    efficiency: Efficiency | None = None
     memory: Memory | None = None
     missing: dict[str, str] = field(default_factory=dict)
     step: int | None = None

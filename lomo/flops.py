@@ -73,8 +73,8 @@ def hardware_flops_per_step(
     layers, hidden = _size(config, "layers"), _size(config, "hidden")
     num_tokens = batch_size * sequence_length
     # Scores, and the values that they weigh: two products forward, twice as many backward.
-    scores = layers * 4 * num_tokens * sequence_length * _attention_width(config)
-    forward_scores, backward_scores = float(scores), float(2 * scores)
+    scores = 4.0 * layers * num_tokens * sequence_length * _attention_width(config)
+    forward_scores, backward_scores = scores, 2 * scores
     if attention == "sdpa":
         forward_scores, backward_scores = scores / 2, 2.5 * scores / 2
     forward = 2 * used * num_tokens + forward_scores

@@ -17,15 +17,23 @@ import torch
 
 from lomo.batches import Batch, random_batch
 from lomo.clock import Clock
+from lomo.efficiency import efficiency
 from lomo.engines.single import Single
 from lomo.engines.step import StepPhase, training_step
 from lomo.findings import Deadline, Findings, RunStopped, synchronise
-from lomo.memory.cuda import read_cuda_peaks, reset_cuda_peaks, residual_bytes
+from lomo.instruments import StepInstruments
+from lomo.memory.cuda import (
+    GRANULE_BYTES,
+    allocator_settings,
+    read_cuda_peaks,
+    reset_cuda_peaks,
+    residual_bytes,
+)
 from lomo.memory.host import host_peak_rss_bytes
 from lomo.memory.ledger import Ledger, StepMeter
 from lomo.methods import Prepared
 from lomo.preparation import prepare_model
-from lomo.record import LedgerParts, Memory, SumOfTerms, write_text
+from lomo.record import AllocatorPeaks, CudaMemory, LedgerParts, Memory, SumOfTerms, write_text
 from lomo.specs import MeasureSpec
 from lomo.throughput import TimedStep, summarise
 from lomo.tracking import History
@@ -58,9 +66,22 @@ def work(
             device=engine.device,
         )
 
-    _time_steps(spec, prepared, batch, engine, clock, history, findings)
+    instruments = StepInstruments(engine.device)
+    _time_steps(spec, prepared, batch, engine, clock, history, findings, instruments)
+    assert findings.model is not None and findings.throughput is not None
+    findings.efficiency = efficiency(
+        spec,
+        config.to_dict(),
+        findings.model,
+        findings.throughput,
+        device_name=instruments.device_name,
+        energy_j=instruments.energy.joules,
+        why_no_energy=instruments.energy.reason,
+    )
     with clock.phase("train"):
-        findings.memory = _measure_memory(spec, prepared, batch(0), engine, folder)
+        ledger, metered = _meter_step(spec, prepared, batch(0), engine)
+    _write_timeline(folder / "timeline.jsonl", ledger)
+    findings.memory = _as_memory(ledger, metered, instruments.peaks)
 
 
 def _time_steps(
@@ -71,6 +92,7 @@ def _time_steps(
     clock: Clock,
     history: History,
     findings: Findings,
+    instruments: StepInstruments,
 ) -> None:
     optimizers = [optimizer for optimizer, _ in prepared.optimizers]
     deadline = Deadline(clock, spec.timeout_s, engine.agreed)
@@ -80,6 +102,8 @@ def _time_steps(
             deadline.check(step)
             findings.step = step
             given = batch(step)
+            if step == spec.num_warmup_steps + 1:
+                instruments.start()
             started = synchronise(engine.device)
             result = training_step(
                 prepared.model,
@@ -93,22 +117,25 @@ def _time_steps(
                 raise RunStopped("diverged", f"the loss is {result.loss}", step=step)
             timed.append(TimedStep(seconds, given.num_tokens, given.input_ids_BS.numel()))
             history.add("step", step=step, loss=result.loss, step_s=seconds)
+        instruments.stop()
     findings.throughput = summarise(
         timed, num_warmup_steps=spec.num_warmup_steps, world_size=engine.world_size
     )
 
 
-def _measure_memory(
-    spec: MeasureSpec, prepared: Prepared, batch: Batch, engine: Single, folder: Path
-) -> Memory:
-    device = engine.device
+def _meter_step(
+    spec: MeasureSpec, prepared: Prepared, batch: Batch, engine: Single
+) -> tuple[Ledger, AllocatorPeaks | None]:
+    """One step under the meter: its ledger, and on CUDA what the allocator counted meanwhile."""
+    on_cuda = engine.device == "cuda"
     optimizers = [optimizer for optimizer, _ in prepared.optimizers]
-    if device == "cuda":
-        reset_cuda_peaks(torch.device(device))
+    if on_cuda:
+        reset_cuda_peaks(torch.device("cuda"))
     with StepMeter(
         prepared.model,
         lambda: [optimizer.state for optimizer in optimizers],
         inputs=[batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS],
+        granule_bytes=GRANULE_BYTES if on_cuda else 1,
     ) as meter:
 
         def enter(phase: StepPhase) -> None:
@@ -122,13 +149,16 @@ def _measure_memory(
             engine=engine,
             enter=enter,
         )
-    ledger = meter.ledger()
-    _write_timeline(folder / "timeline.jsonl", ledger)
-    return _as_memory(ledger, read_cuda_peaks(torch.device(device)) if device == "cuda" else None)
+    return meter.ledger(), read_cuda_peaks(torch.device("cuda")) if on_cuda else None
 
 
-def _as_memory(ledger: Ledger, cuda: dict[str, int] | None) -> Memory:
-    residual = residual_bytes(cuda, ledger) if cuda else 0
+def _as_memory(
+    ledger: Ledger, metered: AllocatorPeaks | None, timed: AllocatorPeaks | None
+) -> Memory:
+    residual, cuda = 0, None
+    if metered is not None and timed is not None:
+        residual = residual_bytes(metered, ledger)
+        cuda = CudaMemory(metered=metered, timed=timed, allocator_settings=allocator_settings())
     rss = host_peak_rss_bytes()
     return Memory(
         counter="max_memory_allocated" if cuda else "storage_meter",

@@ -106,6 +106,22 @@ def resolve_model(name: str, *, where: str) -> ModelEntry:
     )
 
 
+def with_random_weights(entry: ModelEntry, *, where: str) -> ModelEntry:
+    """The same architecture under the same name, but with random weights made on the device.
+
+    Raises UserError for an entry that does not tell its architecture.
+    """
+    if entry.architecture is None:
+        raise UserError(
+            f"{entry.name} does not tell its architecture",
+            where=where,
+            fix=f"write the values of its config.json under `architecture` in {REGISTRY}",
+        )
+    return ModelEntry(
+        name=entry.name, weights="random", architecture=entry.architecture, paper=entry.paper
+    )
+
+
 def random_config(entry: ModelEntry) -> dict[str, Any]:
     """The content of config.json for a model of random weights: its architecture and the seed."""
     assert entry.weights == "random" and entry.architecture is not None

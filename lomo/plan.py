@@ -18,7 +18,7 @@ from lomo import methods
 from lomo.config import Accuracy, HyperValue, Measure, Peers, Strict, Study, parse
 from lomo.errors import UserError
 from lomo.inputs import check_data, data_folder, model_folder
-from lomo.models import ModelEntry, local_entry, resolve_model
+from lomo.models import ModelEntry, local_entry, resolve_model, with_random_weights
 from lomo.refusals import (
     TRAINABLE,
     check_grids,
@@ -54,7 +54,7 @@ def make_plan(study: Study, *, source: str) -> Plan:
     for name, section in study.sections().items():
         where = f"{source}: {name}"
         for model in study.models_of(section):
-            entry = resolve_model(model, where=f"{where}.models")
+            entry = _entry(study, model, where)
             if entry.weights == "random" and isinstance(section, Accuracy):
                 raise UserError(untrainable(entry.name), where=f"{where}.models", **TRAINABLE)
             if entries.setdefault(entry.name, entry) != entry:
@@ -90,7 +90,7 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
         settings["num_dev"] = 0  # nothing is selected on it, so nothing is held back
     specs = []
     for model, method in itertools.product(study.models_of(section), section.methods):
-        entry = resolve_model(model, where=f"{where}.models")
+        entry = _entry(study, model, where)
         methods.check_name(method, where=f"{where}.methods")
         check_method(method, section.settings, f"{where}.settings.")
         check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
@@ -122,12 +122,12 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
 
 def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSpec]:
     specs = []
-    for model, method, checkpointing in itertools.product(
-        study.models_of(section), section.methods, section.activation_checkpointing
+    common = section.model_dump(exclude={"models", "methods"})
+    for model, method, setting in itertools.product(
+        study.models_of(section), section.methods, section.settings()
     ):
-        entry = resolve_model(model, where=f"{where}.models")
+        entry = _entry(study, model, where)
         methods.check_name(method, where=f"{where}.methods")
-        check_method(method, section, f"{where}.")
         if not methods.describe(method).trains:
             raise UserError(
                 f"{method} takes no training step to measure",
@@ -135,25 +135,28 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
                 fix=f"take {method} out of this section",
             )
         check_length(entry, section.sequence_length, f"{where}.sequence_length")
-        setting = _setting(section, checkpointing)
-        if section.engine != "single":
-            setting += f"-{section.engine}-{section.num_devices}"
-        settings = section.model_dump(exclude={"models", "methods", "activation_checkpointing"})
-        specs.append(
-            MeasureSpec(
-                study=study.study,
-                run_id=f"measure/{entry.name}/{method}/{setting}",
-                model=entry.name,
-                model_path=model_folder(entry, study.study),
-                method=method,
-                hyper=_hyper(method, {}, where),
-                activation_checkpointing=checkpointing,
-                device=study.device,
-                num_threads=study.num_threads,
-                **settings,
-            )
+        spec = MeasureSpec(
+            study=study.study,
+            run_id=f"measure/{entry.name}/{method}/{_setting(**common | setting)}",
+            model=entry.name,
+            model_path=model_folder(entry, study.study),
+            method=method,
+            hyper=_hyper(method, {}, where),
+            device=study.device,
+            num_threads=study.num_threads,
+            **common | setting,
         )
+        check_method(method, spec, f"{where}.")
+        specs.append(spec)
     return specs
+
+
+def _entry(study: Study, model: str, where: str) -> ModelEntry:
+    """The model of a section, with random weights where the study wants no others."""
+    entry = resolve_model(model, where=f"{where}.models")
+    if study.weights is None:
+        return entry
+    return with_random_weights(entry, where=f"{where}.models")
 
 
 def _peer_specs(study: Study, section: Peers, where: str) -> list[PeerSpec]:
@@ -175,10 +178,10 @@ def _peer_specs(study: Study, section: Peers, where: str) -> list[PeerSpec]:
         section.variants.items(),
     ):
         place = f"{where}.variants.{name}"
-        entry = resolve_model(model, where=f"{where}.models")
+        entry = _entry(study, model, where)
         check_length(entry, section.sequence_length, f"{where}.sequence_length")
         methods.check_name(asked.method, where=f"{place}.method", peers_too=True)
-        setting = _setting(section, checkpointing)
+        setting = _setting(**settings | {"activation_checkpointing": checkpointing})
         spec = PeerSpec(
             study=study.study,
             run_id=f"measure/{entry.name}/{name}/{setting}/round{number}",
@@ -199,11 +202,20 @@ def _peer_specs(study: Study, section: Peers, where: str) -> list[PeerSpec]:
     return specs
 
 
-def _setting(section: Measure | Peers, checkpointing: bool) -> str:
-    return (
-        f"{section.sequence_length}x{section.batch_size}-{section.dtype}-"
-        f"{'checkpointed' if checkpointing else 'plain'}"
-    )
+def _setting(
+    *,
+    sequence_length: int,
+    batch_size: int,
+    dtype: str,
+    activation_checkpointing: bool,
+    engine: str = "single",
+    num_devices: int = 1,
+    **_: object,
+) -> str:
+    """What a run id tells of a measured run's setting."""
+    checkpointing = "checkpointed" if activation_checkpointing else "plain"
+    spread = "" if engine == "single" else f"-{engine}-{num_devices}"
+    return f"{sequence_length}x{batch_size}-{dtype}-{checkpointing}{spread}"
 
 
 def _trials(

@@ -16,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lomo.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Raised when a definition of docs/measurement.md or docs/protocol.md changes its meaning.
 PROTOCOL_VERSION = "1.0"
+
+# Between the metered step and the timed ones, as a share of the latter.
+MAX_PEAK_DIFFERENCE = 0.01
 
 Status = Literal["ok", "oom", "diverged", "timeout", "unsupported", "predicted_oom"]
 
@@ -144,6 +147,24 @@ class Throughput(Block):
     world_size: int
 
 
+class Efficiency(Block):
+    """Speed as a share of what the device can do at most, and energy. Of a measured run's steps."""
+
+    # By the formula named in `formula`; what MFU counts.
+    model_flops_per_token: float | None
+    # What a step executes on all devices: recomputing and a second backward are in it.
+    hardware_flops_per_step: float | None
+    formula: str
+    # Of one device in the run's dtype, and the table that it stands in.
+    peak_flops_per_s: float | None
+    peak_table: str
+    mfu: float | None
+    hfu: float | None
+    # Of one device over the timed steps, by its own counter; tokens are that device's share.
+    energy_j_per_step: float | None
+    energy_j_per_token: float | None
+
+
 class LedgerParts(Block):
     """Bytes by category. With `residual_bytes` they add up to the counter's peak."""
 
@@ -165,6 +186,33 @@ class SumOfTerms(Block):
     total_bytes: int
 
 
+class AllocatorPeaks(Block):
+    """What CUDA's caching allocator counted since a reset, and the driver at its reading."""
+
+    requested_peak_bytes: int
+    allocated_peak_bytes: int
+    active_peak_bytes: int
+    reserved_peak_bytes: int
+    num_alloc_retries: int
+    num_ooms: int
+    # In use on the whole device now: contexts, kernels and other processes too.
+    driver_used_bytes: int
+
+
+class CudaMemory(Block):
+    """The allocator's peaks of the metered step, and of the timed ones, which no meter watched."""
+
+    metered: AllocatorPeaks
+    timed: AllocatorPeaks
+    allocator_settings: str
+
+    @property
+    def peaks_agree(self) -> bool:
+        """Whether the ledger speaks of the timed steps too: a meter could change what is held."""
+        metered, timed = self.metered.allocated_peak_bytes, self.timed.allocated_peak_bytes
+        return abs(metered - timed) <= MAX_PEAK_DIFFERENCE * timed
+
+
 class Memory(Block):
     """The measured ledger of one step. Definitions: docs/measurement.md."""
 
@@ -175,7 +223,7 @@ class Memory(Block):
     sum_of_terms: SumOfTerms
     gradients_peak_bytes: int
     host_peak_rss_bytes: int | None
-    cuda: dict[str, int] | None
+    cuda: CudaMemory | None
     # File beside the record: one line an event of the step (phase ends, gradients born and dead).
     timeline_file: str | None
 
@@ -199,6 +247,7 @@ class Record(Block):
     # The evaluation that the protocol reports (an element of `evaluations`).
     result: Evaluation | None
     throughput: Throughput | None
+    efficiency: Efficiency | None
     memory: Memory | None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lomo import engines, methods, support
-from lomo.config import Accuracy, HyperValue, Measure, TrainSettings
+from lomo.config import Accuracy, HyperValue, TrainSettings
 from lomo.errors import UserError
 from lomo.models import ModelEntry
 from lomo.specs import RunSpec
@@ -51,7 +51,7 @@ def check_grids(section: Accuracy, where: str) -> None:
         )
 
 
-def check_method(method: str, settings: TrainSettings | Measure | RunSpec, where: str) -> None:
+def check_method(method: str, settings: TrainSettings | RunSpec, where: str) -> None:
     """Refuses an option that the method would have to drop; `where` is its place up to its name."""
     described = methods.describe(method)
     if not described.trains:

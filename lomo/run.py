@@ -31,6 +31,14 @@ from lomo.record import (
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.tracking import History
 
+# How a CPU's allocator, CUDA itself and cuBLAS say that memory has run out.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 
 def choose_device(asked: str, num_devices: int = 1) -> str:
     """ "cpu" or "cuda". Raises UserError where CUDA is asked for and there is too little of it."""
@@ -61,7 +69,7 @@ def launch_ranks(
     except RankFailed as failed:
         if failed.kind != "oom":
             raise
-        evidence = _evidence(str(failed), failed.step, device)
+        evidence = _evidence(str(failed), failed.step, device, of_a_rank=True)
         provenance = read_provenance(spec, device)
         record = as_record(spec, "oom", evidence, provenance, clock)
         write_record(folder / "record.json", record)
@@ -128,14 +136,18 @@ def finished(spec: TrainSpec | MeasureSpec, folder: Path) -> Record | None:
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
-def _evidence(message: str, step: int | None, device: str) -> Evidence:
+def _evidence(message: str, step: int | None, device: str, *, of_a_rank: bool = False) -> Evidence:
     missing = {} if step is not None else {"step": "it stopped before the first step"}
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
-    if peak is None:
+    peak = None
+    if device != "cuda":
         missing["peak_before_bytes"] = "a CPU has no counter of its peak outside the ledger"
+    elif of_a_rank:
+        missing["peak_before_bytes"] = "the counter ended with the rank's process"
+    else:
+        peak = torch.cuda.max_memory_allocated()
     return Evidence(message=message, step=step, peak_before_bytes=peak, missing=missing)
 
 
@@ -155,9 +167,14 @@ def as_record(
         "training": findings.training,
         "result": findings.result,
         "throughput": findings.throughput,
+        "efficiency": findings.efficiency,
         "memory": findings.memory,
     }
-    reasons = {"evidence": "the run ended well", **findings.missing}
+    reasons = {
+        "evidence": "the run ended well",
+        "efficiency": "it is taken of measured runs",
+        **findings.missing,
+    }
     stopped = f"the run ended with status {status} before it"
     return Record.model_validate(
         {

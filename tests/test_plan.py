@@ -195,3 +195,87 @@ def test_the_papers_measured_cells_are_those_of_tables_1_and_2(paper: Plan) -> N
     assert {(s.model, s.method) for s in throughput} == set(
         itertools.product(PAPER_MODELS, ("adamw", "sgd", "lomo"))
     )
+
+
+@pytest.mark.parametrize(
+    ("study", "sections"),
+    [
+        ("h200", {"memory": 4 * 6 * 2, "throughput": 4 * 6 * 3}),
+        ("rtx3090", {"memory": 6 * 2, "throughput": 4 * 4 * 4}),
+        ("consumer-gpu", {"memory": 5 * 6, "throughput": 5 * 6 * 2}),
+    ],
+)
+def test_the_studies_of_gpus_ask_for_random_weights_alone(
+    study: str, sections: dict[str, int]
+) -> None:
+    source = f"config/{study}.yaml"
+    plan = make_plan(load_study(ROOT / source), source=source)
+    assert {name: len(runs) for name, runs in plan.sections.items()} == sections
+    assert {entry.weights for entry in plan.models.values()} == {"random"}
+    for spec in plan.runs.values():
+        assert spec.timeout_s is not None and spec.timeout_s < 600
+        assert spec.model_path == f"results/{study}/models/{spec.model}"
+
+
+def test_random_weights_keep_what_a_model_stands_for() -> None:
+    plan = make_plan(load_study(ROOT / "config" / "h200.yaml"), source="config/h200.yaml")
+    assert plan.models["llama-65b"].paper == "65B"
+    assert plan.models["llama-65b"].hub is None
+
+
+def test_lists_of_batches_and_devices_are_run_through(study_dict: dict[str, Any]) -> None:
+    memory = {
+        **study_dict["memory"],
+        "methods": ["lomo"],
+        "batch_size": [1, 4],
+        "engine": "fsdp2",
+        "num_devices": [2, 8],
+    }
+    runs = planned({**study_dict, "throughput": memory}).sections["throughput"]
+    assert [run.split("/")[-1] for run in runs] == [
+        f"32x{batch}-bfloat16-{checkpointing}-fsdp2-{devices}"
+        for batch in (1, 4)
+        for devices in (2, 8)
+        for checkpointing in ("plain", "checkpointed")
+    ]
+
+
+def test_random_weights_cannot_be_trained_on(study_dict: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="random"):
+        planned({**study_dict, "weights": "random"})
+
+
+# As told by the models' own pages, from config.json values alone.
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [
+        ("qwen3-4b", 4_022_468_096),
+        ("qwen3-8b", 8_190_735_360),
+        ("llama-3.2-3b", 3_212_749_824),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("mistral-7b-v0.3", 7_248_023_552),
+        ("llama-7b", 6_738_415_616),
+        ("llama-13b", 13_015_864_320),
+        ("llama-30b", 32_528_943_616),
+        ("llama-65b", 65_285_660_672),
+    ],
+)
+def test_architectures_have_the_parameters_of_their_models(name: str, num_parameters: int) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from lomo.models import registry
+
+    architecture = registry(ROOT / "config" / "models.yaml")[name].architecture
+    assert architecture is not None
+    config = AutoConfig.for_model(**architecture)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
+
+
+@pytest.mark.parametrize("change", [{"batch_size": [1, 4]}, {"num_devices": [1, 2]}])
+def test_table_1_has_one_setting(study_dict: dict[str, Any], change: dict[str, Any]) -> None:
+    memory = {**study_dict["memory"], **change}
+    with pytest.raises(ValueError, match="put the others into `throughput`"):
+        planned({**study_dict, "memory": memory})

@@ -24,7 +24,15 @@ def record(study_dict: dict[str, Any]) -> Record:
     spec = next(iter(plan.runs.values()))
     absent = {
         name: "not reached"
-        for name in ("evidence", "model", "training", "result", "throughput", "memory")
+        for name in (
+            "evidence",
+            "model",
+            "training",
+            "result",
+            "throughput",
+            "efficiency",
+            "memory",
+        )
     }
     return Record(
         study=spec.study,

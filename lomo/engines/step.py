@@ -54,12 +54,12 @@ def training_step(
     fused: Any = next((o for o in optimizers if hasattr(o, "backward")), None)
     ordinary = [optimizer for optimizer in optimizers if optimizer is not fused]
     num_targets = sum(batch.num_targets for batch in micro_batches)
-    total = 0.0
+    losses = []
     for number, batch in enumerate(micro_batches, start=1):
         engine.before_forward(is_last=number == len(micro_batches))
         enter("forward")
         loss = _loss(model, engine.share(batch), num_targets)
-        total += loss.item()
+        losses.append(loss.detach())
         if engine.world_size > 1:  # gradients are averaged over ranks; their sum is meant
             loss = loss * engine.world_size
         engine.before_backward(loss)
@@ -81,6 +81,8 @@ def training_step(
     if fused is not None and fused.grad_norm is not None:
         norms[:1] = [fused.grad_norm]  # DeepSpeed clips in its step, and knows its norm only now
     skipped = not all(map(math.isfinite, norms))
+    # Read last: the host would wait here for the device, and the device then for the host.
+    total = sum(loss.item() for loss in losses)
     return StepResult(engine.total(total), norms[0] if norms else None, skipped)
 
 

@@ -20,6 +20,7 @@ from lomo.engines.step import StepPhase, training_step
 from lomo.errors import UserError
 from lomo.memory.architecture import Architecture, check_request
 from lomo.memory.closed_form import closed_form_ledger
+from lomo.memory.cuda import GRANULE_BYTES
 from lomo.memory.fake import fake_tensors, unsupported_operation
 from lomo.memory.fake_ranks import Wrap, fake_engine
 from lomo.memory.ledger import Ledger, StepMeter
@@ -29,7 +30,6 @@ from lomo.plan import MeasureSpec
 from lomo.weights import checkpoint_activations
 
 ZERO3 = Zero3()
-CUDA_GRANULE_BYTES = 512  # CUDA's caching allocator rounds each size up to it
 
 Device = Literal["cuda", "cpu"]
 Account = Literal["simulated", "model_of_buffers", "closed_form"]
@@ -72,7 +72,7 @@ def predict(
     check_request(architecture, spec)
     if spec.engine == "zero3":
         return _predict_zero3(architecture, spec, device, zero3)
-    granule_bytes = CUDA_GRANULE_BYTES if device == "cuda" else 1
+    granule_bytes = GRANULE_BYTES if device == "cuda" else 1
     with _quiet_process_state(), fake_tensors(as_device=device):
         with fake_engine(spec.engine, spec.num_devices, wrap) as engine:
             step = _Step(architecture.config, spec, engine, granule_bytes)
@@ -179,7 +179,7 @@ class _Step:
         optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
         rows = self.spec.batch_size * self.engine.world_size
         tokens_BS = torch.zeros(rows, self.spec.sequence_length, dtype=torch.long)
-        batch = Batch(tokens_BS, torch.ones_like(tokens_BS), tokens_BS.clone())
+        batch = Batch(tokens_BS, torch.ones_like(tokens_BS), tokens_BS.clone()).to("cpu")
         with StepMeter(
             self.prepared.model,
             lambda: [optimizer.state for optimizer in optimizers],

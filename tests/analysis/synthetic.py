@@ -160,6 +160,18 @@ def _throughput(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
     }
 
 
+def _efficiency() -> dict[str, Any]:
+    null = ("peak_flops_per_s", "mfu", "hfu", "energy_j_per_step", "energy_j_per_token")
+    return {
+        "model_flops_per_token": 1e6,
+        "hardware_flops_per_step": 1e9,
+        "formula": "made up",
+        "peak_table": "made up",
+        **dict.fromkeys(null),
+        "missing": dict.fromkeys(null, "made up"),
+    }
+
+
 def accuracy(spec: TrainSpec) -> float:
     """The made-up accuracy of a run: the same for the same run id."""
     noise = random.Random(spec.run_id).uniform(-0.03, 0.03)
@@ -205,6 +217,7 @@ def _training(spec: TrainSpec) -> dict[str, Any]:
         "evaluations": [*evaluations, result],
         "result": result,
         "throughput": _throughput(spec) if trains else None,
+        "efficiency": None,
         "memory": None,
     }
 
@@ -215,6 +228,7 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
     width = 4 if spec.dtype == "float32" else 2
     measured = {"training": None, "evaluations": [], "result": None}
     measured |= {"throughput": _throughput(spec), "memory": _memory(spec)}
+    measured |= {"efficiency": _efficiency()}
     record: dict[str, Any] = {
         "study": spec.study,
         "run_id": spec.run_id,
@@ -262,7 +276,7 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
 
 def failed(record: dict[str, Any], status: str) -> dict[str, Any]:
     """The same run, ended with `status`."""
-    empty = dict.fromkeys(("training", "result", "throughput", "memory"))
+    empty = dict.fromkeys(("training", "result", "throughput", "efficiency", "memory"))
     evidence = {"message": "made up", "step": 1, "peak_before_bytes": 5}
     return record | empty | {"status": status, "evidence": evidence, "evaluations": []}
 
@@ -277,7 +291,7 @@ def write_results(results: Path, plan: Plan, change: Change | None = None) -> Pa
         if record is None:
             continue
         folder = results / "runs" / run_id
-        parts = ("evidence", "model", "training", "result", "throughput", "memory")
+        parts = ("evidence", "model", "training", "result", "throughput", "efficiency", "memory")
         missing = {name: "made up" for name in parts if record[name] is None}
         write_record(folder / "record.json", Record.model_validate(record | {"missing": missing}))
         if isinstance(spec, TrainSpec):

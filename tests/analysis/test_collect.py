@@ -13,6 +13,7 @@ from analysis.cli import main
 from analysis.collect import COLUMNS, collect
 from lomo.errors import UserError
 from lomo.plan import Plan
+from lomo.record import SCHEMA_VERSION
 
 
 def small_plan() -> Plan:
@@ -100,7 +101,7 @@ def test_a_spoiled_record_exits_with_2(
     if spoiled == "cut":
         path.write_text(text[: len(text) // 2])
     else:
-        path.write_text(text.replace('"schema_version": 1', '"schema_version": 99'))
+        path.write_text(text.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
     assert main(["collect", "--results", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert str(path) in message

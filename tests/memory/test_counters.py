@@ -49,4 +49,4 @@ def test_parts_and_residual_are_the_allocators_peak() -> None:
     peaks, ledger = read_cuda_peaks(device), meter.ledger()
     assert ledger.peak_bytes == 1028 * MIB
     assert 0 <= residual_bytes(peaks, ledger) < 64 * MIB
-    assert peaks["num_ooms"] == 0
+    assert peaks.num_ooms == 0

@@ -105,6 +105,17 @@ def test_a_bare_dry_run_plans_the_default_study_by_the_profile(checkout: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("study", ["h200", "rtx3090", "consumer-gpu"])
+def test_the_studies_of_gpus_fetch_and_train_nothing(checkout: Path, study: str) -> None:
+    source = f"config/{study}.yaml"
+    plan = make_plan(load_study(ROOT / source), source=source)
+    counts = job_counts(snakemake(checkout, "-n", "--configfile", source))
+    offline = {name: 1 for name in ALWAYS if name != "wandb"}
+    made = {"measure": len(plan.runs), "random_model": len(plan.models)}
+    assert counts == {**offline, **made}
+
+
+@pytest.mark.slow
 def test_local_makes_no_data_and_no_model(
     checkout: Path, data_folder: Path, test_data: Path
 ) -> None:

@@ -125,3 +125,17 @@ rule wandb:
         "../../environment.yml"
     shell:
         "python -m lomo wandb --results results/{wildcards.study} 2> {log:q}"
+
+
+rule publish:
+    input:
+        plan=f"results/{STUDY}/plan.json",
+        records=expand("results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS),
+    # No output: Snakemake would remove what stands there, and what is published never changes.
+    log:
+        f"results/{STUDY}/logs/publish.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    shell:
+        f"python -m analysis publish --results results/{STUDY} --to results/published/{STUDY} 2> {{log:q}}"
