@@ -31,6 +31,10 @@ def parser() -> argparse.ArgumentParser:
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--results", type=Path, required=True, help="results/<study>")
+        if name == "predicted":
+            command.add_argument(
+                "--june-2023", type=Path, help="predictions with June 2023's code, to stand beside"
+            )
         known = {
             "table": [*SECTION_TABLES, *TABLES],
             "figure": [*SECTION_FIGURES, *FIGURES],
@@ -52,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         for which in getattr(arguments, "which", None) or tables_of(collected):
             make_table(collected, which)
     if command == "predicted":
-        make_predicted(results)
+        make_predicted(results, arguments.june_2023)
     if command in ("figure", "all"):
         collected = load(results)
         for which in getattr(arguments, "which", None) or figures_of(collected):
