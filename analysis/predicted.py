@@ -11,10 +11,10 @@ from typing import Any
 from analysis.comparable import PAPER_SETTING
 from analysis.names import SUMMED_PARTS
 from lomo.errors import UserError
+from lomo.memory import june_2023
 from lomo.specs import MeasureSpec
 
 TERMS = (*SUMMED_PARTS, "total")
-JUNE_2023 = "4.30.2"  # transformers of then
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Predicted:
     @property
     def is_june_2023(self) -> bool:
         """Whether the modelling code was that of June 2023, as the authors' trainer calls it."""
-        return self.packages["transformers"] == JUNE_2023
+        return self.packages["transformers"] == june_2023.VERSION
 
     @property
     def modelling(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.names import PARTS, SUMMED_PARTS, method_title
-from analysis.predicted import JUNE_2023, TERMS, Predicted, beside, read_predictions
+from analysis.predicted import TERMS, Predicted, beside, read_predictions
 from analysis.predicted_reasons import (
     difference,
     printed_number,
@@ -20,6 +20,7 @@ from analysis.predicted_reasons import (
 )
 from analysis.render import Block, Cell, Table, write_table
 from analysis.units import EN_DASH, Unit, decimals, percent, unit_for
+from lomo.memory import june_2023
 
 ASKED = (
     *("model", "method", "activation_checkpointing", "attention", "sequence_length"),
@@ -28,8 +29,8 @@ ASKED = (
 FOUND = ("true_peak_bytes", "difference", "account", "wall_s", "note")
 NOT_PREDICTED = "not predicted"
 JUNE = (
-    f" Code of June 2023: transformers {JUNE_2023}, {{dtype}} weights, {{attention}} attention, "
-    "called as the authors' trainer calls it."
+    f" Code of June 2023: transformers {june_2023.VERSION}, {{dtype}} weights, {{attention}} "
+    "attention, called as the authors' trainer calls it."
 )
 
 
@@ -121,12 +122,12 @@ TABLES: tuple[Callable[[Sequence[Predicted]], Table], ...] = (
 )
 
 
-def make_predicted(results: Path, june_2023: Path | None = None) -> list[Path]:
+def make_predicted(results: Path, of_june_2023: Path | None = None) -> list[Path]:
     """Writes both tables into the study's `tables` folder; the paths.
 
-    june_2023: predictions with the modelling code of then, to stand beside the study's own.
+    of_june_2023: predictions with the modelling code of then, to stand beside the study's own.
     """
-    then = [] if june_2023 is None else read_predictions(june_2023)
+    then = [] if of_june_2023 is None else read_predictions(of_june_2023)
     predictions = beside(read_predictions(results / "predictions"), then)
     made = [write_table(make(predictions), results / "tables") for make in TABLES]
     return [path for paths in made for path in paths]
@@ -146,10 +147,11 @@ def _caption(rows: Sequence[Predicted], section: str) -> str:
 
 
 def _time(rows: Sequence[Predicted]) -> list[str]:
-    if not rows:
+    today = [row for row in rows if not row.is_june_2023]
+    if not today:
         return []
-    took = decimals(sum(row.wall_s for row in rows), 0)
-    return [f"{len(rows)} predictions took {took} s in all, imports left out."]
+    took = decimals(sum(row.wall_s for row in today), 0)
+    return [f"{len(today)} predictions of today took {took} s in all, imports left out."]
 
 
 def _keys(row: Predicted) -> list[Cell | str]:
