@@ -37,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--to", type=Path, required=True, help="results/published/<name>, not there yet"
             )
+        if name == "predicted":
+            command.add_argument(
+                "--june-2023", type=Path, help="predictions with June 2023's code, to stand beside"
+            )
         known = {
             "table": [*SECTION_TABLES, *TABLES],
             "figure": [*SECTION_FIGURES, *FIGURES],
@@ -58,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         for which in getattr(arguments, "which", None) or tables_of(collected):
             make_table(collected, which)
     if command == "predicted":
-        make_predicted(results)
+        make_predicted(results, arguments.june_2023)
     if command == "publish":
         publish(results, arguments.to)
     if command in ("figure", "all"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from analysis.comparable import PAPER_SETTING
 from analysis.names import SUMMED_PARTS
 from lomo.errors import UserError
+from lomo.memory import june_2023
 from lomo.specs import MeasureSpec
 
 TERMS = (*SUMMED_PARTS, "total")
@@ -21,19 +23,31 @@ class Predicted:
 
     buffers: "authors" or "defaults", ZeRO-3's sizes; None for another engine.
     paper_model: the size of the paper that the model stands for, None if it is none of them.
+    packages: versions that made it, torch and transformers among them.
     """
 
     section: str
     spec: MeasureSpec
     paper_model: str | None
     buffers: str | None
+    packages: dict[str, str]
     reason: str | None
     account: str | None
     unsupported: str | None
-    num_parameters: int | None
-    num_trainable_parameters: int | None
     wall_s: float
     ledger: dict[str, Any] | None
+    num_parameters: int | None = None
+    num_trainable_parameters: int | None = None
+
+    @property
+    def is_june_2023(self) -> bool:
+        """Whether the modelling code was that of June 2023, as the authors' trainer calls it."""
+        return self.packages["transformers"] == june_2023.VERSION
+
+    @property
+    def modelling(self) -> str:
+        """Whose modelling code it was, as tables say it."""
+        return "June 2023" if self.is_june_2023 else "today"
 
     @property
     def comparable(self) -> bool:
@@ -52,18 +66,37 @@ class Predicted:
         return None if self.ledger is None else int(self.ledger["peak_bytes"])
 
 
-def read_predictions(results: Path) -> list[Predicted]:
-    """The predictions of a study in the order of its plan. Raises UserError for a broken file."""
-    folder = results / "predictions"
+def read_predictions(folder: Path) -> list[Predicted]:
+    """The predictions of a folder, in its list's order. Raises UserError for a broken file."""
     names = _read(folder / "index.json", folder)
     return [_predicted(folder / f"{name}.json", folder) for name in names]
+
+
+def beside(rows: Sequence[Predicted], then: Sequence[Predicted]) -> list[Predicted]:
+    """`rows`, and after the last of each setting what `then` has of it; the rest is left out."""
+    last = {_setting(row): number for number, row in enumerate(rows)}
+    both: list[Predicted] = []
+    for number, row in enumerate(rows):
+        both.append(row)
+        if last[_setting(row)] == number:
+            both += [other for other in then if _setting(other) == _setting(row)]
+    return both
+
+
+def _setting(row: Predicted) -> tuple[object, ...]:
+    spec = row.spec
+    tokens = spec.batch_size, spec.sequence_length, spec.activation_checkpointing
+    where = spec.engine, spec.num_devices, row.buffers
+    return row.section, row.paper_model, spec.method, *tokens, *where
 
 
 def _predicted(path: Path, folder: Path) -> Predicted:
     data = _read(path, folder)
     try:
         del data["fingerprint"]
-        return Predicted(**{**data, "spec": MeasureSpec.model_validate(data["spec"])})
+        made = Predicted(**{**data, "spec": MeasureSpec.model_validate(data["spec"])})
+        made.packages["transformers"]
+        return made
     except (KeyError, TypeError, ValueError) as error:
         raise UserError("is no prediction", where=str(path), fix=_fix(folder)) from error
 
@@ -76,4 +109,6 @@ def _read(path: Path, folder: Path) -> Any:
 
 
 def _fix(folder: Path) -> str:
+    if "published" in folder.parts:
+        return f"it is committed: git checkout {folder}"
     return f"make it again: python -m lomo predictions --results {folder.parent}"

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.names import PARTS, SUMMED_PARTS, method_title
-from analysis.predicted import TERMS, Predicted, read_predictions
+from analysis.predicted import TERMS, Predicted, beside, read_predictions
 from analysis.predicted_reasons import (
     difference,
     printed_number,
@@ -20,6 +20,7 @@ from analysis.predicted_reasons import (
 )
 from analysis.render import Block, Cell, Table, write_table
 from analysis.units import EN_DASH, Unit, decimals, percent, unit_for
+from lomo.memory import june_2023
 
 ASKED = (
     *("model", "method", "activation_checkpointing", "attention", "sequence_length"),
@@ -27,6 +28,10 @@ ASKED = (
 )
 FOUND = ("true_peak_bytes", "difference", "account", "wall_s", "note")
 NOT_PREDICTED = "not predicted"
+JUNE = (
+    f" Code of June 2023: transformers {june_2023.VERSION}, {{dtype}} weights, {{attention}} "
+    "attention, called as the authors' trainer calls it."
+)
 
 
 class _Notes:
@@ -50,7 +55,7 @@ def predicted_memory(predictions: Sequence[Predicted]) -> Table:
     unit = unit_for(size for row in rows for size in (row.peak_bytes, row.term("total")))
     notes = _Notes()
     columns = [
-        *("model", "method", "checkpointing", "attention", "printed", "predicted"),
+        *("model", "method", "checkpointing", "code", "attention", "printed", "predicted"),
         *("difference (%)", "true peak", "note"),
     ]
     grid = [
@@ -65,7 +70,7 @@ def predicted_memory(predictions: Sequence[Predicted]) -> Table:
         ]
         for row in rows
     ]
-    totals = Block(columns, grid, 4, f"Sum of terms ({unit.name})", frozenset({"note"}))
+    totals = Block(columns, grid, 5, f"Sum of terms ({unit.name})", frozenset({"note"}))
     return Table(
         name="predicted_table1",
         title="Table 1, predicted: memory of a training step",
@@ -82,7 +87,8 @@ def predicted_throughput(predictions: Sequence[Predicted]) -> Table:
     unit = unit_for(row.peak_bytes for row in rows)
     notes = _Notes()
     columns = [
-        *("model", "method", "checkpointing", "devices", "engine", "printed", "sum of terms"),
+        *("model", "method", "checkpointing", "code", "devices", "engine", "printed"),
+        "sum of terms",
         *("true peak", "difference (%)", "note"),
     ]
     grid = [
@@ -99,7 +105,7 @@ def predicted_throughput(predictions: Sequence[Predicted]) -> Table:
         for row in rows
     ]
     prose = frozenset({"engine", "note"})
-    block = Block(columns, grid, 3, f"Memory of a device ({unit.name})", prose)
+    block = Block(columns, grid, 4, f"Memory of a device ({unit.name})", prose)
     return Table(
         name="predicted_table2",
         title="Table 2, predicted: memory of a device",
@@ -116,9 +122,13 @@ TABLES: tuple[Callable[[Sequence[Predicted]], Table], ...] = (
 )
 
 
-def make_predicted(results: Path) -> list[Path]:
-    """Writes both tables into the study's `tables` folder; the paths."""
-    predictions = read_predictions(results)
+def make_predicted(results: Path, of_june_2023: Path | None = None) -> list[Path]:
+    """Writes both tables into the study's `tables` folder; the paths.
+
+    of_june_2023: predictions with the modelling code of then, to stand beside the study's own.
+    """
+    then = [] if of_june_2023 is None else read_predictions(of_june_2023)
+    predictions = beside(read_predictions(results / "predictions"), then)
     made = [write_table(make(predictions), results / "tables") for make in TABLES]
     return [path for paths in made for path in paths]
 
@@ -128,23 +138,25 @@ def _caption(rows: Sequence[Predicted], section: str) -> str:
         return f"Nothing to predict: the study has no {section} section."
     spec = rows[0].spec
     against = "sum of terms" if section == "memory" else "true peak"
+    then = next((row for row in rows if row.is_june_2023), None)
     return (
         f"The step was simulated, not run: batches of {spec.batch_size} x {spec.sequence_length} "
         f"tokens a device, {spec.dtype} weights. Printed: the paper's value, in GiB, where the "
         f"setting is the paper's. The difference is of the {against}, over the printed value."
-    )
+    ) + ("" if then is None else JUNE.format(dtype=then.spec.dtype, attention=then.spec.attention))
 
 
 def _time(rows: Sequence[Predicted]) -> list[str]:
-    if not rows:
+    today = [row for row in rows if not row.is_june_2023]
+    if not today:
         return []
-    took = decimals(sum(row.wall_s for row in rows), 0)
-    return [f"{len(rows)} predictions took {took} s in all, imports left out."]
+    took = decimals(sum(row.wall_s for row in today), 0)
+    return [f"{len(today)} predictions of today took {took} s in all, imports left out."]
 
 
 def _keys(row: Predicted) -> list[Cell | str]:
     checkpointing = "on" if row.spec.activation_checkpointing else "off"
-    return [row.spec.model, method_title(row.spec.method), checkpointing]
+    return [row.spec.model, method_title(row.spec.method), checkpointing, row.modelling]
 
 
 def _engine(row: Predicted) -> str:
@@ -176,7 +188,8 @@ def _terms(rows: Sequence[Predicted], unit: Unit) -> Block:
     ]
     heads = [PARTS[part] for part in SUMMED_PARTS]
     heading = f"The terms ({unit.name}); in brackets the printed ones"
-    return Block(["model", "method", "checkpointing", "attention", *heads], grid, 4, heading)
+    keys = ["model", "method", "checkpointing", "code", "attention"]
+    return Block([*keys, *heads], grid, len(keys), heading)
 
 
 def _optional(printed_gib: float | None) -> str | None:
@@ -184,7 +197,8 @@ def _optional(printed_gib: float | None) -> str | None:
 
 
 def _asked(row: Predicted) -> dict[str, Any]:
-    return {key: getattr(row.spec, key) for key in ASKED} | {"buffers": row.buffers}
+    asked = {key: getattr(row.spec, key) for key in ASKED}
+    return asked | {"modelling": row.modelling, "buffers": row.buffers}
 
 
 def _memory_data(rows: Sequence[Predicted]) -> pd.DataFrame:
@@ -227,5 +241,5 @@ def _throughput_data(rows: Sequence[Predicted]) -> pd.DataFrame:
 
 
 def _frame(data: list[dict[str, Any]], columns: Sequence[str], size: str) -> pd.DataFrame:
-    frame = pd.DataFrame(data, columns=[*ASKED, "buffers", *columns])
+    frame = pd.DataFrame(data, columns=[*ASKED, "modelling", "buffers", *columns])
     return frame.astype({size: "Int64", "true_peak_bytes": "Int64"})

@@ -85,9 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     architecture.add_argument("--out", type=Path, required=True, help="the file")
     architecture.set_defaults(command=_architecture)
 
-    fetch = commands.add_parser("fetch", help="download a pinned model or SuperGLUE (network)")
-    fetch.add_argument("what", choices=["model", "superglue"])
+    fetch = commands.add_parser("fetch", help="download what is pinned (network)")
+    fetch.add_argument("what", choices=["model", "superglue", "modelling"])
     fetch.add_argument("--spec", help="the model's registry entry as JSON")
+    fetch.add_argument("--requirements", type=Path, help="file with the modelling code's packages")
     fetch.add_argument("--out", type=Path, required=True, help="folder for it")
     fetch.set_defaults(command=_fetch)
 
@@ -110,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     predictions = commands.add_parser("predictions", help="predict all that a study measures")
     predictions.add_argument("--results", type=Path, required=True, help="results/<study>")
     predictions.add_argument("--processes", type=int, default=1, help="how many at a time")
+    predictions.add_argument(
+        "--modelling", type=Path, help="folder with transformers of June 2023: the paper's rows"
+    )
     predictions.set_defaults(command=_predictions)
 
     for kind, text in (
@@ -216,6 +220,11 @@ def _fetch(options: argparse.Namespace) -> None:
     if options.what == "superglue":
         fetch.superglue(options.out)
         return
+    if options.what == "modelling":
+        if not options.requirements:
+            raise UserError("is needed to fetch modelling code", where="--requirements")
+        fetch.modelling(options.requirements, options.out)
+        return
     if not options.spec:
         raise UserError("is needed to fetch a model", where="--spec")
     entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
@@ -281,10 +290,16 @@ def _predictions(options: argparse.Namespace) -> None:
     from lomo.plan import read_plan
 
     plan = read_plan(options.results)
+    out = options.results / "predictions"
+    if options.modelling:
+        from lomo.memory import june_2023
+
+        june_2023.use(options.modelling)
+        out = options.results / "predictions-2023-06"
     _settle_process()
     from lomo.memory.study import predict_study
 
-    predict_study(plan, options.results / "predictions", _say, num_processes=options.processes)
+    predict_study(plan, out, _say, num_processes=options.processes)
 
 
 def _warm(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Downloads: the only module that uses the network, called by the two fetch rules alone."""
+"""Downloads: the only module that uses the network, called by the fetch rules alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -56,6 +58,30 @@ def superglue(folder: Path) -> None:
         for split in ("train", "val"):
             _unpack(archive, files.folder, split, folder)
         _check_size(folder, task)
+
+
+def modelling(requirements: Path, folder: Path) -> None:
+    """The packages of `requirements`, and nothing that they depend on, in `folder`.
+
+    Each by version and hash, as a wheel: no code of theirs is run. The copy of `requirements` is
+    written last.
+    """
+    new = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(new, ignore_errors=True)
+    options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile"]
+    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*command, *options, "--target", str(new), "-r", str(requirements)], check=False
+    )
+    if done.returncode:
+        raise UserError(
+            f"pip can't install it (exit code {done.returncode})",
+            where=str(requirements),
+            fix="see its message; it needs the network, or a folder of wheels (PIP_FIND_LINKS)",
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    write_text(folder / requirements.name, requirements.read_text(encoding="utf-8"))
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, split: str, folder: Path) -> None:

@@ -71,7 +71,9 @@ def check_request(architecture: Architecture, spec: MeasureSpec) -> None:
 
     config, name = architecture.config, architecture.name
     model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
-    if spec.attention == "sdpa" and not model_class._supports_sdpa:
+    # transformers of June 2023 has no sdpa, and no word for it.
+    has_sdpa = getattr(model_class, "_supports_sdpa", False)
+    if spec.attention == "sdpa" and not has_sdpa:
         raise UserError(f"{name} has no sdpa attention", where="--attention", allowed="eager")
     if spec.activation_checkpointing and not model_class.supports_gradient_checkpointing:
         raise UserError(f"{name} can't checkpoint its activations", where="--checkpointing")

@@ -21,6 +21,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lomo.memory import june_2023
+
 # A shape rule that is stricter than the CPU's kernel: the grouped product of a mixture of experts.
 _META_CHECK = re.compile(r"^Expected inputs of BF16 type")
 
@@ -56,9 +58,13 @@ def fake_tensors(*, as_device: str) -> Iterator[None]:
     tensors can't say that they are on one: a CPU build of torch aborts at the first gradient.)
     """
     with ExitStack() as stack:
-        # transformers would take a fake tensor for a sign of tracing, and then materialise masks
-        # that a run leaves out.
-        stack.enter_context(_replaced("transformers.masking_utils", "is_tracing", _is_not_tracing))
+        if june_2023.in_use():
+            stack.enter_context(june_2023.defaults_of_then())
+        else:
+            # transformers would take a fake tensor for a sign of tracing, and then materialise
+            # masks that a run leaves out.
+            masks = "transformers.masking_utils"
+            stack.enter_context(_replaced(masks, "is_tracing", _is_not_tracing))
         if as_device != "cpu":
             stack.enter_context(_replaced("lomo.optim.tensors", "on_cpu", lambda _: False))
         stack.enter_context(_patched_apply())

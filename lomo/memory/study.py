@@ -16,6 +16,7 @@ from typing import Any
 
 from lomo import engines
 from lomo.errors import UserError
+from lomo.memory import june_2023
 from lomo.memory.architecture import entry_architecture
 from lomo.memory.predict import ZERO3, Device, predict
 from lomo.memory.zero3 import AUTHORS, Zero3
@@ -81,6 +82,26 @@ def asked_by(plan: Plan) -> list[Asked]:
     return list(found.values())
 
 
+def asked_of_june_2023(plan: Plan) -> list[Asked]:
+    """What the paper prints in Tables 1 and 2 of the study's runs, as it ran them: float16, eager.
+
+    For a process that has the modelling code of then (lomo/memory/june_2023.py).
+    """
+    found = []
+    for asked in asked_by(plan):
+        spec = asked.spec
+        paper = plan.models[spec.model].paper
+        if asked.section == "memory":
+            printed = paper == "7B" and spec.method in TABLE_1 and spec.attention == "eager"
+        else:
+            devices = NUM_DEVICES.get((str(paper), spec.method))
+            printed = spec.num_devices == devices and spec.engine != "fsdp2"
+        if printed:
+            then = spec.model_copy(update={"dtype": "float16", "attention": "eager"})
+            found.append(Asked(asked.section, then, asked.buffers))
+    return found
+
+
 def _variants(section: str, spec: MeasureSpec, paper: str | None) -> Iterator[Asked]:
     def other(buffers: str = "defaults", **changes: Any) -> Asked:
         return Asked(section, spec.model_copy(update=changes), buffers)
@@ -102,9 +123,10 @@ def predict_study(
 ) -> None:
     """Writes one JSON file a prediction below `out`, and last the list of them, index.json.
 
-    Raises RuntimeError where a process fails.
+    A process with the modelling code of June 2023 predicts what the paper prints. Raises
+    RuntimeError where a process fails.
     """
-    wanted = asked_by(plan)
+    wanted = asked_of_june_2023(plan) if june_2023.in_use() else asked_by(plan)
     predict_all(wanted, plan, out, say, num_processes=num_processes)
     names = [asked.name for asked in wanted]
     write_text(out / "index.json", json.dumps(names, indent=1) + "\n")
@@ -187,6 +209,7 @@ def _predicted(asked: Asked, entry: ModelEntry) -> dict[str, Any]:
         "section": asked.section,
         "paper_model": entry.paper,
         "buffers": asked.buffers if spec.engine == "zero3" else None,
+        "packages": {name: version(name) for name in PACKAGES},
         "spec": spec.model_dump(mode="json"),
     }
     found: dict[str, Any] = dict.fromkeys(

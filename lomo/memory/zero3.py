@@ -50,13 +50,15 @@ def zero3_ledger(
     """
     size, ranks = _BYTES[spec.dtype], spec.num_devices
     num_own = sum(-(-numel // ranks) for numel in numels)
-    held = size * (num_own + sum(n for n in numels if n <= sizes.persistence_threshold))
-    gathered = size * _num_gathered(numels, sizes)
+    shared = numels if ranks > 1 else ()  # a rank alone uses its parts where they are
+    held = size * (num_own + sum(n for n in shared if n <= sizes.persistence_threshold))
+    gathered = size * _num_gathered(shared, sizes)
     temporary = fused.peak_bytes - sum(fused.at_start.values())
     if own is fused:
         state, bucket, in_step = own.sum_of_terms["optimizer_state_bytes"], 0, 0
         gradients = (4 if sizes.fp32_gradient else -(-size // ranks)) * max(numels)
     else:
+        temporary = _with_copy(temporary, size, numels, sizes)
         state = -(-own.sum_of_terms["optimizer_state_bytes"] // ranks)
         state += 4 * num_own if spec.dtype == "float32" else 0  # a master copy even so
         gradients, bucket = size * num_own, size * sizes.reduce_bucket
@@ -100,6 +102,20 @@ def zero3_ledger(
         gradients_peak_bytes=gradients,
         timeline=[],
     )
+
+
+def _with_copy(temporary: int, size: int, numels: Sequence[int], sizes: Zero3) -> int:
+    """The most bytes beside what a rank holds in backward: activations, and the copy of a bucket.
+
+    Before gradients are scattered they are copied in the order of the ranks, a bucket at a time:
+    in the middle of the pass, or all at its end if one bucket takes them all.
+    """
+    fill, largest = 0, 0
+    for numel in reversed(numels):
+        fill = numel if fill + numel > sizes.reduce_bucket else fill + numel
+        largest = max(largest, fill)
+    at_the_end = sum(numels) <= sizes.reduce_bucket
+    return max(temporary, size * largest) if at_the_end else temporary + size * largest
 
 
 def _num_gathered(numels: Sequence[int], sizes: Zero3) -> int:

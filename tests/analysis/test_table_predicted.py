@@ -64,6 +64,7 @@ def prediction(
         "section": section,
         "paper_model": "7B",
         "buffers": None,
+        "packages": {"torch": "2.13.0", "transformers": "5.23.0"},
         "spec": spec.model_dump(mode="json"),
         "reason": None,
         "account": "simulated",
@@ -74,18 +75,26 @@ def prediction(
     return made | more
 
 
-def tables(folder: Path, predictions: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    """The Markdown of both tables."""
-    for number, made in enumerate(predictions):
-        path = folder / "predictions" / f"{number}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(made))
-    names = [str(number) for number in range(len(predictions))]
-    (folder / "predictions").mkdir(exist_ok=True)
-    (folder / "predictions" / "index.json").write_text(json.dumps(names))
-    assert main(["predicted", "--results", str(folder)]) == 0
+def tables(
+    folder: Path,
+    predictions: Sequence[dict[str, Any]],
+    then: Sequence[dict[str, Any]] = (),
+) -> tuple[str, str]:
+    """The Markdown of both tables; `then` are predictions with June 2023's code."""
+    write(folder / "predictions", predictions)
+    write(folder / "published", then)
+    options = ["--results", str(folder), "--june-2023", str(folder / "published")]
+    assert main(["predicted", *options]) == 0
     made = [(folder / "tables" / f"predicted_table{number}.md").read_text() for number in (1, 2)]
     return made[0], made[1]
+
+
+def write(folder: Path, predictions: Sequence[dict[str, Any]]) -> None:
+    folder.mkdir(exist_ok=True)
+    for number, made in enumerate(predictions):
+        (folder / f"{number}.json").write_text(json.dumps(made))
+    names = [str(number) for number in range(len(predictions))]
+    (folder / "index.json").write_text(json.dumps(names))
 
 
 def rows_of(folder: Path, number: int) -> list[dict[str, str]]:
@@ -99,7 +108,8 @@ def test_a_row_has_printed_predicted_difference_and_peak(tmp_path: Path) -> None
     assert "45.61 [45.61]" in text
     total = next(row for row in rows_of(tmp_path, 1) if row["part"] == "total")
     assert float(total["difference"]) == pytest.approx(58.40 / 59.40 - 1, abs=1e-6)
-    assert total["note"] == ""
+    assert total["note"].startswith("the printed total is 1.00 GiB above the sum")
+    assert total["modelling"] == "today"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +188,71 @@ def test_a_broken_file_is_named(
     assert main(["predicted", "--results", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert "0.json" in told and "python -m lomo predictions --results" in told
+
+
+JUNE: dict[str, Any] = {"packages": {"torch": "2.13.0", "transformers": "4.30.2"}}
+
+
+def test_june_2023_stands_beside_today(tmp_path: Path) -> None:
+    text, _ = tables(
+        tmp_path,
+        [
+            prediction("memory", "lomo", attention="sdpa", terms={"activations": 23.0}),
+            prediction("memory", "lomo", terms={"activations": 35.0}),
+            prediction("memory", "sgd"),
+        ],
+        [
+            prediction("memory", "lomo", terms={"activations": 45.4}, peak=58.5, **JUNE),
+            prediction("memory", "adamw", **JUNE),
+        ],
+    )
+    totals = [row for row in rows_of(tmp_path, 1) if row["part"] == "total"]
+    assert [(row["method"], row["modelling"]) for row in totals] == [
+        ("lomo", "today"),
+        ("lomo", "today"),
+        ("lomo", "June 2023"),
+        ("sgd", "today"),
+    ]
+    assert "| June 2023 | eager | 59.40 | 58.19 | \N{MINUS SIGN}2.0 | 58.50 |" in text
+    assert "transformers 4.30.2, bfloat16 weights, eager attention" in text
+
+
+def test_june_2023_that_is_off_is_not_explained_by_today(tmp_path: Path) -> None:
+    made = prediction("memory", "lomo", terms={"activations": 30.0}, **JUNE)
+    text, _ = tables(tmp_path, [prediction("memory", "lomo")], [made])
+    assert "not explained: terms that differ are activations" in text
+    assert "today's modelling code" not in text
+
+
+def test_other_ranks_of_june_2023_are_left_out(tmp_path: Path) -> None:
+    zero3 = {"engine": "zero3", "num_devices": 8, "buffers": "authors"}
+    mine = [prediction("throughput", "adamw", **zero3)]
+    then = [
+        prediction("throughput", "adamw", peak=15.69, **zero3, **JUNE),
+        prediction("throughput", "adamw", **{**zero3, "num_devices": 4}, **JUNE),
+    ]
+    _, text = tables(tmp_path, mine, then)
+    peaks = [row["true_peak_bytes"] for row in rows_of(tmp_path, 2)]
+    assert peaks == [str(20 * GIB), str(round(15.69 * GIB))]
+    assert "| June 2023 | 8 | ZeRO-3, authors' settings | 15.76 |" in text
+
+
+def test_without_june_2023_there_is_only_today(tmp_path: Path) -> None:
+    write(tmp_path / "predictions", [prediction("memory", "lomo")])
+    assert main(["predicted", "--results", str(tmp_path)]) == 0
+    text = (tmp_path / "tables" / "predicted_table1.md").read_text()
+    assert "| today |" in text and "transformers 4.30.2" not in text
+
+
+def test_a_broken_published_file_is_to_be_checked_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "predictions", [])
+    write(tmp_path / "published", [prediction("memory", "lomo", **JUNE)])
+    (tmp_path / "published" / "0.json").write_text("{")
+    options = ["--results", str(tmp_path), "--june-2023", str(tmp_path / "published")]
+    assert main(["predicted", *options]) == 2
+    assert "git checkout" in capsys.readouterr().err
 
 
 def test_difference_is_over_the_printed_value() -> None:

@@ -61,6 +61,8 @@ def checkout(tmp_path: Path) -> Path:
         source = ROOT / name
         copy: Any = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
+    published = Path("results", "published", "modelling-2023-06")
+    shutil.copytree(ROOT / published, tmp_path / published)
     return tmp_path
 
 
@@ -160,6 +162,13 @@ def test_predict_runs_and_downloads_nothing(checkout: Path, tmp_path: Path) -> N
     arguments = ["-n", "predict", "--configfile", "config/paper.yaml"]
     done = snakemake(checkout, *arguments, path=str(guard), HF_HUB_OFFLINE="1")
     assert job_counts(done) == dict.fromkeys(PREDICT, 1)
+
+
+@pytest.mark.slow
+def test_only_the_target_of_june_2023_fetches_its_code(checkout: Path) -> None:
+    done = snakemake(checkout, "-n", "predict_june_2023", "--configfile", "config/paper.yaml")
+    jobs = ("fetch_modelling", "plan", "predictions_june_2023", "predict_june_2023")
+    assert job_counts(done) == dict.fromkeys(jobs, 1)
 
 
 @pytest.mark.slow

@@ -83,3 +83,19 @@ rule fetch_superglue:
         out=subpath(output[0], ancestor=2),
     shell:
         "python -m lomo fetch superglue --out {params.out:q} 2> {log:q}"
+
+
+rule fetch_modelling:
+    input:
+        "workflow/envs/modelling-2023-06.txt",
+    output:
+        "resources/modelling-2023-06/modelling-2023-06.txt",
+    log:
+        "resources/logs/fetch-modelling.log",
+    retries: 3
+    conda:
+        "../../environment.yml"
+    params:
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m lomo fetch modelling --requirements {input:q} --out {params.out:q} 2> {log:q}"

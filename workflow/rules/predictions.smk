@@ -1,4 +1,13 @@
-"""`snakemake predict`: Tables 1 and 2 without a run, a model's weights, a GPU or the network."""
+"""`snakemake predict`: Tables 1 and 2 without a run, a model's weights, a GPU or the network.
+
+`snakemake predict_june_2023` makes what results/published/modelling-2023-06 holds anew, with the
+transformers of then: it fetches that first.
+"""
+
+PREDICTING = [
+    fingerprint("predict", method)
+    for method in sorted({run.method for run in PLAN.runs.values() if run.kind == "measure"})
+]
 
 
 rule predictions:
@@ -12,12 +21,7 @@ rule predictions:
         "../../environment.yml"
     threads: 4
     params:
-        code=[
-            fingerprint("predict", method)
-            for method in sorted(
-                {run.method for run in PLAN.runs.values() if run.kind == "measure"}
-            )
-        ],
+        code=PREDICTING,
     shell:
         "python -m lomo predictions --results results/{wildcards.study} --processes {threads} > {log:q} 2>&1"
 
@@ -25,6 +29,7 @@ rule predictions:
 rule predicted_tables:
     input:
         "results/{study}/predictions/index.json",
+        june_2023="results/published/modelling-2023-06/index.json",
     output:
         expand(
             "results/{{study}}/tables/predicted_{table}.{format}",
@@ -37,11 +42,35 @@ rule predicted_tables:
     conda:
         "../../environment.yml"
     params:
+        june_2023=subpath(input.june_2023, parent=True),
         code=fingerprint("analysis"),
     shell:
-        "python -m analysis predicted --results results/{wildcards.study} 2> {log:q} 2>&1"
+        "python -m analysis predicted --results results/{wildcards.study} --june-2023 {params.june_2023:q} 2> {log:q} 2>&1"
 
 
 rule predict:
     input:
         expand(rules.predicted_tables.output, study=STUDY),
+
+
+rule predictions_june_2023:
+    input:
+        "results/{study}/plan.json",
+        modelling=rules.fetch_modelling.output[0],
+    output:
+        "results/{study}/predictions-2023-06/index.json",
+    log:
+        "results/{study}/logs/predictions-2023-06.log",
+    conda:
+        "../../environment.yml"
+    threads: 4
+    params:
+        modelling=subpath(input.modelling, parent=True),
+        code=PREDICTING,
+    shell:
+        "python -m lomo predictions --results results/{wildcards.study} --modelling {params.modelling:q} --processes {threads} > {log:q} 2>&1"
+
+
+rule predict_june_2023:
+    input:
+        expand(rules.predictions_june_2023.output, study=STUDY),
