@@ -230,7 +230,8 @@ def _run(options: argparse.Namespace) -> None:
         # Only where we waited: a record that stood here before was there to be replaced.
         record = finished(spec, options.out) if waited_s else None
         clock = Clock(waited_s=waited_s)
-        if record is None and spec.num_devices > 1:
+        # DeepSpeed reads of the environment that it is a rank, also where it is the only one.
+        if record is None and (spec.num_devices > 1 or spec.engine == "zero3"):
             arguments = [spec.kind, "--spec", options.spec, "--out", str(options.out)]
             launch_ranks(spec, arguments, options.out, clock)
             return
