@@ -261,7 +261,8 @@ def _run(options: argparse.Namespace) -> None:
         clock = Clock(waited_s=waited_s)
         if record is None and options.estimates is not None:
             record = record_without_launch(spec, options.estimates, options.out, clock)
-        if record is None and spec.num_devices > 1:
+        # DeepSpeed reads of the environment that it is a rank, also where it is the only one.
+        if record is None and (spec.num_devices > 1 or spec.engine == "zero3"):
             arguments = [spec.kind, "--spec", options.spec, "--out", str(options.out)]
             launch_ranks(spec, arguments, options.out, clock)
             return

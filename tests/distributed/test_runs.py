@@ -93,6 +93,18 @@ def test_a_step_over_two_ranks_is_measured(both: dict[str, Any], tmp_path: Path)
     assert held == pytest.approx(record.model.parameters_bytes / 2, rel=0.01)
 
 
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_a_step_under_zero3_is_measured(
+    both: dict[str, Any], tmp_path: Path, num_devices: int
+) -> None:
+    """The paper runs 7B LOMO under ZeRO-3 on one card."""
+    done = run(command(both, "measure", "lomo", "zero3", tmp_path, num_devices=num_devices))
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "record.json")
+    assert record.status == "ok" and record.memory and record.throughput and record.efficiency
+    assert record.throughput.world_size == record.provenance.device.num_devices == num_devices
+
+
 def test_a_rank_that_runs_out_of_memory_is_a_result(both: dict[str, Any], tmp_path: Path) -> None:
     patch = tmp_path / "patch"
     patch.mkdir()
