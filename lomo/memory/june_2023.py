@@ -81,7 +81,7 @@ def build(config: Any, spec: MeasureSpec) -> nn.Module:
     held: list[Any] = []
 
     def before(_model: nn.Module, arguments: Any, named: dict[str, Any]) -> Any:
-        del named["num_items_in_batch"]  # its loss is the mean, and knows no other
+        named.pop("num_items_in_batch", None)  # its loss is the mean, and knows no other
         return arguments, named
 
     def after(_model: nn.Module, _arguments: Any, output: Any) -> None:

@@ -104,14 +104,12 @@ def test_what_is_published_can_be_made_again(overlay: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "lomo", "predictions", "--results", str(tmp_path)]
     subprocess.run([*command, "--modelling", str(overlay)], cwd=ROOT, check=True, timeout=400)
     made = tmp_path / "predictions-2023-06"
-    names = json.loads((made / "index.json").read_text())
-    assert len(names) == 5
-    for name in names:
-        new, old = (
-            json.loads((folder / f"{name}.json").read_text()) for folder in (made, PUBLISHED)
-        )
-        for key in ("spec", "ledger", "account", "buffers", "paper_model"):
-            assert new[key] == old[key], (name, key)
+    new = read_predictions(made)
+    assert len(new) == 5
+    old = read_predictions(PUBLISHED)
+    for row in new:
+        same = [other for other in old if (other.spec, other.buffers) == (row.spec, row.buffers)]
+        assert [(row.ledger, row.account)] == [(other.ledger, other.account) for other in same]
 
 
 @cache
