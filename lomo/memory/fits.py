@@ -1,15 +1,16 @@
-"""The command `fits`: the largest batch of each model and method on cards of a given size."""
+"""The command `fits`: the largest batch of each model and method on cards of given sizes."""
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
+import gc
+import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lomo.errors import UserError
@@ -21,65 +22,122 @@ if TYPE_CHECKING:
 
 # The CUDA context and workspaces, which no prediction has in it; see docs/prediction.md.
 RESERVE_GIB = 1.0
-# Layer counts from which the peak of all layers follows: from four on, a layer more takes as much
-# as the one before, also where FSDP2 gathers ahead.
-LAYERS = (4, 6)
-ALIKE = frozenset({"llama"})  # model types whose layers are known to be all alike
 FIRST_PROBE, LARGEST_STRIDE = 4, 16
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model and method on `num_gpus` cards: what fits, or why nothing does.
+    """One model and method on `num_gpus` cards of a size: what fits, or why nothing does.
 
     batch_size: sequences a device, 0 where not even one fits. peak_bytes: predicted at that batch,
-    or at 1 where none fits; missing_bytes: of it beyond the card, then. refused: why the engine or
-    the method can't run it.
+    or at 1 where none fits; missing_bytes: of it beyond the card, then. account: how it was
+    predicted. refused: why the engine or the method can't run it.
     """
 
     model: str
     method: str
     num_gpus: int
+    gpu_gib: float
     batch_size: int
     peak_bytes: int
     missing_bytes: int
+    account: str | None = None
     refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All cells of a question, by card size, number of cards, model and method."""
+
+    cells: Sequence[Cell]
+    models: Sequence[str]
+    methods: Sequence[str]
+    sequence_length: int
+    wall_s: float
+
+    def of_size(self, gpu_gib: float) -> list[Cell]:
+        """The cells of one size of card."""
+        return [cell for cell in self.cells if cell.gpu_gib == gpu_gib]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `fits`."""
-    parser.add_argument("--gpu", type=float, required=True, metavar="GIB", help="a card's GiB")
+    parser.add_argument(
+        "--gpu", type=float, nargs="+", required=True, metavar="GIB", help="a card's GiB"
+    )
     parser.add_argument("--gpus", type=int, default=1, help="cards: 1, 2, 4, ... up to so many")
-    parser.add_argument("--models", nargs="+", help="as of `predict` (default: the paper's four)")
+    parser.add_argument(
+        "--models", nargs="+", help="as of `predict` (default: the registry's from the hub)"
+    )
     parser.add_argument("--methods", nargs="+", help="method ids (default: all that train)")
     parser.add_argument("--sequence", type=int, default=1024, help="tokens a sequence")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="default: one a core"
+    )
     parser.add_argument("--json", action="store_true", help="every cell, in bytes")
+    parser.add_argument("--out", type=Path, help="also write every cell to this file, as JSON")
 
 
 def answer(options: argparse.Namespace, *, progress: bool) -> str:
     """What fits, as text. Raises UserError for what cannot be asked."""
-    started_at = time.perf_counter()
+    from lomo.memory.fits_text import as_json, as_text
+    from lomo.record import write_text
+
     architectures, methods = _check(options)
-    budget_bytes = int((options.gpu - RESERVE_GIB) * ask.GIB)
+    found = find(
+        architectures,
+        methods,
+        gpus_gib=sorted(set(options.gpu)),
+        counts=card_counts(options.gpus),
+        sequence_length=options.sequence,
+        num_processes=options.processes,
+        progress=progress,
+    )
+    if options.out:
+        write_text(options.out, as_json(found, fingerprint_of(methods)))
+    return as_json(found, fingerprint_of(methods)) if options.json else as_text(found)
+
+
+def find(
+    architectures: Sequence[Architecture],
+    methods: Sequence[str],
+    *,
+    gpus_gib: Sequence[float],
+    counts: Sequence[int],
+    sequence_length: int,
+    num_processes: int,
+    progress: bool,
+) -> Answer:
+    """The cells of all card sizes, numbers of cards, models and methods.
+
+    Peaks do not depend on the size of a card, so each is predicted once for all sizes.
+    """
+    from lomo.memory import forked
+
+    started_at = time.perf_counter()
     questions = [
-        (architecture, method, num_gpus)
-        for num_gpus in card_counts(options.gpus)
+        (architecture, method, count)
+        for count in counts
         for architecture in architectures
         for method in methods
     ]
-    cells = [
-        _cell(*question, options.sequence, budget_bytes)
-        for question in _shown(questions, progress=progress)
-    ]
-    facts = {
-        "gpu_gib": options.gpu,
-        "reserve_gib": RESERVE_GIB,
-        "sequence_length": options.sequence,
-        "wall_s": round(time.perf_counter() - started_at, 1),
-    }
-    if options.json:
-        return json.dumps({**facts, "cells": [asdict(cell) for cell in cells]}, indent=1)
-    return "\n".join([*_table(cells, methods), *_notes(cells, options, facts["wall_s"])])
+
+    def work(number: int) -> list[Cell]:
+        architecture, method, count = questions[number]
+        cells = _cells(architecture, method, count, sequence_length, gpus_gib)
+        gc.collect()  # a simulated model has cycles
+        return cells
+
+    # What takes longest comes first, so that no process is left alone with it at the end.
+    order = sorted(range(len(questions)), key=lambda number: questions[number][2] == 1)
+    by_question: dict[int, list[Cell]] = {}
+    arriving = forked.results(lambda place: work(order[place]), len(order), num_processes)
+    for place, cells in _shown(arriving, len(order), progress=progress):
+        by_question[order[place]] = cells
+    cells = [by_question[n][size] for size in range(len(gpus_gib)) for n in range(len(questions))]
+    names = [architecture.name for architecture in architectures]
+    wall_s = time.perf_counter() - started_at
+    return Answer(cells, names, list(methods), sequence_length, wall_s)
 
 
 def card_counts(num_gpus: int) -> list[int]:
@@ -87,34 +145,12 @@ def card_counts(num_gpus: int) -> list[int]:
     return sorted({2**power for power in range((num_gpus - 1).bit_length())} | {num_gpus})
 
 
-def largest_fit(
-    architecture: Architecture, spec: MeasureSpec, budget_bytes: int
-) -> tuple[int, int]:
-    """The largest batch of `spec` within the budget (0: none), and its peak in bytes (0: of 1).
+def fingerprint_of(methods: Sequence[str]) -> str:
+    """Hash of the code that the answers of these methods come from."""
+    from lomo.provenance import fingerprint
 
-    Searched on the peaks of a few layers, where the layers are alike; then the answer is predicted
-    with all of them, and searched anew with all of them if it was too large. It can't be too small:
-    a phase's peak is the highest of moments, each a line in the layers, so the line through two
-    layer counts is never above it.
-    """
-
-    @cache
-    def whole(batch_size: int) -> int:
-        return whole_peak(architecture, spec.model_copy(update={"batch_size": batch_size}))
-
-    @cache
-    def from_few(batch_size: int) -> int:
-        return peak_from_few(architecture, spec.model_copy(update={"batch_size": batch_size}))
-
-    config = architecture.config
-    if config.model_type in ALIKE and config.num_hidden_layers > LAYERS[1]:
-        batch_size = largest_batch(from_few, budget_bytes)
-        if not batch_size:
-            return 0, from_few(1)
-        if whole(batch_size) <= budget_bytes:
-            return batch_size, whole(batch_size)
-    batch_size = largest_batch(whole, budget_bytes)
-    return batch_size, whole(max(batch_size, 1))
+    parts = [fingerprint("fits", method, engine="fsdp2") for method in methods]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def largest_batch(peak: Callable[[int], int], budget_bytes: int) -> int:
@@ -155,38 +191,38 @@ def _crossing(low: tuple[int, int], high: tuple[int, int], budget_bytes: int) ->
     return low[0] + (budget_bytes - low[1]) * (high[0] - low[0]) // rise
 
 
-def whole_peak(architecture: Architecture, spec: MeasureSpec) -> int:
-    """The predicted peak of all layers, in bytes."""
-    from lomo.memory.predict import predict
+def _cells(
+    architecture: Architecture,
+    method: str,
+    num_gpus: int,
+    sequence_length: int,
+    gpus_gib: Sequence[float],
+) -> list[Cell]:
+    """One cell for each size of card."""
+    from lomo.memory.peaks import PeakByBatch
 
-    return predict(architecture, spec).ledger.peak_bytes
+    where = architecture.name, method, num_gpus
+    try:
+        peak = PeakByBatch(architecture, asked(*where, sequence_length))
+        cells = []
+        for gpu_gib in gpus_gib:
+            budget_bytes = int((gpu_gib - RESERVE_GIB) * ask.GIB)
+            batch_size = largest_batch(peak, budget_bytes)
+            peak_bytes = peak(max(batch_size, 1))
+            missing_bytes = max(peak_bytes - budget_bytes, 0)
+            found = batch_size, peak_bytes, missing_bytes, peak.account
+            cells.append(Cell(*where, gpu_gib, *found))
+    except UserError as error:
+        return [Cell(*where, gpu_gib, 0, 0, 0, refused=error.what) for gpu_gib in gpus_gib]
+    return cells
 
 
-def peak_from_few(architecture: Architecture, spec: MeasureSpec) -> int:
-    """The same in bytes, phase by phase on the line through the peaks of two small layer counts."""
-    few, more = (_phase_peaks(architecture, spec, num_layers) for num_layers in LAYERS)
-    beyond = architecture.config.num_hidden_layers - LAYERS[0]
-    between = LAYERS[1] - LAYERS[0]
-    return max(few[phase] + (more[phase] - few[phase]) * beyond // between for phase in few)
-
-
-def _phase_peaks(architecture: Architecture, spec: MeasureSpec, num_layers: int) -> dict[str, int]:
-    from lomo.memory.architecture import Architecture
-    from lomo.memory.predict import predict
-
-    config = copy.deepcopy(architecture.config)
-    config.num_hidden_layers = num_layers
-    ledger = predict(Architecture(architecture.name, config), spec).ledger
-    return ledger.phase_peak_bytes or {"": ledger.peak_bytes}
-
-
-def _cell(
-    architecture: Architecture, method: str, num_gpus: int, sequence: int, budget_bytes: int
-) -> Cell:
+def asked(model: str, method: str, num_gpus: int, sequence_length: int) -> MeasureSpec:
+    """The run that a cell asks for. Raises UserError for what the engine can't run."""
     question = argparse.Namespace(
-        model=architecture.name,
+        model=model,
         method=method,
-        seq_len=sequence,
+        seq_len=sequence_length,
         batch_size=1,
         checkpointing=True,
         dtype="bfloat16",
@@ -196,24 +232,22 @@ def _cell(
         world_size=num_gpus,
         wrap="layer",
     )
-    try:
-        batch_size, peak_bytes = largest_fit(architecture, ask.spec_of(question), budget_bytes)
-    except UserError as error:
-        return Cell(architecture.name, method, num_gpus, 0, 0, 0, refused=error.what)
-    missing_bytes = max(peak_bytes - budget_bytes, 0)
-    return Cell(architecture.name, method, num_gpus, batch_size, peak_bytes, missing_bytes)
+    return ask.spec_of(question)
 
 
 def _check(options: argparse.Namespace) -> tuple[list[Architecture], list[str]]:
     from lomo import methods
-    from lomo.models import registry
 
-    if not 0 < options.gpu < math.inf:
-        raise UserError(f"a card of {options.gpu:g} GiB", where="--gpu", allowed="above 0")
-    if options.gpus < 1:
-        raise UserError(f"{options.gpus} cards", where="--gpus", allowed="at least 1")
-    if options.sequence < 1:
-        raise UserError(f"{options.sequence} tokens", where="--sequence", allowed="at least 1")
+    for gpu_gib in options.gpu:
+        if not 0 < gpu_gib < math.inf:
+            raise UserError(f"a card of {gpu_gib:g} GiB", where="--gpu", allowed="above 0")
+    for count, what, where in (
+        (options.gpus, "cards", "--gpus"),
+        (options.sequence, "tokens", "--sequence"),
+        (options.processes, "processes", "--processes"),
+    ):
+        if count < 1:
+            raise UserError(f"{count} {what}", where=where, allowed="at least 1")
     trained = [method for method in methods.modules() if methods.describe(method).trains]
     for method in options.methods or ():
         methods.check_name(method, where="--methods")
@@ -221,11 +255,16 @@ def _check(options: argparse.Namespace) -> tuple[list[Architecture], list[str]]:
             raise UserError(
                 f"{method} takes no training step", where="--methods", allowed=", ".join(trained)
             )
-    from lomo.memory.architecture import read_architecture
+    return _architectures(options), list(dict.fromkeys(options.methods or trained))
 
-    paper = [name for name, entry in registry().items() if entry.paper]
+
+def _architectures(options: argparse.Namespace) -> list[Architecture]:
+    from lomo.memory.architecture import read_architecture
+    from lomo.models import registry
+
+    known = [name for name, entry in registry().items() if entry.hub and entry.architecture]
     architectures = [
-        read_architecture(name, where="--models") for name in dict.fromkeys(options.models or paper)
+        read_architecture(name, where="--models") for name in dict.fromkeys(options.models or known)
     ]
     for architecture in architectures:
         positions = getattr(architecture.config, "max_position_embeddings", None)
@@ -235,61 +274,22 @@ def _check(options: argparse.Namespace) -> tuple[list[Architecture], list[str]]:
                 where="--sequence",
                 allowed=f"at most {positions}",
             )
-    return architectures, list(dict.fromkeys(options.methods or trained))
+    return architectures
 
 
-Question = tuple["Architecture", str, int]
-
-
-def _shown(questions: Sequence[Question], *, progress: bool) -> Iterator[Question]:
-    """Each question in turn, with a bar on stderr that names it."""
+def _shown(
+    arriving: Iterator[tuple[int, list[Cell]]], num: int, *, progress: bool
+) -> Iterator[tuple[int, list[Cell]]]:
+    """Each result as it comes, with a bar on stderr that names it."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     hidden = not (progress and console.is_terminal)
     with Progress(console=console, disable=hidden, transient=True) as bar:
-        task = bar.add_task("", total=len(questions))
-        for question in questions:
-            architecture, method, num_gpus = question
-            bar.update(task, description=f"{architecture.name} {method} x {num_gpus}")
-            yield question
+        task = bar.add_task("", total=num)
+        for place, cells in arriving:
+            cell = cells[0]
+            bar.update(task, description=f"{cell.model} {cell.method} x {cell.num_gpus}")
             bar.advance(task)
-
-
-def _table(cells: Sequence[Cell], methods: Sequence[str]) -> list[str]:
-    """For each number of cards, a line a model and a column a method."""
-    rows: dict[tuple[int, str], dict[str, str]] = {}
-    for cell in cells:
-        rows.setdefault((cell.num_gpus, cell.model), {})[cell.method] = _words(cell)
-    width = 2 + max(len(word) for row in rows.values() for word in (*methods, *row.values()))
-    first = 2 + max(len(text) for text in ("999 cards", *(model for _, model in rows)))
-    lines, above = [], 0
-    for (num_gpus, model), row in rows.items():
-        if num_gpus != above:
-            title = f"{num_gpus} card{'s' if num_gpus > 1 else ''}"
-            lines.append(f"{title:<{first}}" + "".join(f"{m:>{width}}" for m in methods))
-            above = num_gpus
-        lines.append(f"{model:<{first}}" + "".join(f"{row[m]:>{width}}" for m in methods))
-    return lines
-
-
-def _words(cell: Cell) -> str:
-    if cell.refused is not None:
-        return "refused"
-    return str(cell.batch_size) if cell.batch_size else f"-{cell.missing_bytes / ask.GIB:.1f} GiB"
-
-
-def _notes(cells: Sequence[Cell], options: argparse.Namespace, wall_s: object) -> list[str]:
-    refusals = dict.fromkeys(
-        f"refused: {cell.model}, {cell.method}, {cell.num_gpus}: {cell.refused}"
-        for cell in cells
-        if cell.refused is not None
-    )
-    return [
-        f"Sequences a device of {options.sequence} tokens, bfloat16, sdpa, checkpointed; one card: "
-        "single, more: fsdp2. -X GiB: so much is missing for one sequence.",
-        f"Of {options.gpu:g} GiB a card, {RESERVE_GIB:g} is kept for the CUDA context and "
-        f"workspaces; see docs/prediction.md. Took {wall_s} s.",
-        *refusals,
-    ]
+            yield place, cells
