@@ -63,7 +63,7 @@ ENTRY = {
     "train": "lomo.train",
     "measure": "lomo.measure",
     "predict": "lomo.memory.study",
-    "fits": "lomo.memory.peaks",
+    "fits": "lomo.memory.fits",
     "pretrain": "lomo.pretrain",
     "generate": "lomo.tasks.miniature",
     "analysis": "analysis.cli",

@@ -210,8 +210,8 @@ def _cells(
             batch_size = largest_batch(peak, budget_bytes)
             peak_bytes = peak(max(batch_size, 1))
             missing_bytes = max(peak_bytes - budget_bytes, 0)
-            found = batch_size, peak_bytes, missing_bytes, peak.account
-            cells.append(Cell(*where, gpu_gib, *found))
+            found = batch_size, peak_bytes, missing_bytes
+            cells.append(Cell(*where, gpu_gib, *found, account=peak.account))
     except UserError as error:
         return [Cell(*where, gpu_gib, 0, 0, 0, refused=error.what) for gpu_gib in gpus_gib]
     return cells

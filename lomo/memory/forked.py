@@ -23,7 +23,8 @@ def results(
     os.write(writer, b"".join(index.to_bytes(2, "big") for index in range(num)))
     os.close(writer)
     context = get_context("fork")
-    processes, ends = [], []
+    processes = []
+    ends: list[connection.Connection] = []
 
     def take(results_to: connection.Connection) -> None:
         for end in ends:
