@@ -19,6 +19,7 @@ include: "workflow/rules/inputs.smk"
 include: "workflow/rules/runs.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/predictions.smk"
+include: "workflow/rules/fits.smk"
 
 
 rule all:

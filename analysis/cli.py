@@ -10,6 +10,7 @@ from analysis.collect import collect
 from analysis.collected import load
 from analysis.figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
 from analysis.report import make_report
+from analysis.table_fits import make_fits
 from analysis.table_predicted import make_predicted
 from analysis.tables import SECTION_TABLES, TABLES, make_table, tables_of
 from lomo.cli import refuse
@@ -24,13 +25,15 @@ def parser() -> argparse.ArgumentParser:
         "collect": "records -> tables/records.csv and .parquet",
         "table": "tables/table*.{csv,md,tex,html} and verdicts.*",
         "predicted": "tables/predicted_table{1,2}.*, from predictions",
+        "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html, from tables and figures",
-        "all": "all of them but predictions, in order",
+        "all": "all of them but predictions and fits, in order",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--results", type=Path, required=True, help="results/<study>")
+        folder = "results/fits" if name == "fits" else "results/<study>"
+        command.add_argument("--results", type=Path, required=True, help=folder)
         known = {
             "table": [*SECTION_TABLES, *TABLES],
             "figure": [*SECTION_FIGURES, *FIGURES],
@@ -53,6 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
             make_table(collected, which)
     if command == "predicted":
         make_predicted(results)
+    if command == "fits":
+        make_fits(results)
     if command in ("figure", "all"):
         collected = load(results)
         for which in getattr(arguments, "which", None) or figures_of(collected):

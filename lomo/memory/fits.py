@@ -1,63 +1,21 @@
-"""The command `fits`: the largest batch of each model and method on cards of given sizes."""
+"""The command `fits`: from its options to what fits, as a table or JSON."""
 
 from __future__ import annotations
 
 import argparse
-import gc
 import hashlib
 import math
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lomo.errors import UserError
-from lomo.memory import ask
 
 if TYPE_CHECKING:
     from lomo.memory.architecture import Architecture
-    from lomo.plan import MeasureSpec
 
-# The CUDA context and workspaces, which no prediction has in it; see docs/prediction.md.
-RESERVE_GIB = 1.0
-FIRST_PROBE, LARGEST_STRIDE = 4, 16
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One model and method on `num_gpus` cards of a size: what fits, or why nothing does.
-
-    batch_size: sequences a device, 0 where not even one fits. peak_bytes: predicted at that batch,
-    or at 1 where none fits; missing_bytes: of it beyond the card, then. account: how it was
-    predicted. refused: why the engine or the method can't run it.
-    """
-
-    model: str
-    method: str
-    num_gpus: int
-    gpu_gib: float
-    batch_size: int
-    peak_bytes: int
-    missing_bytes: int
-    account: str | None = None
-    refused: str | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """All cells of a question, by card size, number of cards, model and method."""
-
-    cells: Sequence[Cell]
-    models: Sequence[str]
-    methods: Sequence[str]
-    sequence_length: int
-    wall_s: float
-
-    def of_size(self, gpu_gib: float) -> list[Cell]:
-        """The cells of one size of card."""
-        return [cell for cell in self.cells if cell.gpu_gib == gpu_gib]
+LARGE = 1_000_000_000  # parameters of a model that stands in the table
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -66,9 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--gpu", type=float, nargs="+", required=True, metavar="GIB", help="a card's GiB"
     )
     parser.add_argument("--gpus", type=int, default=1, help="cards: 1, 2, 4, ... up to so many")
-    parser.add_argument(
-        "--models", nargs="+", help="as of `predict` (default: the registry's from the hub)"
-    )
+    parser.add_argument("--models", nargs="+", help="as of `predict` (default: the paper's four)")
     parser.add_argument("--methods", nargs="+", help="method ids (default: all that train)")
     parser.add_argument("--sequence", type=int, default=1024, help="tokens a sequence")
     parser.add_argument(
@@ -81,9 +37,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def answer(options: argparse.Namespace, *, progress: bool) -> str:
     """What fits, as text. Raises UserError for what cannot be asked."""
     from lomo.memory.fits_text import as_json, as_text
+    from lomo.memory.fitting import card_counts, find
     from lomo.record import write_text
 
     architectures, methods = _check(options)
+    if options.out:
+        _check_folder(options.out)
     found = find(
         architectures,
         methods,
@@ -94,145 +53,41 @@ def answer(options: argparse.Namespace, *, progress: bool) -> str:
         progress=progress,
     )
     if options.out:
-        write_text(options.out, as_json(found, fingerprint_of(methods)))
-    return as_json(found, fingerprint_of(methods)) if options.json else as_text(found)
+        write_text(options.out, as_json(found, fingerprint_of_fits(methods)))
+    return as_json(found, fingerprint_of_fits(methods)) if options.json else as_text(found)
 
 
-def find(
-    architectures: Sequence[Architecture],
-    methods: Sequence[str],
-    *,
-    gpus_gib: Sequence[float],
-    counts: Sequence[int],
-    sequence_length: int,
-    num_processes: int,
-    progress: bool,
-) -> Answer:
-    """The cells of all card sizes, numbers of cards, models and methods.
+def trained_methods() -> list[str]:
+    """The ids of all methods that take a training step."""
+    from lomo import methods
 
-    Peaks do not depend on the size of a card, so each is predicted once for all sizes.
-    """
-    from lomo.memory import forked
+    return [method for method in methods.modules() if methods.describe(method).trains]
 
-    started_at = time.perf_counter()
-    questions = [
-        (architecture, method, count)
-        for count in counts
-        for architecture in architectures
-        for method in methods
+
+def shown_models() -> list[str]:
+    """The registry's models that the table shows: the paper's, and others that are large."""
+    from lomo.models import registry
+
+    return [
+        name
+        for name, entry in registry().items()
+        if entry.paper or (entry.weights in ("hub", "random") and _is_large(entry.architecture))
     ]
 
-    def work(number: int) -> list[Cell]:
-        architecture, method, count = questions[number]
-        cells = _cells(architecture, method, count, sequence_length, gpus_gib)
-        gc.collect()  # a simulated model has cycles
-        return cells
 
-    # What takes longest comes first, so that no process is left alone with it at the end.
-    order = sorted(range(len(questions)), key=lambda number: questions[number][2] == 1)
-    by_question: dict[int, list[Cell]] = {}
-    arriving = forked.results(lambda place: work(order[place]), len(order), num_processes)
-    for place, cells in _shown(arriving, len(order), progress=progress):
-        by_question[order[place]] = cells
-    cells = [by_question[n][size] for size in range(len(gpus_gib)) for n in range(len(questions))]
-    names = [architecture.name for architecture in architectures]
-    wall_s = time.perf_counter() - started_at
-    return Answer(cells, names, list(methods), sequence_length, wall_s)
+def _is_large(architecture: Mapping[str, object] | None) -> bool:
+    # A decoder layer has about 12 width^2 parameters, which is enough to tell toys from the rest.
+    sizes = architecture or {}
+    width, depth = (int(str(sizes.get(key, 0))) for key in ("hidden_size", "num_hidden_layers"))
+    return 12 * depth * width**2 > LARGE
 
 
-def card_counts(num_gpus: int) -> list[int]:
-    """1, 2, 4, ... below `num_gpus`, and `num_gpus`."""
-    return sorted({2**power for power in range((num_gpus - 1).bit_length())} | {num_gpus})
-
-
-def fingerprint_of(methods: Sequence[str]) -> str:
+def fingerprint_of_fits(methods: Sequence[str]) -> str:
     """Hash of the code that the answers of these methods come from."""
     from lomo.provenance import fingerprint
 
     parts = [fingerprint("fits", method, engine="fsdp2") for method in methods]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def largest_batch(peak: Callable[[int], int], budget_bytes: int) -> int:
-    """The largest batch whose peak is within the budget, 0 if not even 1 is.
-
-    peak: batch -> bytes, never falling. Asked few times if it is (nearly) a line, and always at
-    the answer and at one more.
-    """
-    fits = (1, peak(1))
-    above: tuple[int, int] | None = None
-    if fits[1] > budget_bytes:
-        return 0
-    probe, num_slow = FIRST_PROBE, 0
-    while True:
-        before, width = fits, above[0] - fits[0] if above else 0
-        point = (probe, peak(probe))
-        if point[1] > budget_bytes:
-            above = point
-        else:
-            fits = point
-        if above is None:
-            guess = _crossing(before, fits, budget_bytes)
-            probe = min(max(guess, fits[0] + 1), LARGEST_STRIDE * fits[0])
-            continue
-        left = above[0] - fits[0]
-        if left == 1:
-            return fits[0]
-        num_slow = num_slow + 1 if 2 * left > width > 0 else 0
-        guess = _crossing(fits, above, budget_bytes) if num_slow < 2 else fits[0] + left // 2
-        probe = min(max(guess, fits[0] + 1), above[0] - 1)
-
-
-def _crossing(low: tuple[int, int], high: tuple[int, int], budget_bytes: int) -> int:
-    """The last batch within the budget, on the line through two points (batch, bytes)."""
-    rise = high[1] - low[1]
-    if rise <= 0:
-        return LARGEST_STRIDE * high[0]
-    return low[0] + (budget_bytes - low[1]) * (high[0] - low[0]) // rise
-
-
-def _cells(
-    architecture: Architecture,
-    method: str,
-    num_gpus: int,
-    sequence_length: int,
-    gpus_gib: Sequence[float],
-) -> list[Cell]:
-    """One cell for each size of card."""
-    from lomo.memory.peaks import PeakByBatch
-
-    where = architecture.name, method, num_gpus
-    try:
-        peak = PeakByBatch(architecture, asked(*where, sequence_length))
-        cells = []
-        for gpu_gib in gpus_gib:
-            budget_bytes = int((gpu_gib - RESERVE_GIB) * ask.GIB)
-            batch_size = largest_batch(peak, budget_bytes)
-            peak_bytes = peak(max(batch_size, 1))
-            missing_bytes = max(peak_bytes - budget_bytes, 0)
-            found = batch_size, peak_bytes, missing_bytes
-            cells.append(Cell(*where, gpu_gib, *found, account=peak.account))
-    except UserError as error:
-        return [Cell(*where, gpu_gib, 0, 0, 0, refused=error.what) for gpu_gib in gpus_gib]
-    return cells
-
-
-def asked(model: str, method: str, num_gpus: int, sequence_length: int) -> MeasureSpec:
-    """The run that a cell asks for. Raises UserError for what the engine can't run."""
-    question = argparse.Namespace(
-        model=model,
-        method=method,
-        seq_len=sequence_length,
-        batch_size=1,
-        checkpointing=True,
-        dtype="bfloat16",
-        attention="sdpa",
-        max_grad_norm=None,
-        engine="single" if num_gpus == 1 else "fsdp2",
-        world_size=num_gpus,
-        wrap="layer",
-    )
-    return ask.spec_of(question)
 
 
 def _check(options: argparse.Namespace) -> tuple[list[Architecture], list[str]]:
@@ -248,7 +103,7 @@ def _check(options: argparse.Namespace) -> tuple[list[Architecture], list[str]]:
     ):
         if count < 1:
             raise UserError(f"{count} {what}", where=where, allowed="at least 1")
-    trained = [method for method in methods.modules() if methods.describe(method).trains]
+    trained = trained_methods()
     for method in options.methods or ():
         methods.check_name(method, where="--methods")
         if method not in trained:
@@ -258,13 +113,23 @@ def _check(options: argparse.Namespace) -> tuple[list[Architecture], list[str]]:
     return _architectures(options), list(dict.fromkeys(options.methods or trained))
 
 
+def _check_folder(out: Path) -> None:
+    """Before minutes of work, not after."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be written ({error.strerror})", where=f"--out {out}") from error
+    if out.is_dir():
+        raise UserError("cannot be written (it is a folder)", where=f"--out {out}")
+
+
 def _architectures(options: argparse.Namespace) -> list[Architecture]:
     from lomo.memory.architecture import read_architecture
     from lomo.models import registry
 
-    known = [name for name, entry in registry().items() if entry.hub and entry.architecture]
+    paper = [name for name, entry in registry().items() if entry.paper]
     architectures = [
-        read_architecture(name, where="--models") for name in dict.fromkeys(options.models or known)
+        read_architecture(name, where="--models") for name in dict.fromkeys(options.models or paper)
     ]
     for architecture in architectures:
         positions = getattr(architecture.config, "max_position_embeddings", None)
@@ -275,21 +140,3 @@ def _architectures(options: argparse.Namespace) -> list[Architecture]:
                 allowed=f"at most {positions}",
             )
     return architectures
-
-
-def _shown(
-    arriving: Iterator[tuple[int, list[Cell]]], num: int, *, progress: bool
-) -> Iterator[tuple[int, list[Cell]]]:
-    """Each result as it comes, with a bar on stderr that names it."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    hidden = not (progress and console.is_terminal)
-    with Progress(console=console, disable=hidden, transient=True) as bar:
-        task = bar.add_task("", total=num)
-        for place, cells in arriving:
-            cell = cells[0]
-            bar.update(task, description=f"{cell.model} {cell.method} x {cell.num_gpus}")
-            bar.advance(task)
-            yield place, cells

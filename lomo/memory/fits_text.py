@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from lomo.memory.ask import GIB
-from lomo.memory.fits import RESERVE_GIB, Answer, Cell
+from lomo.memory.fitting import RESERVE_GIB, Answer, Cell
 
 SETTING = {
     "dtype": "bfloat16",

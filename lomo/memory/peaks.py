@@ -27,14 +27,14 @@ class PeakByBatch:
     """Gives the peak in bytes of `spec` with a batch of so many sequences a device.
 
     account: how the peaks are made, known after the first one: "simulated", or "closed_form" for
-    what cannot be simulated. Peaks are a GPU's (sizes rounded up to 512 bytes). Raises UserError
-    for what model, method or engine cannot do.
+    what cannot be simulated. unrolls: whether few layers tell of all. Peaks are a GPU's (sizes
+    rounded up to 512 bytes). Raises UserError for what model, method or engine cannot do.
     """
 
     def __init__(self, architecture: Architecture, spec: MeasureSpec) -> None:
         self.architecture, self.spec = architecture, spec
         self.account = "simulated"
-        self._unrolls = _can_unroll(architecture)
+        self.unrolls = _can_unroll(architecture)
         self._whole = cache(self._whole_peak)
         self._steps = cache(self._simulated_steps)
 
@@ -69,7 +69,7 @@ class PeakByBatch:
         return unrolled_peak(few, more, places, beyond, CUDA_GRANULE_BYTES)
 
     def _simulated_steps(self, batch_size: int) -> tuple[Changes, ...] | None:
-        if self._unrolls:
+        if self.unrolls:
             few, more = (
                 self._simulated(batch_size, depth) for depth in (NUM_LAYERS, NUM_LAYERS + 1)
             )
@@ -77,7 +77,7 @@ class PeakByBatch:
                 return None
             if insertions(few, more, CUDA_GRANULE_BYTES) is not None:
                 return few, more
-            self._unrolls = False
+            self.unrolls = False
         whole = self._simulated(batch_size, None)
         return None if whole is None else (whole,)
 
