@@ -20,6 +20,7 @@ include: "workflow/rules/plan.smk"
 include: "workflow/rules/runs.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/predictions.smk"
+include: "workflow/rules/fits.smk"
 
 
 rule all:

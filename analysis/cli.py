@@ -11,6 +11,7 @@ from analysis.collected import load
 from analysis.figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
 from analysis.publish import publish
 from analysis.report import make_report
+from analysis.table_fits import make_fits
 from analysis.table_predicted import make_predicted
 from analysis.tables import SECTION_TABLES, TABLES, make_table, tables_of
 from lomo.cli import refuse
@@ -25,14 +26,16 @@ def parser() -> argparse.ArgumentParser:
         "collect": "records -> tables/records.csv and .parquet",
         "table": "tables/table*.{csv,md,tex,html} and verdicts.*",
         "predicted": "tables/predicted_table{1,2}.*, from predictions",
+        "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html, from tables and figures",
         "publish": "plan, records and timelines -> results/published/<name>",
-        "all": "all tables, figures and the report, in order",
+        "all": "all of them but predictions, fits and publish, in order",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--results", type=Path, required=True, help="results/<study>")
+        folder = "results/fits" if name == "fits" else "results/<study>"
+        command.add_argument("--results", type=Path, required=True, help=folder)
         if name == "publish":
             command.add_argument(
                 "--to", type=Path, required=True, help="results/published/<name>, not there yet"
@@ -65,6 +68,8 @@ def run(arguments: argparse.Namespace) -> None:
         make_predicted(results, arguments.june_2023)
     if command == "publish":
         publish(results, arguments.to)
+    if command == "fits":
+        make_fits(results)
     if command in ("figure", "all"):
         collected = load(results)
         for which in getattr(arguments, "which", None) or figures_of(collected):

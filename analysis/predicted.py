@@ -36,8 +36,6 @@ class Predicted:
     unsupported: str | None
     wall_s: float
     ledger: dict[str, Any] | None
-    num_parameters: int | None = None
-    num_trainable_parameters: int | None = None
 
     @property
     def is_june_2023(self) -> bool:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lomo import methods
 from lomo.duration import Sizes, run_seconds
 from lomo.estimates import Estimate, Estimates, fit_of
 from lomo.machine import GIB, Machine, Speed
 from lomo.memory.architecture import count_parameters, entry_architecture
 from lomo.memory.closed_form import BYTES
-from lomo.memory.steps import step_of
-from lomo.memory.study import predict_all
+from lomo.memory.steps import predict_steps, step_of
 from lomo.plan import MeasureSpec, Plan, TrainSpec
 
 # Python with torch, transformers and lm-eval, and what a run keeps of its data.
@@ -33,17 +32,15 @@ def make_estimates(
     """The estimates of a plan; the steps' predictions are kept as files below `predictions`."""
     asked = {run_id: step_of(run, machine.kind) for run_id, run in plan.runs.items()}
     steps = {step.name: step for step in asked.values() if step is not None}
-    predict_all(list(steps.values()), plan, predictions, say, num_processes=num_processes)
-    answers = {name: _read(predictions / f"{name}.json") for name in steps}
+    answers = predict_steps(steps.values(), plan, predictions, say, num_processes=num_processes)
     models = {name: entry_architecture(entry) for name, entry in plan.models.items()}
     counts = {name: count_parameters(architecture) for name, architecture in models.items()}
     runs = {}
     for run_id, run in plan.runs.items():
         step = asked[run_id]
         answer = answers[step.name] if step is not None else None
-        trained = answer["num_trainable_parameters"] if answer is not None else 0
         config = models[run.model].config.to_dict()
-        sizes = Sizes(config, counts[run.model], trained or 0)
+        sizes = Sizes(config, counts[run.model], _num_trained(run, config, counts[run.model]))
         runs[run_id] = _estimate(run, sizes, answer, machine, speed)
     return Estimates(
         machine=machine, speed=speed, download_bytes=_download_bytes(plan, counts), runs=runs
@@ -62,8 +59,8 @@ def _estimate(
     peak: int | None = scoring
     account, reason = "closed_form", None
     if answer is not None:
-        account, reason, ledger = answer["account"], answer["reason"], answer["ledger"]
-        peak = None if ledger is None else max(int(ledger["peak_bytes"]), scoring)
+        account, reason, step = answer["account"], answer["reason"], answer["peak_bytes"]
+        peak = None if step is None else max(step, scoring)
     fit = fit_of(peak, machine.device_bytes)
     if machine.origin != "unknown" and run.num_devices > machine.num_devices:
         fit, reason = "does not fit", f"it asks for {run.num_devices} devices"
@@ -102,6 +99,13 @@ def _download_bytes(plan: Plan, counts: Mapping[str, int]) -> int:
     return sum(2 * counts[name] for name, model in plan.models.items() if model.weights == "hub")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def _num_trained(
+    run: TrainSpec | MeasureSpec, config: Mapping[str, Any], num_parameters: int
+) -> int:
+    """Parameters that the method trains; of adapters alone, two a layer, as if all were square."""
+    described = methods.describe(run.method)
+    if not described.trains:
+        return 0
+    if run.method != "lora":
+        return num_parameters
+    return 4 * int(run.hyper["rank"]) * int(config["num_hidden_layers"] * config["hidden_size"])

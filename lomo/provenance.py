@@ -64,6 +64,7 @@ ENTRY = {
     "measure": "lomo.measure",
     "predict": "lomo.memory.study",
     "estimate": "lomo.estimating",
+    "fits": "lomo.memory.fits",
     "pretrain": "lomo.pretrain",
     "generate": "lomo.tasks.miniature",
     "analysis": "analysis.cli",
@@ -211,6 +212,18 @@ def read_provenance(spec: TrainSpec | MeasureSpec, device: str) -> Provenance:
         started_at=datetime.fromtimestamp(time.time() - process_age_s(), UTC).isoformat(),
         missing=missing,
     )
+
+
+def source_facts() -> dict[str, object]:
+    """What a prediction comes from, beside its fingerprint: commit, Python, package versions."""
+    commit = _git("rev-parse", "HEAD")
+    dirty = bool(_git("status", "--porcelain")) if commit else None
+    return {
+        "git_commit": commit or None,
+        "git_dirty": dirty,
+        "python": platform.python_version(),
+        "packages": dict(_versions()),
+    }
 
 
 def _versions() -> Iterator[tuple[str, str]]:

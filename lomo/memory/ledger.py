@@ -131,6 +131,11 @@ class StepMeter:
         """
         self._meter.mark(tensor, Category.GRADIENTS, parameter)
 
+    @property
+    def changes(self) -> list[tuple[str, int, int]]:
+        """Every change of a storage, in order: phase, its bytes before and after, not rounded."""
+        return self._meter.changes
+
     def ledger(self) -> Ledger:
         """The bytes of the step, after the `with` block."""
         if not self._ended:

@@ -53,6 +53,8 @@ class StorageMeter(TorchDispatchMode):
         self.phase_peak_bytes: dict[str, int] = {}
         self.relabels: list[Relabel] = []
         self.gradient_events: list[GradientEvent] = []
+        # Every change of a storage: its phase, and its bytes before and after, not rounded.
+        self.changes: list[tuple[str, int, int]] = []
         self._bytes = [0] * len(Category)
         self._live: dict[int, _Storage] = {}
         self._order = 0
@@ -162,6 +164,7 @@ class StorageMeter(TorchDispatchMode):
 
     def _set_size(self, storage: _Storage, nbytes: int) -> None:
         self._count(storage.category, self._rounded(nbytes) - self._rounded(storage.nbytes))
+        self.changes.append((self.phase, storage.nbytes, nbytes))
         storage.nbytes = nbytes
         storage.birth = now = self._snapshot()  # a resized storage is born anew
         if now.total_bytes > self.peak.total_bytes:
@@ -173,6 +176,7 @@ class StorageMeter(TorchDispatchMode):
         assert isinstance(reference, _Storage)
         del self._live[reference.key]
         self._count(reference.category, -self._rounded(reference.nbytes))
+        self.changes.append((self.phase, reference.nbytes, 0))
         reference.death = now = self._snapshot()
         if reference.category is Category.GRADIENTS:
             self.gradient_events.append(GradientEvent("gradient_released", now, reference.name))

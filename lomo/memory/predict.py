@@ -6,9 +6,9 @@ What is simulated, what is not, and how right it is stand in docs/prediction.md.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,7 @@ class Prediction:
     """A predicted ledger, of one device. `unsupported` names what stopped the simulation, if any.
 
     account: how it was made. numels: elements of each parameter, over all devices, tied ones once.
+    changes: of every storage in the simulated step, as `StepMeter` has them.
     """
 
     ledger: Ledger
@@ -48,6 +49,7 @@ class Prediction:
     numels: tuple[int, ...]
     num_trainable_parameters: int
     unsupported: str | None = None
+    changes: Sequence[tuple[str, int, int]] = field(default=(), repr=False)
 
     @property
     def num_parameters(self) -> int:
@@ -121,6 +123,7 @@ class _Step:
         self.spec, self.engine, self.granule_bytes = spec, engine, granule_bytes
         self.numels: tuple[int, ...] = ()
         self.num_trainable_parameters = 0
+        self.changes: Sequence[tuple[str, int, int]] = ()
         model = _build(config, spec)
         _check_ranks(model, engine.world_size)
         self.prepared = self._prepare(model)
@@ -144,7 +147,7 @@ class _Step:
     def prediction(self, ledger: Ledger, unsupported: str | None = None) -> Prediction:
         account: Account = "simulated" if unsupported is None else "closed_form"
         counts = self.numels, self.num_trainable_parameters
-        return Prediction(ledger, account, *counts, unsupported=unsupported)
+        return Prediction(ledger, account, *counts, unsupported=unsupported, changes=self.changes)
 
     def _prepare(self, model: nn.Module) -> Prepared:
         def spread(adapted: nn.Module) -> nn.Module:
@@ -200,6 +203,7 @@ class _Step:
                 engine=self.engine,
                 enter=enter,
             )
+        self.changes = meter.changes
         return meter.ledger()
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lomo import engines
 from lomo.errors import UserError
-from lomo.memory import june_2023
+from lomo.memory import forked, june_2023
 from lomo.memory.architecture import entry_architecture
 from lomo.memory.predict import ZERO3, Device, predict
 from lomo.memory.zero3 import AUTHORS, Zero3
@@ -49,6 +47,7 @@ class Asked:
     section: str
     spec: MeasureSpec
     buffers: str = "defaults"  # or "authors", for engine zero3
+    kind: ClassVar[str] = "predict"  # of the sources that make it, for their fingerprint
 
     @property
     def name(self) -> str:
@@ -123,80 +122,41 @@ def predict_study(
 ) -> None:
     """Writes one JSON file a prediction below `out`, and last the list of them, index.json.
 
-    A process with the modelling code of June 2023 predicts what the paper prints. Raises
-    RuntimeError where a process fails.
-    """
-    wanted = asked_of_june_2023(plan) if june_2023.in_use() else asked_by(plan)
-    predict_all(wanted, plan, out, say, num_processes=num_processes)
-    names = [asked.name for asked in wanted]
-    write_text(out / "index.json", json.dumps(names, indent=1) + "\n")
-
-
-def predict_all(
-    wanted: Sequence[Asked],
-    plan: Plan,
-    out: Path,
-    say: Callable[[str], None],
-    *,
-    num_processes: int = 1,
-) -> None:
-    """Writes one JSON file a prediction below `out`.
+    A process with the modelling code of June 2023 predicts what the paper prints.
 
     A file that stands with the same fingerprint is kept. What can't be predicted is written with
     its reason in place of a ledger. Processes are forked from this one, which has the imports.
     Raises RuntimeError where one of them fails.
     """
+    wanted = asked_of_june_2023(plan) if june_2023.in_use() else asked_by(plan)
     everything = [(asked, plan.models[asked.spec.model]) for asked in wanted]
-    waiting = [(asked, entry) for asked, entry in everything if not _stands(asked, entry, out)]
+    waiting = [(asked, entry) for asked, entry in everything if not stands(asked, entry, out)]
 
-    def write(index: int) -> None:
-        say(_write(*waiting[index], out))
+    def write(index: int) -> str:
+        return _write(*waiting[index], out)
 
-    if num_processes < 2 or len(waiting) < 2:
-        for index in range(len(waiting)):
-            write(index)
-    else:
-        _spread(write, len(waiting), num_processes)
-
-
-def _spread(work: Callable[[int], None], num: int, num_processes: int) -> None:
-    """Calls `work` once with each number below `num`, in forked processes."""
-    # A pipe as the queue: it is written before the first fork, so each process ends by itself when
-    # it is empty, also where this one was killed.
-    reader, writer = os.pipe()
-    os.write(writer, b"".join(index.to_bytes(2, "big") for index in range(num)))
-    os.close(writer)
-
-    def take() -> None:
-        while index := os.read(reader, 2):
-            work(int.from_bytes(index, "big"))
-
-    context = get_context("fork")
-    processes = [context.Process(target=take) for _ in range(min(num_processes, num))]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    os.close(reader)
-    failed = [process.exitcode for process in processes if process.exitcode]
-    if failed:
-        raise RuntimeError(f"{len(failed)} processes failed, exit codes {failed}; see above")
+    for _, line in forked.results(write, len(waiting), num_processes):
+        say(line)
+    names = [asked.name for asked, _ in everything]
+    write_text(out / "index.json", json.dumps(names, indent=1) + "\n")
 
 
 def _write(asked: Asked, entry: ModelEntry, out: Path) -> str:
     """Makes one prediction and writes it; a line about it."""
-    done = {"fingerprint": _fingerprint(asked, entry), **_predicted(asked, entry)}
+    done = {"fingerprint": fingerprint_of_prediction(asked, entry), **_predicted(asked, entry)}
     write_text(out / f"{asked.name}.json", json.dumps(done, indent=1) + "\n")
     gc.collect()  # a simulated model has cycles
     return f"{asked.name}  {done['reason'] or done['account']}  ({done['wall_s']:.1f} s)"
 
 
-def _stands(asked: Asked, entry: ModelEntry, out: Path) -> bool:
+def stands(asked: Asked, entry: ModelEntry, out: Path) -> bool:
+    """Whether a whole file of this prediction, by the same code and libraries, is there."""
     try:
         standing = json.loads((out / f"{asked.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(standing, dict) and standing.get("fingerprint") == _fingerprint(asked, entry)
+    found = standing.get("fingerprint") if isinstance(standing, dict) else None
+    return bool(found == fingerprint_of_prediction(asked, entry))
 
 
 def _sizes(asked: Asked) -> Zero3:
@@ -212,9 +172,7 @@ def _predicted(asked: Asked, entry: ModelEntry) -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "spec": spec.model_dump(mode="json"),
     }
-    found: dict[str, Any] = dict.fromkeys(
-        ("reason", "account", "unsupported", "num_parameters", "num_trainable_parameters", "ledger")
-    )
+    found: dict[str, Any] = dict.fromkeys(("reason", "account", "unsupported", "ledger"))
     device: Device = "cpu" if spec.device == "cpu" else "cuda"
     started = time.perf_counter()
     try:
@@ -226,17 +184,15 @@ def _predicted(asked: Asked, entry: ModelEntry) -> dict[str, Any]:
         ledger = asdict(prediction.ledger)
         del ledger["timeline"]
         found["account"], found["unsupported"] = prediction.account, prediction.unsupported
-        found["num_parameters"] = prediction.num_parameters
-        found["num_trainable_parameters"] = prediction.num_trainable_parameters
         found["ledger"] = ledger
     return {**facts, **found, "wall_s": time.perf_counter() - started}
 
 
-def _fingerprint(asked: Asked, entry: ModelEntry) -> str:
+def fingerprint_of_prediction(asked: Asked, entry: ModelEntry) -> str:
     """Hash of what decides a prediction: its code, libraries, model and setting."""
     spec = asked.spec
     facts = [
-        fingerprint("predict", spec.method, engine=spec.engine),
+        fingerprint(asked.kind, spec.method, engine=spec.engine),
         *(f"{name} {version(name)}" for name in PACKAGES),
         entry.model_dump_json(),
         spec.model_dump_json(),

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
 
 from lomo.cli import main
-from lomo.memory.architecture import Architecture
-from lomo.memory.fits import (
-    RESERVE_GIB,
-    card_counts,
-    largest_batch,
-    largest_fit,
-    peak_from_few,
-    whole_peak,
-)
-from lomo.plan import MeasureSpec
-from tests.memory.predictions import CONFIGS, small, spec_of
+from lomo.memory.fits import shown_models
+from lomo.memory.fitting import RESERVE_GIB, asked, card_counts, find, largest_batch
+from lomo.memory.predict import predict
+from lomo.models import registry
+from tests.memory.predictions import CONFIGS, small
 
-DEEP = Architecture(
-    "deep",
-    LlamaConfig(
-        vocab_size=120,
-        hidden_size=32,
-        intermediate_size=80,
-        num_hidden_layers=9,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-    ),
-)
-
-
-def asked(method: str, num_gpus: int = 1, batch_size: int = 1) -> MeasureSpec:
-    return spec_of(
-        method,
-        dtype="bfloat16",
-        attention="sdpa",
-        activation_checkpointing=True,
-        batch_size=batch_size,
-        engine="single" if num_gpus == 1 else "fsdp2",
-        num_devices=num_gpus,
-    )
-
+GIB = 2**30
 
 PEAKS: dict[str, Callable[[int], int]] = {
     "a line": lambda batch: 1000 + 37 * batch,
@@ -74,45 +44,45 @@ def test_the_search_finds_what_trying_all_finds(name: str) -> None:
         assert len(tried) <= 20
 
 
-def test_the_answer_is_the_largest_of_all_batches() -> None:
-    model, spec = small("llama"), asked("lomo")
-    peaks = [whole_peak(model, asked("lomo", batch_size=batch)) for batch in range(1, 4)]
-    assert largest_fit(model, spec, peaks[0] - 1) == (0, peaks[0])
-    for budget in (peaks[1], peaks[2] - 1):
+def test_each_cell_is_the_largest_of_all_batches() -> None:
+    spec = asked("llama", "lomo", 1, 16)
+    peaks = [
+        predict(small("llama"), spec.model_copy(update={"batch_size": batch})).ledger.peak_bytes
+        for batch in range(1, 6)
+    ]
+    budgets = [peaks[0] - 1, peaks[0], peaks[1], peaks[3] - 1, peaks[4] - 1]
+    found = find(
+        [small("llama")],
+        ["lomo"],
+        gpus_gib=[RESERVE_GIB + budget / GIB for budget in budgets],
+        counts=[1],
+        sequence_length=16,
+        num_processes=1,
+        progress=False,
+    )
+    for cell, budget in zip(found.cells, budgets, strict=True):
         fitting = sum(peak <= budget for peak in peaks)
-        assert largest_fit(model, spec, budget) == (fitting, peaks[fitting - 1])
+        assert cell.batch_size == fitting
+        assert cell.peak_bytes == peaks[max(fitting, 1) - 1]
+        assert cell.missing_bytes == max(peaks[0] - budget, 0)
+        assert (cell.account, cell.refused) == ("simulated", None)
 
 
 @pytest.mark.slow
 def test_more_cards_hold_no_less() -> None:
-    budget = whole_peak(small("llama"), asked("adamw", batch_size=2))
-    found = [largest_fit(small("llama"), asked("adamw", n), budget)[0] for n in (1, 2, 4)]
-    assert found[0] == 2
-    assert found == sorted(found)
-
-
-@pytest.mark.parametrize(("method", "num_gpus"), [("lomo", 1), ("sgd", 1), ("lomo", 2)])
-def test_few_layers_tell_the_peak_of_all(method: str, num_gpus: int) -> None:
-    spec = asked(method, num_gpus, batch_size=2)
-    assert peak_from_few(DEEP, spec) == whole_peak(DEEP, spec)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_gpus", [1, 2])
-@pytest.mark.parametrize("method", ["lomo"])  # the others take minutes
-def test_a_search_on_few_layers_finds_what_trying_all_finds(method: str, num_gpus: int) -> None:
-    peaks = [whole_peak(DEEP, asked(method, num_gpus, batch)) for batch in range(1, 6)]
-    for budget in (peaks[0] - 1, peaks[0], peaks[3]):
-        fitting = sum(peak <= budget for peak in peaks)
-        assert largest_fit(DEEP, asked(method, num_gpus), budget)[0] == fitting
-
-
-def test_an_answer_of_few_layers_that_is_too_large_is_mended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("lomo.memory.fits.whole_peak", lambda _, spec: 150 * spec.batch_size)
-    monkeypatch.setattr("lomo.memory.fits.peak_from_few", lambda _, spec: 100 * spec.batch_size)
-    assert largest_fit(DEEP, asked("lomo"), 1000) == (6, 900)
+    found = find(
+        [small("llama")],
+        ["adamw", "lomo"],
+        gpus_gib=[RESERVE_GIB + 0.0005],
+        counts=[1, 2, 4],
+        sequence_length=16,
+        num_processes=1,
+        progress=False,
+    )
+    for method in ("adamw", "lomo"):
+        sizes = [cell.batch_size for cell in found.cells if cell.method == method]
+        assert len(sizes) == 3
+        assert 0 < sizes[0] <= sizes[1] <= sizes[2]
 
 
 def test_the_cards_that_are_counted() -> None:
@@ -127,20 +97,54 @@ def folder(tmp_path: Path) -> Path:
 
 def answer(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> dict[str, Any]:
     question = ["fits", "--models", str(folder), "--sequence", "16", "--json", *options]
+    question += [] if "--processes" in options else ["--processes", "1"]
     assert main(question) == 0
     facts: dict[str, Any] = json.loads(capsys.readouterr().out)
     return facts
 
 
 def test_a_larger_card_holds_more(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = []
-    for gib in (RESERVE_GIB, RESERVE_GIB + 0.001, RESERVE_GIB + 0.002):
-        facts = answer(capsys, folder, "--methods", "lomo", "--gpu", str(gib))
-        (cell,) = facts["cells"]
-        assert cell["peak_bytes"] - cell["missing_bytes"] <= (gib - RESERVE_GIB) * 2**30
+    sizes = [RESERVE_GIB, RESERVE_GIB + 0.001, RESERVE_GIB + 0.002]
+    facts = answer(capsys, folder, "--methods", "lomo", "--gpu", *map(str, sizes))
+    assert [cell["gpu_gib"] for cell in facts["cells"]] == sizes
+    for cell in facts["cells"]:
+        assert cell["peak_bytes"] - cell["missing_bytes"] <= (cell["gpu_gib"] - RESERVE_GIB) * GIB
         assert (cell["batch_size"] == 0) == (cell["missing_bytes"] > 0)
-        found.append(cell["batch_size"])
+    found = [cell["batch_size"] for cell in facts["cells"]]
     assert found[0] == 0 < found[1] < found[2]
+
+
+def test_the_file_holds_every_cell_and_its_origin(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "what_fits.json"
+    question = ["--methods", "lomo", "lora", "--gpus", "2", "--gpu", "24", "16", "--out", str(out)]
+    facts = answer(capsys, folder, *question, "--processes", "2")
+    written = json.loads(out.read_text())
+    assert written == facts
+    places = [(c["gpu_gib"], c["num_gpus"], c["method"]) for c in written["cells"]]
+    assert places == list(itertools.product([16, 24], [1, 2], ["lomo", "lora"]))
+    assert written["reserve_gib"] == RESERVE_GIB
+    assert len(written["provenance"]["fingerprint"]) == 16
+    assert written["provenance"]["packages"]["torch"]
+
+
+def test_each_size_of_card_has_its_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question = ["--models", str(folder), "--methods", "lomo", "--sequence", "16"]
+    question += ["--processes", "1"]
+    assert main(["fits", *question, "--gpu", "24", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("Cards")] == [
+        "Cards of 0.5 GiB",
+        "Cards of 24 GiB",
+    ]
+
+
+def test_the_table_shows_large_models_alone() -> None:
+    shown = shown_models()
+    assert {"llama-7b", "llama-13b", "llama-30b", "llama-65b"} <= set(shown)
+    assert not {"tiny-s", "llama-33m"} & set(shown)
+    assert all(registry()[name].weights in ("hub", "random") for name in shown)
 
 
 def test_the_table_says_what_fits_and_what_is_refused(
@@ -148,11 +152,12 @@ def test_the_table_says_what_fits_and_what_is_refused(
 ) -> None:
     CONFIGS["gpt2"].save_pretrained(tmp_path)
     question = ["fits", "--models", str(tmp_path), "--methods", "lora", "lomo"]
+    question += ["--processes", "1"]
     assert main([*question, "--sequence", "16", "--gpu", "0.5"]) == 0
     text = capsys.readouterr().out
     assert "-0.5 GiB" in text
     assert "has no q_proj and v_proj" in text
-    assert "1 is kept for the CUDA context" in text
+    assert "1 GiB is kept for the CUDA context" in text
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,11 @@ def test_the_table_says_what_fits_and_what_is_refused(
         (["--gpu", "0"], "a card of 0 GiB"),
         (["--gpu", "-24"], "a card of -24 GiB"),
         (["--gpu", "nan"], "a card of nan GiB"),
+        (["--gpu", "24", "0"], "a card of 0 GiB"),
+        (["--gpu", "inf"], "a card of inf GiB"),
         (["--gpu", "24", "--gpus", "0"], "0 cards"),
+        (["--gpu", "24", "--gpus", "-8"], "-8 cards"),
+        (["--gpu", "24", "--processes", "0"], "0 processes"),
         (["--gpu", "24", "--sequence", "0"], "0 tokens"),
         (["--gpu", "24", "--models", "llama-7"], "did you mean 'llama-7b'?"),
         (["--gpu", "24", "--methods", "lommo"], "did you mean 'lomo'?"),
@@ -176,3 +185,22 @@ def test_a_question_without_an_answer(
     text = capsys.readouterr().err
     assert text.count("error:") == 1
     assert told in text
+
+
+def test_more_cards_than_rows_is_a_refusal_of_the_cell(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = answer(capsys, folder, "--methods", "lomo", "--gpu", "24", "--gpus", "64")
+    refused = {cell["num_gpus"]: cell["refused"] for cell in facts["cells"]}
+    assert "64 devices can't share the 32 rows" in refused[64]
+    assert refused[32] is None
+
+
+def test_a_file_that_cannot_be_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "what_fits.json"
+    question = ["fits", "--models", str(folder), "--methods", "lomo", "--gpu", "24"]
+    assert main([*question, "--out", str(out)]) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from lomo.cli import main
 from lomo.config import Study, load_study, parse
 from lomo.memory.architecture import entry_architecture
 from lomo.memory.predict import predict
-from lomo.memory.study import NUM_DEVICES, Asked, _spread, asked_by, predict_study
+from lomo.memory.study import NUM_DEVICES, Asked, asked_by, predict_study
 from lomo.models import ModelEntry
 from lomo.plan import MeasureSpec, Plan, make_plan
 from lomo.record import write_text
@@ -113,18 +113,6 @@ def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
     assert {name: done["ledger"] for name, done in one.items()} == {
         name: done["ledger"] for name, done in two.items()
     }
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_each_number_is_taken_once(tmp_path: Path) -> None:
-    _spread(lambda number: (tmp_path / str(number)).mkdir(), 300, 3)
-    assert len(list(tmp_path.iterdir())) == 300
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_process_that_fails_is_told() -> None:
-    with pytest.raises(RuntimeError, match="2 processes failed"):
-        _spread(lambda number: [][number], 2, 2)
 
 
 def test_what_cannot_be_predicted_says_why(tmp_path: Path) -> None:

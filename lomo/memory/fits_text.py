@@ -1,0 +1,89 @@
+"""What fits, as a table for a terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from lomo.memory.ask import GIB
+from lomo.memory.fitting import RESERVE_GIB, Answer, Cell
+
+SETTING = {
+    "dtype": "bfloat16",
+    "attention": "sdpa",
+    "activation_checkpointing": True,
+    "wrap": "layer",
+}
+
+
+def as_json(answer: Answer, fingerprint: str) -> str:
+    """Every cell in bytes, one a line, and where it all comes from."""
+    from lomo.provenance import source_facts
+
+    facts = {
+        "sequence_length": answer.sequence_length,
+        **SETTING,
+        "reserve_gib": RESERVE_GIB,
+        "models": list(answer.models),
+        "methods": list(answer.methods),
+        "wall_s": round(answer.wall_s, 1),
+        "provenance": {"fingerprint": fingerprint, **source_facts()},
+    }
+    lines = ",\n".join(f"  {json.dumps(asdict(cell))}" for cell in answer.cells)
+    return json.dumps(facts, indent=1)[:-2] + f',\n "cells": [\n{lines}\n ]\n}}\n'
+
+
+def as_text(answer: Answer) -> str:
+    """A table for each size of card, and what it means below."""
+    sizes = sorted({cell.gpu_gib for cell in answer.cells})
+    lines: list[str] = []
+    for gpu_gib in sizes:
+        lines += [f"Cards of {gpu_gib:g} GiB"] if len(sizes) > 1 else []
+        lines += [*_table(answer.of_size(gpu_gib), answer.methods)]
+    return "\n".join([*lines, *_notes(answer, sizes)])
+
+
+def _table(cells: Sequence[Cell], methods: Sequence[str]) -> list[str]:
+    """For each number of cards, a line a model and a column a method."""
+    rows: dict[tuple[int, str], dict[str, str]] = {}
+    for cell in cells:
+        rows.setdefault((cell.num_gpus, cell.model), {})[cell.method] = _words(cell)
+    width = 2 + max(len(word) for row in rows.values() for word in (*methods, *row.values()))
+    first = 2 + max(len(text) for text in ("999 cards", *(model for _, model in rows)))
+    lines, above = [], 0
+    for (num_gpus, model), row in rows.items():
+        if num_gpus != above:
+            title = f"{num_gpus} card{'s' if num_gpus > 1 else ''}"
+            lines.append(f"{title:<{first}}" + "".join(f"{m:>{width}}" for m in methods))
+            above = num_gpus
+        lines.append(f"{model:<{first}}" + "".join(f"{row[m]:>{width}}" for m in methods))
+    return lines
+
+
+def _words(cell: Cell) -> str:
+    if cell.refused is not None:
+        return "refused"
+    return str(cell.batch_size) if cell.batch_size else f"-{cell.missing_bytes / GIB:.1f} GiB"
+
+
+def _notes(answer: Answer, sizes: Sequence[float]) -> list[str]:
+    refusals = dict.fromkeys(
+        f"refused: {cell.model}, {cell.method}, {cell.num_gpus}: {cell.refused}"
+        for cell in answer.cells
+        if cell.refused is not None
+    )
+    by_formula = dict.fromkeys(
+        f"by a closed formula, not simulated: {cell.model}"
+        for cell in answer.cells
+        if cell.account == "closed_form"
+    )
+    of_size = f"Of {sizes[0]:g} GiB a card" if len(sizes) == 1 else "Of each card"
+    return [
+        f"Sequences a device of {answer.sequence_length} tokens, bfloat16, sdpa, checkpointed; "
+        "one card: single, more: fsdp2. -X GiB: so much is missing for one sequence.",
+        f"{of_size}, {RESERVE_GIB:g} GiB is kept for the CUDA context and workspaces; see "
+        f"docs/prediction.md. Took {answer.wall_s:.1f} s.",
+        *by_formula,
+        *refusals,
+    ]

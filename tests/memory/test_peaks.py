@@ -1,0 +1,120 @@
+"""Peaks by batch, from few layers and few batches, against predictions of the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig, MistralConfig, Qwen3Config
+
+from lomo.errors import UserError
+from lomo.memory.architecture import Architecture
+from lomo.memory.peaks import NUM_LAYERS, PeakByBatch
+from lomo.memory.predict import predict
+from lomo.plan import MeasureSpec
+from tests.memory.predictions import METHODS, small, spec_of
+from tests.memory.test_predict import MIXTURE
+
+_DEEP: dict[str, Any] = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 9,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_GROUPED: dict[str, Any] = {**_DEEP, "num_key_value_heads": 2, "head_dim": 8}
+DEEP = {
+    "llama": LlamaConfig(**_DEEP, tie_word_embeddings=False),
+    "tied": Qwen3Config(**_GROUPED, tie_word_embeddings=True),
+    "grouped": MistralConfig(**_GROUPED),
+}
+BATCHES = (1, 2, 3, 4, 7)
+
+
+def asked(method: str, num_gpus: int = 1, sequence_length: int = 16) -> MeasureSpec:
+    return spec_of(
+        method,
+        dtype="bfloat16",
+        attention="sdpa",
+        activation_checkpointing=True,
+        batch_size=1,
+        sequence_length=sequence_length,
+        engine="single" if num_gpus == 1 else "fsdp2",
+        num_devices=num_gpus,
+    )
+
+
+def whole(architecture: Architecture, spec: MeasureSpec, batch_size: int) -> int:
+    """The slow way: all layers, and this very batch."""
+    asked_for = spec.model_copy(update={"batch_size": batch_size})
+    return predict(architecture, asked_for).ledger.peak_bytes
+
+
+def compare(architecture: Architecture, spec: MeasureSpec, *, unrolls: bool) -> None:
+    peak = PeakByBatch(architecture, spec)
+    told = {batch: peak(batch) for batch in BATCHES}
+    assert told == {batch: whole(architecture, spec, batch) for batch in BATCHES}
+    assert peak.unrolls is unrolls
+    assert peak.account == "simulated"
+
+
+@pytest.mark.parametrize(("method", "num_gpus"), [("lomo", 1), ("sgd", 2)])
+def test_peaks_are_those_of_the_whole(method: str, num_gpus: int) -> None:
+    compare(Architecture("deep", DEEP["llama"]), asked(method, num_gpus), unrolls=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_gpus", [1, 2])
+@pytest.mark.parametrize("family", DEEP)
+@pytest.mark.parametrize("method", METHODS)
+def test_of_every_method(method: str, family: str, num_gpus: int) -> None:
+    # 13 tokens: sizes that no granule divides.
+    spec = asked(method, num_gpus, sequence_length=13)
+    compare(Architecture("deep", DEEP[family]), spec, unrolls=True)
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_other_models_are_simulated_whole(family: str) -> None:
+    compare(small(family), asked("lomo"), unrolls=False)
+
+
+def test_layers_of_two_kinds_are_simulated_whole() -> None:
+    kinds = ["sliding_attention", "full_attention"] * 4 + ["full_attention"]
+    config = Qwen3Config(**_GROUPED, use_sliding_window=True, sliding_window=8, layer_types=kinds)
+    assert not PeakByBatch(Architecture("two kinds", config), asked("lomo")).unrolls
+
+
+def test_few_simulations_tell_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated: list[tuple[int, int]] = []
+
+    def counted(architecture: Architecture, spec: MeasureSpec) -> Any:
+        simulated.append((architecture.config.num_hidden_layers, spec.batch_size))
+        return predict(architecture, spec)
+
+    monkeypatch.setattr("lomo.memory.peaks.predict", counted)
+    peak = PeakByBatch(Architecture("deep", DEEP["llama"]), asked("lomo"))
+    peaks = [peak(batch) for batch in range(1, 100)]
+    assert sorted(peaks) == peaks
+    few, more = NUM_LAYERS, NUM_LAYERS + 1
+    assert sorted(simulated) == [(few, 1), (few, 2), (few, 3), (more, 1), (more, 2), (more, 3)]
+
+
+def test_layers_that_turn_out_to_differ_are_simulated_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lomo.memory.peaks.insertions", lambda *_: None)
+    compare(Architecture("deep", DEEP["llama"]), asked("lomo"), unrolls=False)
+
+
+def test_what_cannot_be_simulated_says_so() -> None:
+    architecture = Architecture("mixture", MIXTURE)
+    peak = PeakByBatch(architecture, asked("lomo").model_copy(update={"attention": "eager"}))
+    spec = peak.spec
+    assert [peak(batch) for batch in (1, 5)] == [whole(architecture, spec, b) for b in (1, 5)]
+    assert peak.account == "closed_form"
+
+
+def test_more_cards_than_rows() -> None:
+    with pytest.raises(UserError, match="64 devices can't share"):
+        PeakByBatch(Architecture("deep", DEEP["llama"]), asked("lomo", 64))(1)
