@@ -210,8 +210,8 @@ def test_a_file_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "what_fits.json"
-    question = ["fits", "--models", str(folder), "--methods", "lomo", "--gpu", "24"]
-    assert main([*question, "--out", str(out)]) == 2
+    question = ["--models", str(folder), "--methods", "lomo", "--sequence", "16", "--gpu", "24"]
+    assert main(["fits", *question, "--out", str(out)]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

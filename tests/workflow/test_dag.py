@@ -165,12 +165,8 @@ def test_predict_makes_its_tables_without_weights(checkout: Path) -> None:
 
 
 def test_what_fits_needs_a_prediction_and_no_study(checkout: Path) -> None:
-    done = snakemake(checkout, "-n", "-p", "fits", HF_HUB_OFFLINE="1")
+    done = snakemake(checkout, "-n", "fits", HF_HUB_OFFLINE="1")
     assert job_counts(done) == {"what_fits": 1, "fits": 1}
-    lines = (done.stdout + done.stderr).splitlines()
-    command = next(line for line in lines if "python -m lomo fits" in line)
-    assert "--gpu 16 24 40 48 80 141 --gpus 8" in command
-    assert "llama-65b" in command and "tiny-s" not in command
 
 
 def test_the_socket_guard_guards(tmp_path: Path) -> None:
