@@ -123,6 +123,7 @@ def test_a_larger_card_holds_more(folder: Path, capsys: pytest.CaptureFixture[st
     assert found[0] == 0 < found[1] < found[2]
 
 
+@pytest.mark.slow
 def test_the_file_holds_every_cell_and_its_origin(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_question_without_an_answer(
     assert told in text
 
 
+@pytest.mark.slow
 def test_more_cards_than_rows_is_a_refusal_of_the_cell(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
