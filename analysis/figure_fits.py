@@ -36,9 +36,9 @@ def figure_fits(found: WhatFits) -> Figure:
     for axes in panels[-1]:
         axes.set_xticks(range(len(found.counts)), [str(count) for count in found.counts])
     figure.supxlabel(
-        f"number of cards. In a tile: the largest batch, in sequences of "
-        f"{found.sequence_length:,} tokens a device; no tile: not one fits",
-        fontsize=7.5,
+        f"number of cards. A tile holds the largest batch, in sequences of "
+        f"{found.sequence_length:,} tokens a device; where a dot stands, not one fits",
+        fontsize=7,
         color=INK,
     )
     return figure

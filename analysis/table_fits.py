@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -94,7 +95,8 @@ def _text(fit: Fit) -> str:
         return "refused"
     if fit.batch_size:
         return str(fit.batch_size)
-    return f"{decimals(-GIB.of(fit.missing_bytes), 1)} GiB"
+    tenths = math.ceil(10 * GIB.of(fit.missing_bytes))  # up: 0.0 would fit
+    return f"{decimals(-tenths / 10, 1)} GiB"
 
 
 def _list(counts: list[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -64,7 +65,9 @@ def _table(cells: Sequence[Cell], methods: Sequence[str]) -> list[str]:
 def _words(cell: Cell) -> str:
     if cell.refused is not None:
         return "refused"
-    return str(cell.batch_size) if cell.batch_size else f"-{cell.missing_bytes / GIB:.1f} GiB"
+    if cell.batch_size:
+        return str(cell.batch_size)
+    return f"-{math.ceil(10 * cell.missing_bytes / GIB) / 10:.1f} GiB"  # up: 0.0 would fit
 
 
 def _notes(answer: Answer, sizes: Sequence[float]) -> list[str]:

@@ -29,7 +29,7 @@ DEEP = {
     "tied": Qwen3Config(**_GROUPED, tie_word_embeddings=True),
     "grouped": MistralConfig(**_GROUPED),
 }
-BATCHES = (1, 2, 3, 4, 7)
+BATCHES = (1, 2, 5)
 
 
 def asked(method: str, num_gpus: int = 1, sequence_length: int = 16) -> MeasureSpec:
@@ -59,16 +59,24 @@ def compare(architecture: Architecture, spec: MeasureSpec, *, unrolls: bool) -> 
     assert peak.account == "simulated"
 
 
-@pytest.mark.parametrize(("method", "num_gpus"), [("lomo", 1), ("sgd", 2)])
-def test_peaks_are_those_of_the_whole(method: str, num_gpus: int) -> None:
-    compare(Architecture("deep", DEEP["llama"]), asked(method, num_gpus), unrolls=True)
+def test_peaks_are_those_of_the_whole() -> None:
+    compare(Architecture("deep", DEEP["llama"]), asked("lomo"), unrolls=True)
+
+
+OTHERS = [
+    ("tied", "sgd", 1),
+    ("tied", "lomo", 2),
+    ("grouped", "adalomo", 1),
+    ("grouped", "lora", 2),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_gpus", [1, 2])
-@pytest.mark.parametrize("family", DEEP)
-@pytest.mark.parametrize("method", METHODS)
-def test_of_every_method(method: str, family: str, num_gpus: int) -> None:
+@pytest.mark.parametrize(
+    ("family", "method", "num_gpus"),
+    [*(("llama", method, num_gpus) for method in METHODS for num_gpus in (1, 2)), *OTHERS],
+)
+def test_of_every_method(family: str, method: str, num_gpus: int) -> None:
     # 13 tokens: sizes that no granule divides.
     spec = asked(method, num_gpus, sequence_length=13)
     compare(Architecture("deep", DEEP[family]), spec, unrolls=True)
@@ -109,8 +117,8 @@ def test_layers_that_turn_out_to_differ_are_simulated_whole(
 
 def test_what_cannot_be_simulated_says_so() -> None:
     architecture = Architecture("mixture", MIXTURE)
-    peak = PeakByBatch(architecture, asked("lomo").model_copy(update={"attention": "eager"}))
-    spec = peak.spec
+    spec = asked("lomo").model_copy(update={"dtype": "float32"})
+    peak = PeakByBatch(architecture, spec)
     assert [peak(batch) for batch in (1, 5)] == [whole(architecture, spec, b) for b in (1, 5)]
     assert peak.account == "closed_form"
 

@@ -223,6 +223,11 @@ def test_new_estimates_repeat_no_run(checkout: Path) -> None:
         assert record.memory is not None and record.memory.peak_bytes == estimate.peak_bytes
 
 
+def test_what_fits_needs_a_prediction_and_no_study(checkout: Path) -> None:
+    done = snakemake(checkout, "-n", "fits", HF_HUB_OFFLINE="1")
+    assert job_counts(done) == {"what_fits": 1, "fits": 1}
+
+
 def test_the_socket_guard_guards(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SOCKET_GUARD)
     script = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
