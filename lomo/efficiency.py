@@ -35,7 +35,7 @@ def efficiency(
     """
     missing: dict[str, str] = {}
     needed = executed = None
-    counts = {
+    counts: dict[str, Any] = {
         "num_parameters": model.num_parameters,
         "num_trainable_parameters": model.num_trainable_parameters,
         "sequence_length": spec.sequence_length,
@@ -76,7 +76,7 @@ def efficiency(
 
 
 def _executed(
-    spec: MeasureSpec, config: Mapping[str, Any], counts: dict[str, int], missing: dict[str, str]
+    spec: MeasureSpec, config: Mapping[str, Any], counts: dict[str, Any], missing: dict[str, str]
 ) -> float | None:
     num_backwards = backwards_per_step(spec.method, spec.hyper, spec.max_grad_norm)
     if spec.method in peers.MODULES or num_backwards is None:
@@ -93,4 +93,5 @@ def _executed(
         activation_checkpointing=spec.activation_checkpointing,
         num_backwards=num_backwards,
         attention=spec.attention,
+        head_recomputed=getattr(spec, "head_loss", "model") == "fused",
     )

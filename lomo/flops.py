@@ -60,6 +60,7 @@ def hardware_flops_per_step(
     activation_checkpointing: bool,
     num_backwards: int = 1,
     attention: str = "eager",
+    head_recomputed: bool = False,
 ) -> float:
     """Operations that a step executes: what it needs, what it recomputes, and a second backward.
 
@@ -67,6 +68,7 @@ def hardware_flops_per_step(
     that is kept: the MLP's last product is left out, and so is the head.
     num_backwards: see `backwards_per_step`. attention: "eager" multiplies what the mask hides;
     "sdpa", as flash attention does it, does not, and computes the scores again in the backward.
+    head_recomputed: each backward makes the logits again, as a loss does that does not keep them.
     Arguments and errors else as of `model_flops_per_token`.
     """
     used, trained = _in_products(config, num_parameters, num_trainable_parameters)
@@ -79,8 +81,11 @@ def hardware_flops_per_step(
         forward_scores, backward_scores = scores / 2, 2.5 * scores / 2
     forward = 2 * used * num_tokens + forward_scores
     backward = 2 * (used + trained) * num_tokens + backward_scores
+    head = _size(config, "vocabulary") * hidden
+    if head_recomputed:
+        backward += 2 * head * num_tokens
     if activation_checkpointing:
-        skipped = _size(config, "vocabulary") * hidden
+        skipped = head
         if not any(config.get(name) for name in _DROPOUTS):
             skipped += layers * hidden * _mlp_width(config)
         backward += 2 * (used - skipped) * num_tokens + forward_scores

@@ -191,3 +191,11 @@ def test_a_random_batch_is_full_seeded_and_all_target() -> None:
     assert batch.input_ids_BS.shape == (3, 50) and batch.num_tokens == 150
     assert batch.num_targets == 3 * 49, "the first position predicts nothing"
     assert set(batch.input_ids_BS.unique().tolist()) == set(range(11))
+
+
+def test_a_batch_is_counted_before_it_goes_to_a_device() -> None:
+    """Counting there would make the host wait; on the device of this test it can't be done."""
+    batch = collate(EXAMPLES[:3], pad_id=0)
+    moved = batch.to("meta")
+    assert moved.input_ids_BS.is_meta
+    assert (moved.num_tokens, moved.num_targets) == (batch.num_tokens, batch.num_targets)

@@ -141,6 +141,24 @@ def test_flash_attention_skips_half_and_computes_scores_again() -> None:
     assert flops("sdpa") == pytest.approx(rest + 1.75 * products)
 
 
+@pytest.mark.parametrize("num_backwards", [1, 2])
+def test_logits_made_again_are_one_product_of_the_head_a_backward(num_backwards: int) -> None:
+    def flops(**options: Any) -> float:
+        return hardware_flops_per_step(
+            LLAMA_7B,
+            num_parameters=NUM_7B,
+            num_trainable_parameters=NUM_7B,
+            batch_size=8,
+            sequence_length=512,
+            activation_checkpointing=True,
+            num_backwards=num_backwards,
+            **options,
+        )
+
+    more = flops(head_recomputed=True) - flops()
+    assert more == num_backwards * 2 * 32000 * 4096 * 8 * 512
+
+
 @pytest.mark.parametrize(
     ("method", "hyper", "max_grad_norm", "expected"),
     [

@@ -137,5 +137,8 @@ rule publish:
     localrule: True
     conda:
         "../../environment.yml"
+    params:
+        study=STUDY,
     shell:
-        f"python -m analysis publish --results results/{STUDY} --to results/published/{STUDY} 2> {{log:q}}"
+        "python -m analysis publish --results results/{params.study}"
+        " --to results/published/{params.study} 2> {log:q}"
