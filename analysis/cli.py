@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.collect import collect
 from analysis.collected import load
+from analysis.figure_ablation import make_predicted_figure
 from analysis.figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
 from analysis.report import make_report
 from analysis.table_predicted import make_predicted
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     helps = {
         "collect": "records -> tables/records.csv and .parquet",
         "table": "tables/table*.{csv,md,tex,html} and verdicts.*",
-        "predicted": "tables/predicted_table{1,2}.*, from predictions",
+        "predicted": "tables/predicted_*, and the figure of an ablation, from predictions",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html, from tables and figures",
         "all": "all of them but predictions, in order",
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
             make_table(collected, which)
     if command == "predicted":
         make_predicted(results)
+        make_predicted_figure(results)
     if command in ("figure", "all"):
         collected = load(results)
         for which in getattr(arguments, "which", None) or figures_of(collected):

@@ -19,7 +19,9 @@ from analysis.predicted_reasons import (
     why_throughput,
 )
 from analysis.render import Block, Cell, Table, write_table
+from analysis.table_ablation import SECTION, predicted_ablation
 from analysis.units import EN_DASH, Unit, decimals, percent, unit_for
+from lomo.plan import read_plan
 
 ASKED = (
     *("model", "method", "activation_checkpointing", "attention", "sequence_length"),
@@ -117,9 +119,13 @@ TABLES: tuple[Callable[[Sequence[Predicted]], Table], ...] = (
 
 
 def make_predicted(results: Path) -> list[Path]:
-    """Writes both tables into the study's `tables` folder; the paths."""
+    """Writes the tables into the study's `tables` folder; the paths."""
     predictions = read_predictions(results)
-    made = [write_table(make(predictions), results / "tables") for make in TABLES]
+    tables = [make(predictions) for make in TABLES]
+    plan = read_plan(results)
+    if SECTION in plan.sections:
+        tables.append(predicted_ablation(plan, predictions))
+    made = [write_table(table, results / "tables") for table in tables]
     return [path for paths in made for path in paths]
 
 

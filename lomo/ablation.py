@@ -14,7 +14,7 @@ from lomo import methods
 from lomo.config import Ablation, Setting, Study, parse
 from lomo.errors import UserError
 from lomo.inputs import model_folder
-from lomo.models import ModelEntry, resolve_model
+from lomo.models import ModelEntry
 from lomo.refusals import check_head_loss, check_hyper, check_length, check_method
 from lomo.specs import AblationSpec
 
@@ -49,14 +49,17 @@ class Row:
 
 
 def plan_ablation(
-    study: Study, section: Ablation, where: str
+    study: Study, section: Ablation, models: Sequence[ModelEntry], where: str
 ) -> tuple[list[AblationSpec], list[Row]]:
-    """The section's runs and its rows. Raises UserError for a change that can't be anywhere."""
+    """The section's runs of `models`, and its rows.
+
+    Raises UserError for a change that can't be made anywhere.
+    """
     _check_names(section, where)
     specs: list[AblationSpec] = []
     rows: list[Row] = []
-    for model in study.models_of(section):
-        runs = _Runs(study, section, resolve_model(model, where=f"{where}.models"), where)
+    for entry in models:
+        runs = _Runs(study, section, entry, where)
         rows += runs.rows()
         specs += runs.made
     return specs, rows

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lomo.batches import IGNORED
 from lomo.errors import UserError
+from lomo.optim import tensors
 
 
 def fuse_head_loss(model: Any) -> None:
@@ -128,7 +129,7 @@ class _HeadLoss(torch.autograd.Function):
         hidden_TH, weight_VH, bias_V, targets_T, log_sum_T = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
         scale_T1 = torch.where(targets_T != IGNORED, gradient, 0.0).unsqueeze(1)
-        # Summed over slices in fp32: rounding it once a slice would add up.
+        # Products and their sum in fp32: what is rounded once a slice does not cancel as it should.
         d_hidden_TH = torch.zeros_like(hidden_TH, dtype=torch.float32) if needs_hidden else None
         d_weight_VH = torch.empty_like(weight_VH) if needs_weight else None
         d_bias_V = torch.empty_like(bias_V) if needs_bias else None
@@ -139,7 +140,7 @@ class _HeadLoss(torch.autograd.Function):
             d_logits_TC.scatter_add_(1, index_T1, -inside_T.float().unsqueeze(1))
             d_logits_TC = d_logits_TC.mul_(scale_T1).to(weight_VH.dtype)
             if d_hidden_TH is not None:
-                d_hidden_TH += d_logits_TC @ weight_VH[columns]
+                d_hidden_TH += _product_fp32(d_logits_TC, weight_VH[columns])
             if d_weight_VH is not None:
                 torch.mm(d_logits_TC.t(), hidden_TH, out=d_weight_VH[columns])
             if d_bias_V is not None:
@@ -159,6 +160,15 @@ def _logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, columns
     """A slice of the logits, rounded as the model's own are, then in fp32."""
     bias_C = None if bias_V is None else bias_V[columns]
     return F.linear(hidden_TH, weight_VH[columns], bias_C).float()
+
+
+def _product_fp32(left: Tensor, right: Tensor) -> Tensor:
+    """The product without rounding to 16 bits. Only a GPU has a kernel for that."""
+    if left.dtype not in tensors.SIXTEEN_BIT:
+        return left @ right
+    if tensors.on_cpu(left):
+        return left.float() @ right.float()
+    return torch.mm(left, right, out_dtype=torch.float32)
 
 
 def _inside(targets_T: Tensor, columns: slice) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,8 @@ def make_plan(study: Study, *, source: str) -> Plan:
         elif isinstance(section, Peers):
             specs = _peer_specs(study, section, where)
         elif isinstance(section, Ablation):
-            specs, _ = plan_ablation(study, section, where)
+            chosen = [resolve_model(name, where=where) for name in study.models_of(section)]
+            specs, _ = plan_ablation(study, section, chosen, where)
         else:
             specs = _measure_specs(study, section, where)
         for spec in specs:

@@ -7,6 +7,7 @@ TABLES = (
     "table4_hyperparameters",
     "verdicts",
     *(["table_peers"] if PLAN.study.peers else []),
+    *(["table_ablation"] if PLAN.study.ablation else []),
 )
 FIGURES = (
     "fig1_gradients",
@@ -17,6 +18,7 @@ FIGURES = (
     "fig6_tradeoff",
     "overview",
     *(["fig_peers"] if PLAN.study.peers else []),
+    *(["fig_ablation"] if PLAN.study.ablation else []),
 )
 
 
@@ -56,6 +58,8 @@ rule collect:
 rule tables:
     input:
         "results/{study}/tables/records.csv",
+        # An ablation's table has the predictions beside the records.
+        ["results/{study}/predictions/index.json"] if PLAN.study.ablation else [],
     output:
         expand(
             "results/{{study}}/tables/{table}.{format}",
