@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from analysis.ablation import (
     PEAK_PARTS,
@@ -29,7 +29,6 @@ from analysis.style import (
     QUIET,
     new_figure,
     placeholder,
-    quiet_grid,
     save,
     style,
 )
@@ -37,12 +36,9 @@ from analysis.units import Unit, decimals, unit_for
 from lomo.plan import read_plan
 
 TITLE = "Ablation: what saves how much"
-# Way -> its words, marker and colour in the right panel.
-WAYS = {
-    "alone": ("saved alone", "o", "#0072B2"),
-    "stacked": ("saved in the stack", "D", "#D55E00"),
-    "without": ("lost when left out of the full stack", "s", "#009E73"),
-}
+# Way -> the title of its panel.
+WAYS = {"stacked": "Stacked", "alone": "Alone", "without": "Left out"}
+CHANGE = "#0072B2"
 
 
 def figure_ablation(collected: Collected) -> Figure:
@@ -55,10 +51,10 @@ def figure_ablation(collected: Collected) -> Figure:
 
 def make_predicted_figure(results: Path) -> list[Path]:
     """Writes figures/predicted_ablation.* where the study has an ablation; the paths."""
-    plan = read_plan(results)
-    if SECTION not in plan.sections:
+    predictions = read_predictions(results)
+    if all(row.section != SECTION for row in predictions):
         return []
-    found = entries(plan, predicted(read_predictions(results)))
+    found = entries(read_plan(results), predicted(predictions))
     with style():
         return save(_figure(found), results / "figures", "predicted_ablation")
 
@@ -72,21 +68,34 @@ def _figure(found: Sequence[Entry]) -> Figure:
 
 def _draw(found: Sequence[Entry]) -> Figure:
     unit = unit_for(entry.stacked.found.peak_bytes for entry in found)
-    figure = new_figure(PAGE, 0.85 + 0.27 * len(found))
-    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1], sharey=True)
-    _stack(left, found, unit)
-    _savings(right, found, unit)
+    figure = new_figure(PAGE, 0.85 + 0.25 * len(found))
+    # Labels are wider when saved than when laid out.
+    figure.set_layout_engine("constrained", rect=(0.02, 0, 0.98, 1))
+    stack, *panels = figure.subplots(1, 1 + len(WAYS), width_ratios=[2.6, 1, 1, 1], sharey=True)
+    _stack(stack, found, unit)
+    largest = max(
+        (unit.of(_side(entry, way).change_bytes or 0) for entry in found for way in WAYS), default=0
+    )
+    for axes, (way, title) in zip(panels, WAYS.items(), strict=True):
+        _changes(axes, [_side(entry, way) for entry in found], unit, largest or 1.0)
+        axes.set_title(title)
+    for axes, word in zip(panels, ("saved", "saved", "lost"), strict=True):
+        axes.set_xlabel(f"{word} ({unit.name})")
     names = [entry.row.title if entry.is_base else f"+ {entry.row.title}" for entry in found]
-    left.set_yticks(range(len(found)), names)
-    left.set_ylim(len(found) - 0.45, -0.55)
-    for label in left.get_yticklabels():
+    stack.set_yticks(range(len(found)), names)
+    stack.set_ylim(len(found) - 0.45, -0.55)
+    for label in stack.get_yticklabels():
         label.set_color(INK)
-    for axes in (left, right):
+    for axes in (stack, *panels):
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-    left.set_title(f"Peak of a step, {found[0].row.model}")
-    right.set_title("What one change is worth")
+    stack.set_title(f"Peak of a step, {found[0].row.model}")
     return figure
+
+
+def _side(entry: Entry, way: str) -> Side:
+    side: Side = getattr(entry, way)
+    return side
 
 
 def _stack(axes: Axes, found: Sequence[Entry], unit: Unit) -> None:
@@ -102,9 +111,9 @@ def _stack(axes: Axes, found: Sequence[Entry], unit: Unit) -> None:
             colour = PART_COLOURS[part]
             axes.barh(y, width, left=start, height=0.66, color=colour, ec="white", lw=0.4)
             start += width
-        axes.text(start, y, f" {decimals(start, _places(start))}", va="center", fontsize=7.5)
+        axes.text(start, y, f" {_number(start)}", va="center", fontsize=7.5)
     axes.set_xlabel(f"memory at the peak ({unit.name})")
-    axes.margins(x=0.1)
+    axes.margins(x=0.13)
     axes.set_xlim(left=0)
     shown = [part for part in PEAK_PARTS if part != "other"]
     axes.legend(
@@ -117,32 +126,20 @@ def _stack(axes: Axes, found: Sequence[Entry], unit: Unit) -> None:
     )
 
 
-def _places(value: float) -> int:
-    return 1 if value < 100 else 0
-
-
-def _savings(axes: Axes, found: Sequence[Entry], unit: Unit) -> None:
-    """Three points a change, on a scale that is linear around 0 and logarithmic beyond."""
-    axes.set_xscale("symlog", linthresh=1, linscale=0.6)
+def _changes(axes: Axes, sides: Sequence[Side], unit: Unit, largest: float) -> None:
+    """Bars of what is saved, or lost, with their numbers; all panels have one scale."""
     axes.axvline(0, color=QUIET, linewidth=0.6, zorder=0)
-    quiet_grid(axes, "x")
-    for y, entry in enumerate(found):
-        if entry.is_base:
+    for y, side in enumerate(sides):
+        if side.change_bytes is None:
+            word = "refused" if side.cell.reason else "" if side.cell.against is None else "?"
+            axes.text(0, y, f" {word}", va="center", fontsize=7, color=QUIET)
             continue
-        for offset, (way, (_, marker, colour)) in zip((-0.2, 0.0, 0.2), WAYS.items(), strict=True):
-            side: Side = getattr(entry, way)
-            if side.change_bytes is None:
-                continue
-            x = unit.of(side.change_bytes)
-            axes.hlines(y + offset, 0, x, color=colour, linewidth=1.0, alpha=0.55)
-            axes.plot(
-                x, y + offset, marker=marker, color=colour, markersize=4, mec="white", mew=0.4
-            )
-    axes.set_xlabel(f"memory ({unit.name})")
-    axes.legend(
-        handles=[
-            Line2D([], [], marker=marker, color=colour, markersize=4, linewidth=1.0, label=word)
-            for word, marker, colour in WAYS.values()
-        ],
-        loc="lower right",
-    )
+        x = unit.of(side.change_bytes)
+        axes.barh(y, x, height=0.66, color=CHANGE)
+        axes.text(max(x, 0), y, f" {_number(x)}", va="center", fontsize=7.5)
+    axes.set_xlim(-0.02 * largest, 1.5 * largest)
+    axes.xaxis.set_major_locator(MaxNLocator(2))
+
+
+def _number(value: float) -> str:
+    return decimals(value, 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0)

@@ -31,8 +31,8 @@ from lomo.plan import Plan
 WAYS = ("stacked", "alone", "without")
 MEANING = (
     "Alone: the base, what the change needs, and the change, less the same without it. Stacked: "
-    "with all changes above it, less the stack as it was. Left out: what the full stack takes more "
-    "without it, and without what needs it. All are of the true peak of a device."
+    "with all changes above it, less the stack as it was. Left out: what the stack down to "
+    "{last} takes more without it, and without what needs it. All are of the true peak of a device."
 )
 
 
@@ -73,7 +73,7 @@ def _table(
     return Table(
         name=name,
         title=title,
-        caption=f"{how}: {_setting(section)}. {MEANING}",
+        caption=f"{how}: {_setting(section)}. {MEANING.format(last=_last(section))}",
         blocks=blocks,
         notes=[*reasons, *notes],
         data=_data(found),
@@ -82,6 +82,11 @@ def _table(
 
 def _setting(section: Ablation) -> str:
     return f"batches of {section.batch_size} x {section.sequence_length} tokens a device"
+
+
+def _last(section: Ablation) -> str:
+    last = section.left_out_of or list(section.changes)[-1]
+    return f'"{section.changes[last].title or last}"'
 
 
 def _unit(found: Sequence[Entry]) -> Unit:

@@ -122,9 +122,8 @@ def make_predicted(results: Path) -> list[Path]:
     """Writes the tables into the study's `tables` folder; the paths."""
     predictions = read_predictions(results)
     tables = [make(predictions) for make in TABLES]
-    plan = read_plan(results)
-    if SECTION in plan.sections:
-        tables.append(predicted_ablation(plan, predictions))
+    if any(row.section == SECTION for row in predictions):
+        tables.append(predicted_ablation(read_plan(results), predictions))
     made = [write_table(table, results / "tables") for table in tables]
     return [path for paths in made for path in paths]
 

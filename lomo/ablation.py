@@ -37,7 +37,7 @@ class Row:
 
     alone: base, what the change needs, and the change; against the same without it.
     stacked: with all changes before it; against the stack as it was.
-    without: the full stack less the change and what needs it; against the full stack.
+    without: a stack (`left_out_of`) less the change and what needs it; against that stack.
     """
 
     model: str
@@ -79,6 +79,12 @@ def _check_names(section: Ablation, where: str) -> None:
         if not change.model_dump(exclude_none=True, exclude=OWN_KEYS):
             raise UserError("changes nothing", where=f"{where}.changes.{name}")
         before.append(name)
+    if section.left_out_of not in (None, *before):
+        raise UserError(
+            f"{section.left_out_of!r} is no change",
+            where=f"{where}.left_out_of",
+            allowed=", ".join(before),
+        )
 
 
 class _Runs:
@@ -93,34 +99,40 @@ class _Runs:
         base = Cell(self.run_of(()))
         none = Cell()
         found = [Row(self.entry.name, BASE, self._title(None), none, base, none)]
-        stacks, full = self._stack()
+        stacked, full = self._stack()
         for name in self.section.changes:
             needed = self._needed(name)
             alone = self._cell((*needed, name), needed)
-            without = Cell(reason="not in the full stack")
+            without = Cell()
             if name in full:
                 left = [n for n in full if n != name and name not in self._needed(n)]
                 without = self._cell(left, full)
-            row = Row(self.entry.name, name, self._title(name), alone, stacks[name], without)
+            row = Row(self.entry.name, name, self._title(name), alone, stacked[name], without)
             if row.alone.run_id is None and row.stacked.run_id is None:
                 self.run_of((*needed, name))  # raises why
             found.append(row)
         return found
 
     def _stack(self) -> tuple[dict[str, Cell], list[str]]:
-        """Each change's cell in the stack, and the full stack; what is refused stays out of it."""
+        """Each change's cell in the stack, and the stack that changes are left out of.
+
+        What is refused stays out of it.
+        """
         cells: dict[str, Cell] = {}
         stack: list[str] = []
+        full: list[str] = []
+        last = self.section.left_out_of or list(self.section.changes)[-1]
         for name, change in self.section.changes.items():
             grown = [*(n for n in stack if n not in change.replaces), name]
             lacking = [n for n in self._needed(name) if n not in grown]
             if lacking:
                 reason = f"it needs {' and '.join(lacking)}, which the stack has not"
                 cells[name] = Cell(reason=reason)
-                continue
-            cells[name] = self._cell(grown, stack)
-            stack = grown if cells[name].run_id else stack
-        return cells, stack
+            else:
+                cells[name] = self._cell(grown, stack)
+                stack = grown if cells[name].run_id else stack
+            full = stack if name == last else full
+        return cells, full
 
     def _needed(self, name: str) -> tuple[str, ...]:
         """What a change needs, and what that needs, in the order of the study."""
@@ -176,7 +188,7 @@ class _Runs:
             num_threads=self.study.num_threads,
             cell=cell,
             **{**setting.model_dump(), "hyper": hyper},
-            **section.model_dump(exclude={"models", "base", "changes"}),
+            **section.model_dump(exclude={"models", "base", "changes", "left_out_of"}),
         )
         check_method(spec.method, spec, f"{where}.")
         check_hyper(spec.method, spec.hyper, spec, f"{where}.hyper")

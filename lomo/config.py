@@ -200,6 +200,9 @@ class Ablation(Strict):
     changes: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")], Change] = Field(
         min_length=1, description="name -> change, in the order of the stack"
     )
+    left_out_of: str | None = Field(
+        None, description="the stack that changes are left out of: up to this one; null for all"
+    )
     num_warmup_steps: int = Field(2, ge=1, description="steps before the clock starts")
     num_timed_steps: int = Field(10, ge=2, description="steps on the clock")
     timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
