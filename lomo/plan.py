@@ -55,8 +55,10 @@ def make_plan(study: Study, *, source: str) -> Plan:
         )
     for name, section in study.sections().items():
         where = f"{source}: {name}"
+        chosen: list[ModelEntry] = []
         for model in study.models_of(section):
             entry = resolve_model(model, where=f"{where}.models")
+            chosen.append(entry)
             if entry.weights == "random" and isinstance(section, Accuracy):
                 raise UserError(untrainable(entry.name), where=f"{where}.models", **TRAINABLE)
             if entries.setdefault(entry.name, entry) != entry:
@@ -73,7 +75,6 @@ def make_plan(study: Study, *, source: str) -> Plan:
         elif isinstance(section, Peers):
             specs = _peer_specs(study, section, where)
         elif isinstance(section, Ablation):
-            chosen = [resolve_model(name, where=where) for name in study.models_of(section)]
             specs, _ = plan_ablation(study, section, chosen, where)
         else:
             specs = _measure_specs(study, section, where)
