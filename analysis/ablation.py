@@ -13,6 +13,7 @@ from typing import Any
 from analysis.collected import Collected
 from analysis.names import NOT_RUN
 from analysis.predicted import Predicted, read_predictions
+from analysis.units import GIB, MIB, Unit
 from lomo.ablation import Cell, Row, plan_ablation
 from lomo.plan import Plan
 
@@ -82,6 +83,12 @@ def entries(plan: Plan, found: Mapping[str, Found]) -> list[Entry]:
         )
         for row in rows_of(plan)
     ]
+
+
+def unit_of(found: Iterable[Entry]) -> Unit:
+    """MiB below a peak of 4 GiB: differences are small beside it."""
+    peaks = [entry.stacked.found.peak_bytes or 0 for entry in found]
+    return GIB if max(peaks, default=0) > 4 * GIB.num_bytes else MIB
 
 
 def _side(cell: Cell, found: Mapping[str, Found], *, saved: bool) -> Side:

@@ -18,6 +18,7 @@ from analysis.ablation import (
     entries,
     measured,
     predicted,
+    unit_of,
 )
 from analysis.collected import Collected
 from analysis.names import PARTS
@@ -32,7 +33,7 @@ from analysis.style import (
     save,
     style,
 )
-from analysis.units import Unit, decimals, unit_for
+from analysis.units import Unit, decimals
 from lomo.plan import read_plan
 
 TITLE = "Ablation: what saves how much"
@@ -67,7 +68,7 @@ def _figure(found: Sequence[Entry]) -> Figure:
 
 
 def _draw(found: Sequence[Entry]) -> Figure:
-    unit = unit_for(entry.stacked.found.peak_bytes for entry in found)
+    unit = unit_of(found)
     figure = new_figure(PAGE, 0.85 + 0.25 * len(found))
     # Labels are wider when saved than when laid out.
     figure.set_layout_engine("constrained", rect=(0.02, 0, 0.98, 1))
@@ -115,7 +116,8 @@ def _stack(axes: Axes, found: Sequence[Entry], unit: Unit) -> None:
     axes.set_xlabel(f"memory at the peak ({unit.name})")
     axes.margins(x=0.13)
     axes.set_xlim(left=0)
-    shown = [part for part in PEAK_PARTS if part != "other"]
+    bars = [entry.stacked.found.at_peak for entry in found if entry.stacked.found.at_peak]
+    shown = [part for part in PEAK_PARTS if any(b[part] > 0.02 * sum(b.values()) for b in bars)]
     axes.legend(
         handles=[Patch(color=PART_COLOURS[part], label=PARTS[part]) for part in shown],
         loc="lower right",

@@ -18,13 +18,14 @@ from analysis.ablation import (
     measured,
     predicted,
     predicted_beside,
+    unit_of,
 )
 from analysis.collected import Collected
 from analysis.comparable import measured_notes
 from analysis.names import status_text
 from analysis.predicted import Predicted
 from analysis.render import Block, Cell, Table
-from analysis.units import EN_DASH, Unit, decimals, unit_for
+from analysis.units import EN_DASH, Unit, decimals
 from lomo.config import Ablation
 from lomo.plan import Plan
 
@@ -51,7 +52,7 @@ def table_ablation(collected: Collected) -> Table:
     found = entries(plan, measured(collected))
     notes = measured_notes(collected.rows(SECTION))
     table = _table("table_ablation", "What saves how much", "Measured", plan, found, notes)
-    unit = _unit(found)
+    unit = unit_of(found)
     runs = [_runs_block(model, of, beside, unit) for model, of in _by_model(found)]
     blocks = [block for pair in zip(table.blocks, runs, strict=True) for block in pair]
     data = table.data.assign(
@@ -65,7 +66,7 @@ def table_ablation(collected: Collected) -> Table:
 def _table(
     name: str, title: str, how: str, plan: Plan, found: Sequence[Entry], notes: Sequence[str]
 ) -> Table:
-    section, unit = plan.study.ablation, _unit(found)
+    section, unit = plan.study.ablation, unit_of(found)
     assert section is not None
     letters: dict[str, str] = {}
     blocks = [_block(model, of, unit, letters) for model, of in _by_model(found)]
@@ -87,10 +88,6 @@ def _setting(section: Ablation) -> str:
 def _last(section: Ablation) -> str:
     last = section.left_out_of or list(section.changes)[-1]
     return f'"{section.changes[last].title or last}"'
-
-
-def _unit(found: Sequence[Entry]) -> Unit:
-    return unit_for(entry.stacked.found.peak_bytes for entry in found)
 
 
 def _by_model(found: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
