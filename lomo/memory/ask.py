@@ -99,7 +99,7 @@ def spec_of(options: argparse.Namespace) -> MeasureSpec:
         dtype=options.dtype,
         attention=options.attention,
         activation_checkpointing=options.checkpointing,
-        head_loss=options.head_loss,
+        head_loss=getattr(options, "head_loss", "model"),  # `fits` does not ask for it
         batch_size=options.batch_size,
         max_grad_norm=options.max_grad_norm,
         timeout_s=None,
