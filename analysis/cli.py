@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.collect import collect
 from analysis.collected import load
+from analysis.figure_ablation import make_predicted_figure
 from analysis.figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
 from analysis.publish import publish
 from analysis.report import make_report
@@ -25,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     helps = {
         "collect": "records -> tables/records.csv and .parquet",
         "table": "tables/table*.{csv,md,tex,html} and verdicts.*",
-        "predicted": "tables/predicted_table{1,2}.*, from predictions",
+        "predicted": "tables/predicted_*, and the figure of an ablation, from predictions",
         "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html, from tables and figures",
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
             make_table(collected, which)
     if command == "predicted":
         make_predicted(results, arguments.june_2023)
+        make_predicted_figure(results)
     if command == "publish":
         publish(results, arguments.to)
     if command == "fits":

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.collected import Collected
+from analysis.figure_ablation import figure_ablation
 from analysis.figure_curves import figure_accuracy, figure_loss
 from analysis.figure_gradients import figure_gradients
 from analysis.figure_lora_rank import figure_lora_rank
@@ -30,6 +31,7 @@ FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
 # Figures of sections that few studies have: drawn only where the study has it.
 SECTION_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
     "peers": ("fig_peers", figure_peers),
+    "ablation": ("fig_ablation", figure_ablation),
 }
 
 

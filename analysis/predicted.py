@@ -12,7 +12,7 @@ from analysis.comparable import PAPER_SETTING
 from analysis.names import SUMMED_PARTS
 from lomo.errors import UserError
 from lomo.memory import june_2023
-from lomo.specs import MeasureSpec
+from lomo.specs import AblationSpec, MeasureSpec
 
 TERMS = (*SUMMED_PARTS, "total")
 
@@ -92,11 +92,16 @@ def _predicted(path: Path, folder: Path) -> Predicted:
     data = _read(path, folder)
     try:
         del data["fingerprint"]
-        made = Predicted(**{**data, "spec": MeasureSpec.model_validate(data["spec"])})
+        made = Predicted(**{**data, "spec": _spec(data["spec"])})
         made.packages["transformers"]
         return made
     except (KeyError, TypeError, ValueError) as error:
         raise UserError("is no prediction", where=str(path), fix=_fix(folder)) from error
+
+
+def _spec(given: Any) -> MeasureSpec:
+    kind = AblationSpec if "cell" in given else MeasureSpec
+    return kind.model_validate(given)
 
 
 def _read(path: Path, folder: Path) -> Any:

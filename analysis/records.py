@@ -38,14 +38,16 @@ def check_one_origin(records: Iterable[Record], *, where: str) -> None:
                 allowed=f"protocol {PROTOCOL_VERSION} (a table holds one protocol only)",
                 fix="delete that run's folder and run the pipeline again",
             )
-        group = (str(record.spec["method"]), record.kind, str(record.spec.get("task")))
+        spec = record.spec
+        named = (spec["method"], record.kind, spec.get("task"), spec.get("engine"))
+        group = tuple(map(str, named))
         seen = origins.setdefault(group, {})
         seen.setdefault(record.provenance.fingerprint, record.run_id)
         if len(seen) > 1:
             raise UserError(
                 f"the {record.kind} runs of {group[0]} come from different code: {_two(seen)}",
                 where=where,
-                allowed="one fingerprint for each method, task and kind of run",
+                allowed="one fingerprint for each method, task, engine and kind of run",
                 fix="delete the folders of the older runs and run the pipeline again",
             )
         # A run that failed early names no model, one with random weights no file.

@@ -23,6 +23,8 @@ CAPTIONS = {
     "Lines: 95 % intervals.",
     "peers": "Ways to take one step: peak memory against time, both over those of forward and "
     "backward alone, with each gradient dropped at once. Bars: least to most of the rounds.",
+    "ablation": "What saves how much: peak memory of a step as changes are stacked, and what each "
+    "change saves alone, in the stack, and what is lost without it.",
     "1": "Gradient bytes alive over one backward pass: SGD keeps every gradient until the step, "
     "LOMO updates a tensor as soon as its gradient is there, and drops it.",
     "2": "Share of each part in the paper's sum of terms; at the right, the sum.",

@@ -19,8 +19,10 @@ from analysis.predicted_reasons import (
     why_throughput,
 )
 from analysis.render import Block, Cell, Table, write_table
+from analysis.table_ablation import SECTION, predicted_ablation
 from analysis.units import EN_DASH, Unit, decimals, percent, unit_for
 from lomo.memory import june_2023
+from lomo.plan import read_plan
 
 ASKED = (
     *("model", "method", "activation_checkpointing", "attention", "sequence_length"),
@@ -123,13 +125,16 @@ TABLES: tuple[Callable[[Sequence[Predicted]], Table], ...] = (
 
 
 def make_predicted(results: Path, of_june_2023: Path | None = None) -> list[Path]:
-    """Writes both tables into the study's `tables` folder; the paths.
+    """Writes the tables into the study's `tables` folder; the paths.
 
     of_june_2023: predictions with the modelling code of then, to stand beside the study's own.
     """
+    own = read_predictions(results / "predictions")
     then = [] if of_june_2023 is None else read_predictions(of_june_2023)
-    predictions = beside(read_predictions(results / "predictions"), then)
-    made = [write_table(make(predictions), results / "tables") for make in TABLES]
+    tables = [make(beside(own, then)) for make in TABLES]
+    if any(row.section == SECTION for row in own):
+        tables.append(predicted_ablation(read_plan(results), own))
+    made = [write_table(table, results / "tables") for table in tables]
     return [path for paths in made for path in paths]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analysis.collected import Collected
 from analysis.render import Table, write_table
+from analysis.table_ablation import table_ablation
 from analysis.table_hyperparameters import table_hyperparameters
 from analysis.table_memory import table_memory
 from analysis.table_peers import table_peers
@@ -25,7 +26,10 @@ TABLES: dict[str, Callable[[Collected], Table]] = {
     "verdicts": table_verdicts,
 }
 # Tables of sections that few studies have: made only where the study has it.
-SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {"peers": table_peers}
+SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {
+    "peers": table_peers,
+    "ablation": table_ablation,
+}
 
 
 def tables_of(collected: Collected) -> dict[str, Callable[[Collected], Table]]:

@@ -8,7 +8,6 @@ that a plan costs milliseconds.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,14 +15,19 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lomo.errors import UserError, nearest
+from lomo.config_errors import explained
+from lomo.errors import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa"]
+HeadLoss = Literal["model", "fused"]
 Engine = Literal["single", "fsdp2", "zero3"]
 TaskName = Literal["rte", "boolq", "wsc", "wic", "multirc", "copa"]
 HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
 Grid = dict[str, list[HyperValue]]
+_HEAD_LOSS = (
+    "the model's own cross entropy, or one that never holds all logits (docs/measurement.md)"
+)
 
 
 class Strict(BaseModel):
@@ -65,6 +69,7 @@ class TrainSettings(Strict):
     dtype: Dtype = Field("bfloat16", description="of the weights")
     attention: Attention = Field("sdpa", description="attention kernel")
     activation_checkpointing: bool = Field(True, description="recompute each layer in backward")
+    head_loss: HeadLoss = Field("model", description=_HEAD_LOSS)
     eval_batch_size: int = Field(32, ge=1, description="requests scored at once")
     engine: Engine = Field("single", description="how the model is spread over devices")
     num_devices: int = Field(1, ge=1, description="devices a run, one process each")
@@ -108,6 +113,7 @@ class Measure(Strict):
     activation_checkpointing: list[bool] = Field([True], min_length=1, description="off and on")
     dtype: Dtype = Field("bfloat16", description="of the weights")
     attention: Attention = Field("sdpa", description="attention kernel")
+    head_loss: HeadLoss = Field("model", description=_HEAD_LOSS)
     max_grad_norm: float | None = Field(None, gt=0, description="global norm; null for no clipping")
     engine: Engine = Field("single", description="how the model is spread over devices")
     num_devices: OneOrMore = Field(
@@ -171,7 +177,62 @@ class Peers(Strict):
     timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
 
 
-Section = Accuracy | Measure | Peers
+class Setting(Strict):
+    """How a step is taken: what an ablation starts from."""
+
+    method: str = Field("adamw", description="id of a method or of a peer")
+    hyper: dict[str, HyperValue] = Field(
+        default_factory=dict, description="hyper-parameters that are not the method's defaults"
+    )
+    dtype: Dtype = Field("float32", description="of the weights")
+    attention: Attention = Field("eager", description="attention kernel")
+    activation_checkpointing: bool = Field(False, description="recompute each layer in backward")
+    head_loss: HeadLoss = Field("model", description=_HEAD_LOSS)
+    max_grad_norm: float | None = Field(None, gt=0, description="global norm; null for no clipping")
+    engine: Engine = Field("single", description="how the model is spread over devices")
+    num_devices: int = Field(1, ge=1, description="devices a run, one process each")
+
+
+class Change(Strict):
+    """One change of an ablation. A key that is left out stays as it was."""
+
+    title: str | None = Field(None, description="in words, for table and figure; null for its name")
+    needs: list[str] = Field(
+        default_factory=list, description="earlier changes without which it can't be"
+    )
+    replaces: list[str] = Field(
+        default_factory=list, description="earlier changes that leave the stack when it comes"
+    )
+    method: str | None = Field(None, description="id of a method or of a peer; resets `hyper`")
+    hyper: dict[str, HyperValue] | None = Field(None, description="hyper-parameters to set")
+    dtype: Dtype | None = Field(None, description="of the weights")
+    attention: Attention | None = Field(None, description="attention kernel")
+    activation_checkpointing: bool | None = Field(None, description="recompute in backward")
+    head_loss: HeadLoss | None = Field(None, description=_HEAD_LOSS)
+    max_grad_norm: float | None = Field(None, gt=0, description="global norm")
+    engine: Engine | None = Field(None, description="how the model is spread over devices")
+    num_devices: int | None = Field(None, ge=1, description="devices a run, one process each")
+
+
+class Ablation(Strict):
+    """What saves how much: each change alone, stacked on those before it, and left out of all."""
+
+    models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
+    batch_size: int = Field(ge=1, description="sequences a device")
+    sequence_length: int = Field(ge=2, description="tokens a sequence")
+    base: Setting = Field(default_factory=lambda: Setting(), description="what is changed")
+    changes: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")], Change] = Field(
+        min_length=1, description="name -> change, in the order of the stack"
+    )
+    left_out_of: str | None = Field(
+        None, description="the stack that changes are left out of: up to this one; null for all"
+    )
+    num_warmup_steps: int = Field(2, ge=1, description="steps before the clock starts")
+    num_timed_steps: int = Field(10, ge=2, description="steps on the clock")
+    timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
+
+
+Section = Accuracy | Measure | Peers | Ablation
 
 
 class Study(Strict):
@@ -214,6 +275,7 @@ class Study(Strict):
         None,
         description="random: of each model only the architecture, enough for memory and speed",
     )
+    ablation: Ablation | None = Field(None, description="what saves how much, one by one")
     models: str | list[str] | None = Field(
         None, description="given on the command line, replaces `models` of every section"
     )
@@ -254,9 +316,7 @@ class Study(Strict):
         return [self.models] if isinstance(self.models, str) else self.models
 
 
-SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers")
-
-_NUMBER_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
+SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers", "ablation")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -292,105 +352,4 @@ def parse(model: type[Spec], data: Any, *, where: str) -> Spec:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _explained(model, data, error, where) from error
-
-
-def _explained(model: type[BaseModel], data: Any, error: ValidationError, where: str) -> UserError:
-    # An unknown key often causes a missing one beside it: speak of the cause.
-    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    key = _path(data, first["loc"], first["type"] == "missing")
-    # `where` may itself end in a key of the file.
-    place = f"{where}{'.' if ': ' in where else ': '}{key}" if key else where
-    value = first.get("input")
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(model, first["loc"][:-1])
-        close = nearest(str(first["loc"][-1]), known)
-        return UserError(
-            "unknown key",
-            where=place,
-            allowed=", ".join(sorted(known)),
-            fix=f"did you mean {close!r}?" if close else "remove it",
-        )
-    if isinstance(value, str) and _NUMBER_AS_TEXT.match(value):
-        return UserError(
-            f"{value!r} is text, not a number: YAML reads {value} as text",
-            where=place,
-            allowed="a number",
-            fix=f"write {float(value)!r}" if "e" not in repr(float(value)) else _dotted(value),
-        )
-    if first["type"] == "missing":
-        return UserError("is missing", where=place, fix=_description(model, first["loc"]))
-    if first["type"] == "literal_error":
-        return _not_among(re.findall(r"'([^']*)'", first["ctx"]["expected"]), value, place)
-    if first["type"] == "string_pattern_mismatch":
-        return UserError(
-            f"{value!r} will not do", where=place, allowed=_description(model, first["loc"])
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "value_error" else f" (it is {value!r})"
-    single = first["type"] == "list_type" and isinstance(value, str | int | float)
-    return UserError(message + got, where=place, fix=f"write [{value}]" if single else None)
-
-
-def _not_among(options: list[str], value: Any, place: str) -> UserError:
-    close = nearest(value, options) if isinstance(value, str) else None
-    fix = f"did you mean {close!r}?" if close else None
-    if isinstance(value, bool) and {"on", "off"} & set(options):
-        word = "on" if value else "off"
-        fix = f'write "{word}" in quotes: YAML reads the bare word as {value}'
-    return UserError(
-        f"{value!r} is not one of its values", where=place, allowed=", ".join(options), fix=fix
-    )
-
-
-def _path(data: Any, location: tuple[int | str, ...], missing: bool) -> str:
-    """The place in the file, without the names that pydantic gives to the members of a union."""
-    parts = []
-    for number, part in enumerate(location, start=1):
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int):
-            data = data[part]
-        elif not (missing and number == len(location)):
-            continue
-        parts.append(str(part))
-    return ".".join(parts)
-
-
-def _dotted(number: str) -> str:
-    mantissa, exponent = re.split("[eE]", number)
-    sign = exponent if exponent[0] in "+-" else "+" + exponent
-    return f"write {mantissa if '.' in mantissa else mantissa + '.0'}e{sign}"
-
-
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    """The keys allowed at a place inside a model."""
-    found = _model_at(model, location)
-    return set(found.model_fields) if found else set()
-
-
-def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str | None:
-    """What a field of a model is, in words."""
-    found = _model_at(model, location[:-1])
-    field = found.model_fields.get(str(location[-1])) if found else None
-    return field.description if field else None
-
-
-def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    current: Any = model
-    of_mapping = False
-    for part in location:
-        if of_mapping:  # the key of an entry, not of a model
-            of_mapping = False
-            continue
-        if not (isinstance(part, str) and _is_model(current) and part in current.model_fields):
-            return None
-        options = [current.model_fields[part].annotation]
-        of_mapping = getattr(options[0], "__origin__", None) is dict
-        options += getattr(options[0], "__args__", ())
-        current = next((option for option in options if _is_model(option)), None)
-    return current if _is_model(current) else None
-
-
-def _is_model(candidate: Any) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+        raise explained(model, data, error, where) from error

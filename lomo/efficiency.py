@@ -93,5 +93,5 @@ def _executed(
         activation_checkpointing=spec.activation_checkpointing,
         num_backwards=num_backwards,
         attention=spec.attention,
-        head_recomputed=getattr(spec, "head_loss", "model") == "fused",
+        head_recomputed=spec.head_loss == "fused",
     )

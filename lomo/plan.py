@@ -15,19 +15,21 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from lomo import methods
-from lomo.config import Accuracy, HyperValue, Measure, Peers, Strict, Study, parse
+from lomo.ablation import plan_ablation
+from lomo.config import Ablation, Accuracy, HyperValue, Measure, Peers, Strict, Study, parse
 from lomo.errors import UserError
 from lomo.inputs import check_data, data_folder, model_folder
 from lomo.models import ModelEntry, local_entry, resolve_model, with_random_weights
 from lomo.refusals import (
     TRAINABLE,
     check_grids,
+    check_head_loss,
     check_hyper,
     check_length,
     check_method,
     untrainable,
 )
-from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
+from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, TrainSpec
 
 
 class Plan(Strict):
@@ -36,7 +38,7 @@ class Plan(Strict):
     study: Study
     source: str
     models: dict[str, ModelEntry]
-    runs: dict[str, TrainSpec | MeasureSpec | PeerSpec]
+    runs: dict[str, TrainSpec | MeasureSpec | PeerSpec | AblationSpec]
     sections: dict[str, list[str]] = Field(description="section -> run ids")
 
 
@@ -53,8 +55,10 @@ def make_plan(study: Study, *, source: str) -> Plan:
         )
     for name, section in study.sections().items():
         where = f"{source}: {name}"
+        chosen: list[ModelEntry] = []
         for model in study.models_of(section):
             entry = _entry(study, model, where)
+            chosen.append(entry)
             if entry.weights == "random" and isinstance(section, Accuracy):
                 raise UserError(untrainable(entry.name), where=f"{where}.models", **TRAINABLE)
             if entries.setdefault(entry.name, entry) != entry:
@@ -70,6 +74,8 @@ def make_plan(study: Study, *, source: str) -> Plan:
             specs = _train_specs(study, section, where)
         elif isinstance(section, Peers):
             specs = _peer_specs(study, section, where)
+        elif isinstance(section, Ablation):
+            specs, _ = plan_ablation(study, section, chosen, where)
         else:
             specs = _measure_specs(study, section, where)
         for spec in specs:
@@ -94,6 +100,8 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
         methods.check_name(method, where=f"{where}.methods")
         check_method(method, section.settings, f"{where}.settings.")
         check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
+        place = f"{where}.settings.head_loss"
+        check_head_loss(section.settings, entry.architecture, place)
         variants = _trials(method, section, where)
         seeds = section.seeds if methods.describe(method).trains else section.seeds[:1]
         for (variant, trial, hyper), task, seed in itertools.product(
@@ -147,6 +155,7 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
             **common | setting,
         )
         check_method(method, spec, f"{where}.")
+        check_head_loss(spec, entry.architecture, f"{where}.head_loss")
         specs.append(spec)
     return specs
 
@@ -208,14 +217,16 @@ def _setting(
     batch_size: int,
     dtype: str,
     activation_checkpointing: bool,
+    head_loss: str = "model",
     engine: str = "single",
     num_devices: int = 1,
     **_: object,
 ) -> str:
     """What a run id tells of a measured run's setting."""
     checkpointing = "checkpointed" if activation_checkpointing else "plain"
+    head = "" if head_loss == "model" else f"-{head_loss}_head"
     spread = "" if engine == "single" else f"-{engine}-{num_devices}"
-    return f"{sequence_length}x{batch_size}-{dtype}-{checkpointing}{spread}"
+    return f"{sequence_length}x{batch_size}-{dtype}-{checkpointing}{head}{spread}"
 
 
 def _trials(
@@ -279,9 +290,11 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     kind = given.get("kind") if isinstance(given, dict) else None
     if kind not in ("train", "measure"):
         raise UserError("is no run's spec", where=where, allowed="kind: train, measure")
-    spec = parse(PeerSpec if "variant" in given else kinds[kind], given, where=where)
+    peers_too = "variant" in given or "cell" in given
+    own = PeerSpec if "variant" in given else AblationSpec if "cell" in given else kinds[kind]
+    spec = parse(own, given, where=where)
     # A plan has checked all this; a spec may also have been written by hand.
-    methods.check_name(spec.method, where=f"{where}: method", peers_too=isinstance(spec, PeerSpec))
+    methods.check_name(spec.method, where=f"{where}: method", peers_too=peers_too)
     check_method(spec.method, spec, f"{where}: ")
     _hyper(spec.method, spec.hyper, f"{where}: hyper")
     check_hyper(spec.method, spec.hyper, spec, f"{where}: hyper")
@@ -295,6 +308,7 @@ def check_model(spec: TrainSpec | MeasureSpec, *, where: str) -> None:
         raise UserError(untrainable(entry.name), where=f"{where}: model_path", **TRAINABLE)
     key = "max_length" if isinstance(spec, TrainSpec) else "sequence_length"
     check_length(entry, getattr(spec, key), f"{where}: {key}")
+    check_head_loss(spec, entry.architecture, f"{where}: head_loss")
 
 
 def read_plan(results: Path) -> Plan:

@@ -7,6 +7,7 @@ from torch import nn
 
 from lomo.engines.single import Single
 from lomo.findings import Findings, model_facts
+from lomo.head_loss import fuse_head_loss
 from lomo.methods import Prepared, prepare
 from lomo.peers.loss import authors_loss
 from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
@@ -26,6 +27,8 @@ def prepare_model(
     )
     if isinstance(spec, PeerSpec):
         model.loss_function = authors_loss
+    elif spec.head_loss == "fused":
+        fuse_head_loss(model)
     if spec.activation_checkpointing:
         checkpoint_activations(model)
 

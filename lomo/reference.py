@@ -12,10 +12,13 @@ from pydantic_core import PydanticUndefined
 
 from lomo import methods, peers, support
 from lomo.config import (
+    Ablation,
     Accuracy,
+    Change,
     Generated,
     Measure,
     Peers,
+    Setting,
     Study,
     Target,
     TrainSettings,
@@ -39,6 +42,9 @@ _BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`peers`", Peers),
     ("A variant of `peers`", Variant),
     ("`target` of a variant", Target),
+    ("`ablation`", Ablation),
+    ("`base` of `ablation`", Setting),
+    ("A change of `ablation`", Change),
     ("`generated`", Generated),
     ("A model (`config/models.yaml`)", ModelEntry),
     ("`pretrain` of a model", Pretraining),

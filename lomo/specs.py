@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lomo.config import Attention, Dtype, Engine, HyperValue, Strict, TaskName
+from lomo.config import Attention, Dtype, Engine, HeadLoss, HyperValue, Strict, TaskName
 
 
 class RunSpec(Strict):
@@ -20,6 +20,7 @@ class RunSpec(Strict):
     dtype: Dtype
     attention: Attention
     activation_checkpointing: bool
+    head_loss: HeadLoss = "model"
     batch_size: int
     max_grad_norm: float | None
     weight_decay: float = 0.0
@@ -63,3 +64,10 @@ class PeerSpec(MeasureSpec):
 
     variant: str
     round: int
+    head_loss: Literal["model"] = "model"  # all variants get the LOMO authors'
+
+
+class AblationSpec(MeasureSpec):
+    """A measured run of the `ablation` section; several of its cells may be this one run."""
+
+    cell: str

@@ -85,6 +85,19 @@ def test_lomo_trains_as_sgd_does(plan: Plan, tmp_path: Path) -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("method", ["lomo", "lora_lomo"])
+def test_the_fused_head_loss_trains_and_is_scored_alike(
+    plan: Plan, method: str, tmp_path: Path
+) -> None:
+    results = [
+        run(spec_of(plan, method, head_loss=kind), tmp_path / kind).result
+        for kind in ("model", "fused")
+    ]
+    losses = [[e["loss"] for e in history(tmp_path / k, "step")] for k in ("model", "fused")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert results[0] == results[1]
+
+
 def test_accumulation_equals_the_whole_batch(plan: Plan, tmp_path: Path) -> None:
     for parts in (1, 4):
         spec = spec_of(plan, "sgd", gradient_accumulation=parts)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lomo.errors import UserError, nearest
 from lomo.models import REGISTRY, ModelEntry, registry
+from lomo.refusals import check_head_loss
 
 if TYPE_CHECKING:
     from lomo.plan import MeasureSpec
@@ -77,6 +78,7 @@ def check_request(architecture: Architecture, spec: MeasureSpec) -> None:
         raise UserError(f"{name} has no sdpa attention", where="--attention", allowed="eager")
     if spec.activation_checkpointing and not model_class.supports_gradient_checkpointing:
         raise UserError(f"{name} can't checkpoint its activations", where="--checkpointing")
+    check_head_loss(spec, config.to_dict(), "--head-loss")
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and spec.sequence_length > positions:
         raise UserError(

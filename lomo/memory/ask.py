@@ -46,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpointing", action="store_true", help="recompute each layer")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
+    parser.add_argument("--head-loss", choices=["model", "fused"], default="model")
     parser.add_argument("--max-grad-norm", type=_limit, help="clip the global norm")
     parser.add_argument("--engine", choices=["single", "fsdp2", "zero3"], default="single")
     parser.add_argument("--world-size", type=_count, default=1, help="devices of the engine")
@@ -98,6 +99,7 @@ def spec_of(options: argparse.Namespace) -> MeasureSpec:
         dtype=options.dtype,
         attention=options.attention,
         activation_checkpointing=options.checkpointing,
+        head_loss=getattr(options, "head_loss", "model"),  # `fits` does not ask for it
         batch_size=options.batch_size,
         max_grad_norm=options.max_grad_norm,
         timeout_s=None,
@@ -134,10 +136,11 @@ def _table(facts: dict[str, Any]) -> str:
     asked = facts["asked"]
     terms, peak = facts["sum_of_terms"], facts["at_peak"]
     where = "" if asked["engine"] == "single" else f", {asked['engine']} x {asked['world_size']}"
+    head = ", fused head loss" if asked["head_loss"] == "fused" else ""
     lines = [
         f"{asked['model']}, {asked['method']}, {asked['batch_size']} x {asked['seq_len']} tokens, "
         f"{asked['dtype']}, {asked['attention']}, "
-        f"{'checkpointed' if asked['checkpointing'] else 'not checkpointed'}{where}",
+        f"{'checkpointed' if asked['checkpointing'] else 'not checkpointed'}{head}{where}",
         f"{'GiB, per device':<18}{'sum of terms':>14}{'true peak':>12}",
     ]
     for key, name in ROWS.items():

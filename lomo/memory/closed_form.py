@@ -15,8 +15,9 @@ def activation_bytes(config: Any, spec: MeasureSpec) -> int:
     """Bytes that a forward leaves for its backward; docs/prediction.md has the terms."""
     tokens, size = spec.batch_size * spec.sequence_length, BYTES[spec.dtype]
     num_layers, width = int(config.num_hidden_layers), int(config.hidden_size)
-    # The log-softmax in fp32; the last norm's input and output.
-    head = 4 * tokens * int(config.vocab_size) + 8 * tokens * width
+    # The log-softmax in fp32, or one number a token; the last norm's input and output.
+    kept = 1 if spec.head_loss == "fused" else int(config.vocab_size)
+    head = 4 * tokens * kept + 8 * tokens * width
     if spec.activation_checkpointing:
         return head + num_layers * tokens * width * size
     inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
@@ -30,10 +31,11 @@ def closed_form_ledger(stand_in: Ledger, config: Any, spec: MeasureSpec) -> Ledg
     """`stand_in`, of a step without a model's forward, with the formula's activations put in.
 
     The peak is a sum, of these and of what the head's backward takes: two fp32 gradients of the
-    logits.
+    logits; or of one slice of them, with their hidden states' (lomo/head_loss.py).
     """
     activations = activation_bytes(config, spec)
-    transient = 8 * spec.batch_size * spec.sequence_length * int(config.vocab_size)
+    wide = int(config.hidden_size) * 2 if spec.head_loss == "fused" else int(config.vocab_size)
+    transient = 8 * spec.batch_size * spec.sequence_length * wide
     shares = {key: -(-value // spec.num_devices) for key, value in stand_in.sum_of_terms.items()}
     terms = {**shares, "activations_bytes": activations}
     terms["total_bytes"] = sum(value for key, value in terms.items() if key != "total_bytes")

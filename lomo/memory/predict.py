@@ -18,6 +18,7 @@ from lomo.batches import Batch
 from lomo.engines.single import Single
 from lomo.engines.step import StepPhase, training_step
 from lomo.errors import UserError
+from lomo.head_loss import fuse_head_loss
 from lomo.memory import june_2023
 from lomo.memory.architecture import Architecture, check_request
 from lomo.memory.closed_form import closed_form_ledger
@@ -236,6 +237,8 @@ def _build(config: Any, spec: MeasureSpec) -> nn.Module:
         trust_remote_code=False,
     )
     model.config.use_cache = False
+    if spec.head_loss == "fused":
+        fuse_head_loss(model)
     if spec.activation_checkpointing:
         checkpoint_activations(model)
     assert isinstance(model, nn.Module)

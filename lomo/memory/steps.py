@@ -22,7 +22,7 @@ from lomo.memory.study import Asked, fingerprint_of_prediction, stands
 from lomo.models import ModelEntry
 from lomo.plan import MeasureSpec, Plan, TrainSpec
 from lomo.record import write_text
-from lomo.specs import PeerSpec
+from lomo.specs import AblationSpec, PeerSpec
 
 # Hyper-parameters that move weights and take no memory.
 _RATES = ("learning_rate", "warmup_ratio", "lomo_learning_rate", "lomo_warmup_ratio")
@@ -59,6 +59,8 @@ def step_of(run: TrainSpec | MeasureSpec, kind: Literal["cpu", "cuda"]) -> StepA
     }
     if isinstance(run, PeerSpec):
         spec: MeasureSpec = run.model_copy(update={**neutral, "variant": "", "round": 1})
+    elif isinstance(run, AblationSpec):
+        spec = run.model_copy(update={**neutral, "cell": ""})
     elif isinstance(run, MeasureSpec):
         spec = run.model_copy(update=neutral)
     else:

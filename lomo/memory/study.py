@@ -1,4 +1,4 @@
-"""The predictions of a study: what its memory and throughput sections measure, without a run."""
+"""The predictions of a study: what its measured sections measure, without a run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from lomo.models import ModelEntry
 from lomo.plan import MeasureSpec, Plan
 from lomo.provenance import fingerprint
 from lomo.record import write_text
+from lomo.specs import AblationSpec
 
-SECTIONS = ("memory", "throughput")
+SECTIONS = ("memory", "throughput", "ablation")
 PACKAGES = ("torch", "transformers", "peft")
 # The devices of Table 2's rows, as analysis/paper/table2_throughput.csv has them.
 NUM_DEVICES = {
@@ -53,6 +54,8 @@ class Asked:
     def name(self) -> str:
         """Its file below the folder of predictions, without the ending."""
         spec = self.spec
+        if isinstance(spec, AblationSpec):
+            return f"{self.section}/{spec.model}/{spec.cell}"
         setting = (
             f"{spec.sequence_length}x{spec.batch_size}-{spec.dtype}-{spec.attention}-"
             f"{'checkpointed' if spec.activation_checkpointing else 'plain'}"

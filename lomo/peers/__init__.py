@@ -1,4 +1,4 @@
-"""The registry of peers: other ways to take the same step. Only a `peers` section names them.
+"""The registry of peers: other ways to take the same step. Only `peers` and `ablation` name them.
 
 A peer is a method in every other respect: its module defines `METHOD` and `prepare`. Nothing here
 imports torch or the packages that are compared.

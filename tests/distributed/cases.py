@@ -15,6 +15,7 @@ from lomo import methods
 from lomo.batches import IGNORED, Batch, micro_batches
 from lomo.engines.single import ALONE, Single
 from lomo.engines.step import training_step
+from lomo.head_loss import fuse_head_loss
 from lomo.methods import Prepared
 from lomo.optim import AdaLomo, Lomo
 from tests.numerics.models import llama
@@ -49,6 +50,13 @@ class Narrow(nn.Module):
         return CausalLMOutput(loss=loss / num_items_in_batch)
 
 
+def fused(**settings: Any) -> nn.Module:
+    """The model with the fused head loss."""
+    model = llama(**settings)
+    fuse_head_loss(model)
+    return model
+
+
 @dataclass(frozen=True)
 class Case:
     """A method with its options; `direct` ones are given to the optimizer, not through a spec."""
@@ -71,7 +79,8 @@ class Case:
         if self.dtype is not None:
             given["dtype"] = self.dtype
         words = [f"{key}={value}" for key, value in given.items()]
-        return "-".join([self.method, *(["narrow"] if self.model is Narrow else []), *words])
+        kind = {Narrow: ["narrow"], fused: ["fused_head"]}.get(self.model, [])
+        return "-".join([self.method, *kind, *words])
 
 
 FUSED = ("lomo", "adalomo")
@@ -98,6 +107,10 @@ def _cases() -> list[Case]:
     cases += [Case(m, {"max_grad_norm": 0.5}, model=Narrow) for m in ("sgd", "adamw")]
     cases += [Case(m, {"gradient_accumulation": 2}) for m in ("sgd", "adamw")]
     cases.append(Case("lora", {"gradient_accumulation": 2}, engines=("fsdp2",)))
+    for method in ("sgd", "lomo"):
+        cases.append(Case(method, {"max_grad_norm": 0.5}, engines=("fsdp2",), model=fused))
+    cases.append(Case("lomo", engines=("fsdp2",), model=fused, settings={"tied": True}))
+    cases.append(Case("lora_lomo", model=fused, engines=("fsdp2",)))
     cases.append(Case("lora_lomo", dtype="float16", engines=("fsdp2",)))
     # Two units in the last place of bfloat16 a step: the ranks draw other numbers than one process.
     rounds = {"hyper": {"rounding": "stochastic"}, "settings": {"dtype": torch.bfloat16}}
@@ -165,7 +178,8 @@ def train(case: Case, engine: Single = ALONE) -> tuple[Prepared, list[float], li
 def reference(case: Case) -> tuple[dict[str, Tensor], list[float], list[float | None]]:
     """Weights by name, losses and norms of one process: torch's own SGD stands in for LOMO."""
     method = "sgd" if case.method == "lomo" and not case.direct else case.method
-    stand_in = replace(case, method=method, hyper={})
+    own_loss = llama if case.model is fused else case.model
+    stand_in = replace(case, method=method, hyper={}, model=own_loss)
     prepared, losses, norms = train(stand_in)
     weights = {name: p.detach().clone() for name, p in prepared.model.named_parameters()}
     return weights, losses, norms

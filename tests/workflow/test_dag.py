@@ -228,6 +228,14 @@ def test_what_fits_needs_a_prediction_and_no_study(checkout: Path) -> None:
     assert job_counts(done) == {"what_fits": 1, "fits": 1}
 
 
+def test_an_ablation_is_measured_with_its_predictions_beside(checkout: Path) -> None:
+    done = snakemake(checkout, "-n", "--configfile", "config/ablation-tiny.yaml")
+    made = {"measure": 20, "random_model": 1, "predictions": 1}
+    assert job_counts(done) == {**ALWAYS, **made}
+    done = snakemake(checkout, "-n", "predict", "--configfile", "config/ablation.yaml")
+    assert job_counts(done) == dict.fromkeys(PREDICT, 1)
+
+
 def test_the_socket_guard_guards(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SOCKET_GUARD)
     script = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"

@@ -1,4 +1,4 @@
-"""`snakemake predict`: Tables 1 and 2 without a run, a model's weights, a GPU or the network.
+"""`snakemake predict`: Tables 1 and 2, and an ablation, without a run, weights, a GPU or the network.
 
 `snakemake predict_june_2023` makes what results/published/modelling-2023-06 holds anew, with the
 transformers of then: it fetches that first.
@@ -33,8 +33,12 @@ rule predicted_tables:
     output:
         expand(
             "results/{{study}}/tables/predicted_{table}.{format}",
-            table=["table1", "table2"],
+            table=["table1", "table2", *(["ablation"] if PLAN.study.ablation else [])],
             format=["csv", "md", "tex", "html"],
+        ),
+        expand(
+            "results/{{study}}/figures/predicted_ablation.{format}",
+            format=["svg", "pdf", "png"] if PLAN.study.ablation else [],
         ),
     log:
         "results/{study}/logs/predicted_tables.log",

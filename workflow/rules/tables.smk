@@ -8,6 +8,7 @@ TABLES = (
     "table_prediction",
     "verdicts",
     *(["table_peers"] if PLAN.study.peers else []),
+    *(["table_ablation"] if PLAN.study.ablation else []),
 )
 FIGURES = (
     "fig1_gradients",
@@ -18,6 +19,7 @@ FIGURES = (
     "fig6_tradeoff",
     "overview",
     *(["fig_peers"] if PLAN.study.peers else []),
+    *(["fig_ablation"] if PLAN.study.ablation else []),
 )
 
 
@@ -58,6 +60,8 @@ rule tables:
     input:
         "results/{study}/tables/records.csv",
         ancient("results/{study}/estimates.json"),
+        # An ablation's table has the predictions beside the records.
+        ["results/{study}/predictions/index.json"] if PLAN.study.ablation else [],
     output:
         expand(
             "results/{{study}}/tables/{table}.{format}",
