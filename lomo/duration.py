@@ -113,6 +113,7 @@ def _step_seconds(
             activation_checkpointing=run.activation_checkpointing,
             num_backwards=num_backwards,
             attention=run.attention,
+            head_recomputed=run.head_loss == "fused",
         )
     except ValueError:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2Config, PhiConfig
 
 from lomo import methods
-from lomo.batches import IGNORED, Batch, random_batch
+from lomo.batches import IGNORED, micro_batches, random_batch
 from lomo.config import Study
 from lomo.engines.step import training_step
 from lomo.errors import UserError
@@ -156,7 +156,7 @@ def steps(model: nn.Module, method: str, **options: Any) -> tuple[dict[str, Tens
         given = random_batch(
             vocabulary=64, batch_size=2, sequence_length=16, seed=step, device="cpu"
         )
-        halves = [Batch(*(t[i : i + 1] for t in vars(given).values())) for i in range(2)]
+        halves = micro_batches(given, 2)
         batches = halves if options.get("gradient_accumulation") else [given]
         limit = spec.max_grad_norm
         result = training_step(prepared.model, optimizers, batches, max_grad_norm=limit)

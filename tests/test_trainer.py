@@ -31,6 +31,10 @@ NUM_STEPS = 5
 Make = Callable[[Any], Optimizer]
 
 
+# Each trains with the Trainer for a while: a minute in all.
+pytestmark = pytest.mark.slow
+
+
 def sgd(params: Any) -> Optimizer:
     return SGD(params, lr=0.1, foreach=False)
 
@@ -360,7 +364,6 @@ def test_clipping_in_a_compiled_model_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "torch_compile=True with clipping", clipping_lomo, **options)
 
 
-@pytest.mark.slow
 def test_a_model_compiled_as_a_whole_trains_with_a_warning(tmp_path: Path) -> None:
     options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
     expected = train(tmp_path, sgd, **options)
@@ -382,7 +385,6 @@ def test_a_callback_of_another_trainer_is_refused(tmp_path: Path) -> None:
         trainer.train()
 
 
-@pytest.mark.slow
 def test_two_processes_are_refused(tmp_path: Path) -> None:
     """DDP in earnest, refused before a step; without the callback at the first gradient."""
     script = tmp_path / "two.py"

@@ -102,6 +102,7 @@ def test_nothing_to_hand_over_where_nothing_is_asked(monkeypatch: pytest.MonkeyP
     assert warm.hand_over(["train"]) is None
 
 
+@pytest.mark.slow
 def test_a_client_that_says_nothing_holds_nobody_up_for_long(served: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(str(served))

@@ -61,6 +61,7 @@ def results(tmp_path: Path) -> Path:
             **{"fingerprint": "0", "section": "ablation", "paper_model": None, "buffers": None},
             **{"spec": one.spec.model_dump(), "reason": None, "account": "simulated"},
             **{"unsupported": None, "wall_s": 1.0, "ledger": ledger},
+            "packages": {"torch": "2.13.0", "transformers": "5.23.0"},
         }
         write_text(tmp_path / "predictions" / f"{one.name}.json", json.dumps(made))
     names = json.dumps([one.name for one in asked])

@@ -176,6 +176,7 @@ def test_a_history_that_is_gone_is_an_error_that_says_what_to_do(tmp_path: Path)
         entries(collected)
 
 
+@pytest.mark.slow
 def test_the_report_holds_table_and_figure_only_where_the_study_has_peers(
     tmp_path: Path, built: Path
 ) -> None:

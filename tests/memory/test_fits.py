@@ -53,6 +53,7 @@ def test_the_search_finds_what_trying_all_finds(name: str) -> None:
         assert len(tried) <= 20
 
 
+@pytest.mark.slow
 def test_each_cell_is_the_largest_of_all_batches() -> None:
     spec = asked("llama", "lomo", 1, 16)
     peaks = [

@@ -59,6 +59,7 @@ def compare(architecture: Architecture, spec: MeasureSpec, *, unrolls: bool) -> 
     assert peak.account == "simulated"
 
 
+@pytest.mark.slow
 def test_peaks_are_those_of_the_whole() -> None:
     compare(Architecture("deep", DEEP["llama"]), asked("lomo"), unrolls=True)
 
@@ -108,6 +109,7 @@ def test_few_simulations_tell_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(simulated) == [(few, 1), (few, 2), (few, 3), (more, 1), (more, 2), (more, 3)]
 
 
+@pytest.mark.slow
 def test_layers_that_turn_out_to_differ_are_simulated_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

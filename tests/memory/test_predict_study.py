@@ -88,6 +88,7 @@ def test_a_file_is_a_prediction_of_its_run(tmp_path: Path) -> None:
         assert done["wall_s"] > 0
 
 
+@pytest.mark.slow
 def test_what_stands_is_kept_and_what_changed_is_made_again(tmp_path: Path) -> None:
     said: list[str] = []
     predict_study(study_plan(), tmp_path, said.append)

@@ -315,6 +315,7 @@ def test_state_of_another_kind_of_optimizer() -> None:
         adalomo.load_state_dict(lomo.state_dict())
 
 
+@pytest.mark.slow
 def test_package_stands_alone(tmp_path: Path) -> None:
     """A copy of lomo/optim by itself trains, and loads nothing of this project or its friends."""
     source = Path(lomo.optim.__file__).parent
@@ -332,6 +333,7 @@ def test_package_stands_alone(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
+@pytest.mark.slow
 def test_package_needs_no_torch_distributed(tmp_path: Path) -> None:
     """As in a torch that was built without it, whose torch.distributed has few names."""
     source = Path(lomo.optim.__file__).parent

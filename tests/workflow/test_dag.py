@@ -223,11 +223,13 @@ def test_new_estimates_repeat_no_run(checkout: Path) -> None:
         assert record.memory is not None and record.memory.peak_bytes == estimate.peak_bytes
 
 
+@pytest.mark.slow
 def test_what_fits_needs_a_prediction_and_no_study(checkout: Path) -> None:
     done = snakemake(checkout, "-n", "fits", HF_HUB_OFFLINE="1")
     assert job_counts(done) == {"what_fits": 1, "fits": 1}
 
 
+@pytest.mark.slow
 def test_an_ablation_is_measured_with_its_predictions_beside(checkout: Path) -> None:
     done = snakemake(checkout, "-n", "--configfile", "config/ablation-tiny.yaml")
     made = {"measure": 20, "random_model": 1, "predictions": 1}
