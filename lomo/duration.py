@@ -22,9 +22,9 @@ from lomo.specs import PeerSpec
 # Share of a GPU's peak that large products of a transformer sustain.
 SUSTAINED = 0.45
 # Host time of one layer's operators in forward, backward and update; a GPU computes meanwhile.
-LAYER_S = 0.002
-# Imports and start, without and with a GPU; and what a disk reads a second.
-START_S = {"cpu": 4.0, "cuda": 20.0}
+LAYER_S = 0.003
+# Start: on a CPU a fork of a process that has the imports (decision 007); and what a disk reads.
+START_S = {"cpu": 1.0, "cuda": 20.0}
 DISK_BYTES_PER_S = 1e9
 # Tokens of an example with its prompt: the mean of SuperGLUE's lines, four characters a token; and
 # the miniature's words.

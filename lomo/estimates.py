@@ -21,7 +21,7 @@ Fit = Literal["fits", "tight", "does not fit", "unknown"]
 # The CUDA context and workspaces of libraries, which no prediction has in it (docs/prediction.md).
 RESERVE_BYTES = GIB
 # Record, history, scores of single examples, logs and the W&B run of one run.
-RUN_DISK_BYTES = 600_000
+RUN_DISK_BYTES = 150_000
 # Beyond what is expected, before a scheduler may end a run: memory, time, and minutes at least.
 _MEMORY_MARGIN, _TIME_MARGIN, _LEAST_MINUTES = 1.25, 3, 10
 _UNKNOWN_MINUTES = 24 * 60

@@ -64,6 +64,7 @@ ENTRY = {
     "measure": "lomo.measure",
     "predict": "lomo.memory.study",
     "estimate": "lomo.estimating",
+    "step": "lomo.memory.steps",
     "fits": "lomo.memory.fits",
     "pretrain": "lomo.pretrain",
     "generate": "lomo.tasks.miniature",

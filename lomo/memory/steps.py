@@ -32,7 +32,7 @@ _RATES = ("learning_rate", "warmup_ratio", "lomo_learning_rate", "lomo_warmup_ra
 class StepAsked(Asked):
     """The prediction of a run's step; runs that differ in rates, task or seed share one."""
 
-    kind: ClassVar[str] = "estimate"
+    kind: ClassVar[str] = "step"
 
     @property
     def name(self) -> str:
