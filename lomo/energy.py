@@ -42,7 +42,10 @@ class EnergyCounter:
         return used_mj.value / 1000
 
     def _check(self, function: str, *arguments: Any) -> None:
-        code = getattr(self._nvml, function)(*arguments)
+        try:
+            code = getattr(self._nvml, function)(*arguments)
+        except AttributeError as error:
+            raise NoEnergy(f"this NVML has no {function}") from error
         if code != 0:
             raise NoEnergy(f"{function} answered with NVML error {code}")
 

@@ -5,6 +5,7 @@ How each number is made, and how far off it was found to be, stands in docs/plan
 
 from __future__ import annotations
 
+import errno
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +15,12 @@ from pydantic import Field, ValidationError
 
 from lomo.config import Strict
 from lomo.errors import UserError
-from lomo.machine import GIB, Machine, Speed
+from lomo.machine import GIB, RESERVE_GIB, Machine, Speed
+from lomo.specs import MeasureSpec, TrainSpec
 
-Fit = Literal["fits", "tight", "does not fit", "unknown"]
+Fit = Literal["fits", "tight", "does not fit", "too few devices", "unknown"]
 
-# The CUDA context and workspaces of libraries, which no prediction has in it (docs/prediction.md).
-RESERVE_BYTES = GIB
+RESERVE_BYTES = int(RESERVE_GIB * GIB)
 # Record, history, scores of single examples, logs and the W&B run of one run.
 RUN_DISK_BYTES = 150_000
 # Beyond what is expected, before a scheduler may end a run: memory, time, and minutes at least.
@@ -60,19 +61,38 @@ class Estimates(Strict):
 
     def will_not_fit(self) -> list[str]:
         """Ids of the runs whose peak is more than a device has."""
-        return [run_id for run_id, run in self.runs.items() if run.fit == "does not fit"]
+        return self.of_fit("does not fit")
+
+    def of_fit(self, fit: Fit) -> list[str]:
+        """Ids of the runs of which that is told."""
+        return [run_id for run_id, run in self.runs.items() if run.fit == fit]
 
 
 def read_estimates(path: Path) -> Estimates:
     """The estimates in a file. Raises UserError where it is missing or no such file."""
     try:
         return Estimates.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
+    except OSError as error:
+        raise UserError(
+            f"cannot be read ({error.strerror})",
+            where=str(path),
+            fix="make it: python -m lomo plan STUDY --out FILE, or snakemake --cores all plan",
+        ) from error
+    except ValidationError as error:
         raise UserError(
             f"holds no estimates: {str(error).splitlines()[0]}",
             where=str(path),
             fix="delete it: the pipeline makes it again, and repeats no run for that",
         ) from error
+
+
+def held_bytes(
+    peak_bytes: int | None, run: TrainSpec | MeasureSpec, kind: Literal["cpu", "cuda"]
+) -> int | None:
+    """What a run with this peak of a rank takes of one memory: ranks on a CPU share the host's."""
+    if peak_bytes is None:
+        return None
+    return peak_bytes * run.num_devices if kind == "cpu" else peak_bytes
 
 
 def fit_of(peak_bytes: int | None, device_bytes: int | None) -> Fit:
@@ -87,9 +107,12 @@ def fit_of(peak_bytes: int | None, device_bytes: int | None) -> Fit:
 def resources_of(path: Path, run_id: str, timeout_s: float | None) -> dict[str, int]:
     """What a scheduler is asked for: `mem_mb` of the host, `runtime` in minutes, with a margin.
 
-    Raises FileNotFoundError where the file is not there yet, and UserError where it is broken.
+    Raises FileNotFoundError where the file is not there yet or knows no such run, since it is about
+    to be made then, and UserError where it is broken.
     """
-    estimate = _cached(path, path.stat().st_mtime_ns).runs[run_id]
+    estimate = _cached(path, path.stat().st_mtime_ns).runs.get(run_id)
+    if estimate is None:
+        raise FileNotFoundError(errno.ENOENT, f"holds no estimate of {run_id} yet", str(path))
     minutes: float = _UNKNOWN_MINUTES
     if timeout_s is not None:
         minutes = timeout_s / 60 + _LEAST_MINUTES

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lomo import methods
-from lomo.duration import Sizes, run_seconds
-from lomo.estimates import Estimate, Estimates, fit_of
+from lomo.duration import Sizes, run_seconds, speed_of
+from lomo.estimates import Estimate, Estimates, fit_of, held_bytes
 from lomo.machine import GIB, Machine, Speed
 from lomo.memory.architecture import count_parameters, entry_architecture
 from lomo.memory.closed_form import BYTES
@@ -23,7 +23,6 @@ NO_FLOPS = "the operations of its model can't be told"
 def make_estimates(
     plan: Plan,
     machine: Machine,
-    speed: Speed,
     predictions: Path,
     say: Callable[[str], None],
     *,
@@ -33,13 +32,15 @@ def make_estimates(
     asked = {run_id: step_of(run, machine.kind) for run_id, run in plan.runs.items()}
     steps = {step.name: step for step in asked.values() if step is not None}
     answers = predict_steps(steps.values(), plan, predictions, say, num_processes=num_processes)
+    # Only now: a product on several threads, and then a fork, would leave the forked ones waiting.
+    speed = speed_of(machine, plan.study.num_threads)
     models = {name: entry_architecture(entry) for name, entry in plan.models.items()}
     counts = {name: count_parameters(architecture) for name, architecture in models.items()}
     runs = {}
     for run_id, run in plan.runs.items():
         step = asked[run_id]
         answer = answers[step.name] if step is not None else None
-        config = models[run.model].config.to_dict()
+        config = _sizes_in(models[run.model].config)
         sizes = Sizes(config, counts[run.model], _num_trained(run, config, counts[run.model]))
         runs[run_id] = _estimate(run, sizes, answer, machine, speed)
     return Estimates(
@@ -61,22 +62,31 @@ def _estimate(
     if answer is not None:
         account, reason, step = answer["account"], answer["reason"], answer["peak_bytes"]
         peak = None if step is None else max(step, scoring)
-    fit = fit_of(peak, machine.device_bytes)
-    if machine.origin != "unknown" and run.num_devices > machine.num_devices:
-        fit, reason = "does not fit", f"it asks for {run.num_devices} devices"
+    fit = fit_of(held_bytes(peak, run, machine.kind), machine.device_bytes)
+    cards = machine.num_devices if machine.kind == "cuda" and machine.origin != "unknown" else None
+    if cards is not None and run.num_devices > cards:
+        fit, reason = "too few devices", f"{run.num_devices} devices are asked for"
     seconds = run_seconds(run, sizes, machine, speed)
     # Engines of several processes load the whole model in each of them.
     loaded = weights * (run.num_devices if run.engine != "single" else 1)
-    held = (peak or weights) * run.num_devices if machine.kind == "cpu" else loaded
+    held = held_bytes(peak, run, "cpu") if machine.kind == "cpu" else loaded
     return Estimate(
         peak_bytes=peak,
         account=account if peak is not None else None,
         fit=fit,
-        host_bytes=PROCESS_BYTES * run.num_devices + held,
+        host_bytes=PROCESS_BYTES * run.num_devices + (held or loaded),
         seconds=seconds,
         kept_bytes=_kept_bytes(run, sizes),
         reason=reason or (None if seconds is not None else speed.why_unknown or NO_FLOPS),
     )
+
+
+def _sizes_in(config: Any) -> dict[str, Any]:
+    """The config's values, with the usual names for what families call otherwise."""
+    text = config.get_text_config()
+    names = ("num_hidden_layers", "hidden_size", "vocab_size")
+    values: dict[str, Any] = text.to_dict()
+    return values | {name: getattr(text, name) for name in names}
 
 
 def _scoring_bytes(run: TrainSpec | MeasureSpec, config: Mapping[str, Any]) -> int:

@@ -192,7 +192,7 @@ def peak_flops_per_s(device_name: str, dtype: str) -> float | None:
     if " MIG " in device_name:
         return None
     for row in _PEAKS:
-        if re.search(row[0], device_name):
+        if re.search(row[0], device_name, re.IGNORECASE):
             peak = row[_COLUMNS[dtype]]
             assert peak is None or isinstance(peak, float)
             return peak

@@ -1,4 +1,4 @@
-"""A run that is known not to fit is recorded as predicted_oom, and not launched."""
+"""A run that is known not to fit, or to have too few devices, is recorded and not launched."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lomo.errors import UserError
-from lomo.estimates import Estimate, read_estimates
+from lomo.estimates import Estimate, held_bytes, read_estimates
 from lomo.machine import GIB, host_bytes
-from lomo.record import Evidence, Record, read_record, write_record
+from lomo.record import Evidence, Record, Status, read_record, write_record
 from lomo.specs import MeasureSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -23,10 +23,12 @@ ANYWAY = "LOMO_LAUNCH_ANYWAY"
 def record_without_launch(
     spec: TrainSpec | MeasureSpec, estimates: Path, folder: Path, clock: Clock
 ) -> Record | None:
-    """The record of a run whose predicted peak is more than this device has, written; else None.
+    """The record, written, of a run that this machine cannot do; None for one to be launched.
 
-    Also None where the user wants it launched all the same, or the prediction is of another kind of
-    device. Raises UserError for a file without estimates.
+    predicted_oom: its predicted peak is more than the device has. unsupported: it asks for more
+    GPUs than there are. A prediction for another kind of device stops nothing, and nothing is
+    stopped where the user wants it launched all the same. Raises UserError for a file without
+    estimates.
     """
     if os.environ.get(ANYWAY):
         return None
@@ -35,14 +37,16 @@ def record_without_launch(
 
     found = read_estimates(estimates)
     estimate = found.runs.get(spec.run_id)
-    device = choose_device(spec.device, spec.num_devices)
-    if estimate is None or estimate.peak_bytes is None or found.machine.kind != device:
+    device = choose_device(spec.device)
+    status: Status = "unsupported"
+    message = _too_few(spec, device)
+    if message is None and estimate is not None and found.machine.kind == device:
+        status, message = "predicted_oom", _too_large(spec, estimate, device)
+    if message is None:
         return None
-    device_bytes = _device_bytes(device)
-    if estimate.peak_bytes <= device_bytes:
-        return None
-    provenance = read_provenance(spec, device)
-    record = as_record(spec, "predicted_oom", _evidence(estimate, device_bytes), provenance, clock)
+    unlaunched = {"step": "it was not launched", "peak_before_bytes": "it was not launched"}
+    evidence = Evidence(message=message, step=None, peak_before_bytes=None, missing=unlaunched)
+    record = as_record(spec, status, evidence, read_provenance(spec, device), clock)
     write_record(folder / "record.json", record)
     return record
 
@@ -55,7 +59,8 @@ def forget_unlaunched(folders: Iterable[Path]) -> None:
             record = read_record(path)
         except UserError:  # none there, or one that the tables will refuse
             continue
-        if record.status == "predicted_oom":
+        unlaunched = record.status == "unsupported" and record.model is None
+        if record.status == "predicted_oom" or unlaunched:
             path.unlink()
 
 
@@ -67,12 +72,23 @@ def _device_bytes(device: str) -> int:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def _evidence(estimate: Estimate, device_bytes: int) -> Evidence:
-    assert estimate.peak_bytes is not None
-    return Evidence(
-        message=f"not launched: the predicted peak of {estimate.peak_bytes / GIB:.2f} GiB "
-        f"({estimate.account}) is more than the {device_bytes / GIB:.2f} GiB of the device",
-        step=None,
-        peak_before_bytes=None,
-        missing={"step": "it was not launched", "peak_before_bytes": "it was not launched"},
+def _too_few(spec: TrainSpec | MeasureSpec, device: str) -> str | None:
+    """Why the machine has too few devices for a run; None if it has enough."""
+    import torch
+
+    num_devices = torch.cuda.device_count() if device == "cuda" else spec.num_devices
+    if spec.num_devices <= num_devices:
+        return None
+    return f"not launched: it asks for {spec.num_devices} devices, {num_devices} are there"
+
+
+def _too_large(spec: TrainSpec | MeasureSpec, estimate: Estimate, device: str) -> str | None:
+    """Why a run cannot fit the device; None if it may."""
+    held = held_bytes(estimate.peak_bytes, spec, "cpu" if device == "cpu" else "cuda")
+    device_bytes = _device_bytes(device)
+    if held is None or held <= device_bytes:
+        return None
+    return (
+        f"not launched: the predicted peak of {held / GIB:.2f} GiB ({estimate.account}) is more "
+        f"than the {device_bytes / GIB:.2f} GiB of the device"
     )

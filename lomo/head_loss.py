@@ -39,6 +39,8 @@ def fuse_head_loss(model: Any) -> None:
 
     @functools.wraps(own_forward)
     def forward(*arguments: Any, **named: Any) -> Any:
+        if len(arguments) > 1:
+            raise TypeError("with a fused head loss all but the tokens must be given by name")
         if named.get("labels") is None:
             return own_forward(*arguments, **named)
         asked["targets_T"] = _targets(named["labels"])

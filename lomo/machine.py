@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,8 @@ from lomo.config import Dtype, Strict
 from lomo.errors import UserError
 
 GIB = 2**30
+# The CUDA context and workspaces, which no prediction has in it; see docs/prediction.md.
+RESERVE_GIB = 1.0
 # Limits of the control group, version 2 and 1: inside a container the host's memory is not ours.
 _GROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -50,7 +53,8 @@ def find_machine(device: Literal["auto", "cpu", "cuda"]) -> Machine:
     gpus = _gpus() if device != "cpu" else []
     host = host_bytes()
     if gpus:
-        name, size = min(gpus, key=lambda gpu: gpu[1])  # of unlike cards the smallest decides
+        # Of unlike cards the smallest decides.
+        name, size = min(gpus, key=lambda gpu: gpu[1] or 0)
         return Machine(
             kind="cuda",
             name=name,
@@ -105,14 +109,21 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None
 
 
-def _gpus() -> list[tuple[str, int]]:
-    """Name and bytes of each GPU."""
+def _gpus() -> list[tuple[str, int | None]]:
+    """Name and bytes of each GPU that a process started from here would see."""
     if not has_gpu():
         return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    query = "--query-gpu=index,uuid,memory.total,name"
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [line.rpartition(",") for line in done.stdout.splitlines() if line.strip()]
-    return [(name.strip(), int(size) * 2**20) for name, _, size in rows]
+    rows = [line.split(", ", 3) for line in done.stdout.splitlines() if line.count(", ") >= 3]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = None if visible is None else [name.strip() for name in visible.split(",")]
+    return [
+        (name.strip(), int(size) * 2**20 if size.isdigit() else None)  # "[N/A]" is a size, too
+        for index, uuid, size, name in rows
+        if wanted is None or index in wanted or any(w and uuid.startswith(w) for w in wanted)
+    ]

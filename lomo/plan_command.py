@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lomo.errors import UserError
 from lomo.machine import Machine, find_machine, given_machine
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "study", type=Path, help="study file, such as config/tiny.yaml, or a results/.../plan.json"
     )
     parser.add_argument("--gpu", type=float, metavar="GIB", help="plan for a card of so many GiB")
-    parser.add_argument("--gpus", type=int, default=1, help="and so many of them")
+    parser.add_argument("--gpus", type=int, help="and so many of them (default: 1)")
     parser.add_argument("--gpu-name", help="and of that name, such as 'H200': for the time")
     parser.add_argument("--out", type=Path, help="also write every run's estimate as JSON")
     parser.add_argument("--estimates", type=Path, help="show those that stand in this file")
@@ -30,7 +31,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def answer(options: argparse.Namespace, say: Callable[[str], None]) -> str:
     """The plan with its estimates, as text. Raises UserError for what cannot be asked."""
     plan, machine = check(options)
-    from lomo.duration import speed_of
     from lomo.estimates import read_estimates
     from lomo.estimating import make_estimates
     from lomo.plan_text import plan_line, plan_table
@@ -38,11 +38,16 @@ def answer(options: argparse.Namespace, say: Callable[[str], None]) -> str:
 
     if options.estimates is not None:
         estimates = read_estimates(options.estimates)
+        if not set(plan.runs) <= set(estimates.runs):
+            raise UserError(
+                f"holds no estimates of {plan.study.study}'s runs",
+                where=f"--estimates {options.estimates}",
+                fix="leave --estimates out: they are made again",
+            )
     else:
         estimates = make_estimates(
             plan,
             machine,
-            speed_of(machine, plan.study.num_threads),
             Path("results", plan.study.study, "predictions"),
             say,
             num_processes=options.processes,
@@ -61,6 +66,15 @@ def check(options: argparse.Namespace) -> tuple[Plan, Machine]:
         plan = read_plan(options.study.parent)
     else:
         plan = make_plan(load_study(options.study), source=str(options.study))
+    if options.gpu is not None and options.estimates is not None:
+        raise UserError("those in --estimates are for a machine already", where="--gpu")
     if options.gpu is None:
+        for name, given in (("--gpus", options.gpus), ("--gpu-name", options.gpu_name)):
+            if given is not None:
+                raise UserError(
+                    "says which card, but not of what size", where=name, fix="add --gpu"
+                )
         return plan, find_machine(plan.study.device)
-    return plan, given_machine(options.gpu, options.gpus, options.gpu_name)
+    return plan, given_machine(
+        options.gpu, 1 if options.gpus is None else options.gpus, options.gpu_name
+    )

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from lomo.estimates import Estimate, Estimates
+from lomo.estimates import Estimates
 from lomo.machine import GIB, Machine
 from lomo.plan import MeasureSpec, Plan, TrainSpec
-from lomo.specs import PeerSpec
+from lomo.specs import AblationSpec, PeerSpec
 
 _NUM_LISTED = 12  # runs that do not fit, named one by one
 
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in task, seed, trial or round only: the largest peak, the sum of seconds."""
+    """Runs that differ in task, seed, trial or round only, and the sum of their seconds."""
 
     model: str
     method: str
@@ -35,8 +35,10 @@ def plan_line(plan: Plan, estimates: Estimates) -> str:
     if machine.device_bytes is not None:
         memory += f" of {_gib(machine.device_bytes)}"
     lacking = len(estimates.will_not_fit())
-    launched = [run.seconds for run in runs if run.fit != "does not fit"]
+    short = len(estimates.of_fit("too few devices"))
+    launched = [run.seconds for run in runs if run.fit not in ("does not fit", "too few devices")]
     fits = "all fit" if not lacking else f"{lacking} will not fit"
+    fits += f", {short} ask for more devices" if short else ""
     if any(run.fit == "unknown" for run in runs):
         fits = "what fits is not known"
     return (
@@ -67,19 +69,14 @@ def plan_table(plan: Plan, estimates: Estimates) -> str:
 
 def rows(plan: Plan, estimates: Estimates) -> list[Row]:
     """The runs of a plan, those alike taken together, in the plan's order."""
-    groups: dict[tuple[str, str, str], list[Estimate]] = {}
+    groups: dict[tuple[str, str, str, int | None, str], list[float | None]] = {}
     for run_id, run in plan.runs.items():
-        key = (run.model, _variant(run), _setting(run))
-        groups.setdefault(key, []).append(estimates.runs[run_id])
+        told = estimates.runs[run_id]
+        key = (run.model, _variant(run), _setting(run), told.peak_bytes, told.fit)
+        groups.setdefault(key, []).append(told.seconds)
     return [
-        Row(
-            *key,
-            num_runs=len(found),
-            peak_bytes=_largest([run.peak_bytes for run in found]),
-            fit=found[0].fit,
-            seconds=_sum([run.seconds for run in found]),
-        )
-        for key, found in groups.items()
+        Row(model, method, setting, len(seconds), peak, fit, _sum(seconds))
+        for (model, method, setting, peak, fit), seconds in groups.items()
     ]
 
 
@@ -96,13 +93,17 @@ def duration(seconds: float | None) -> str:
 def _variant(run: TrainSpec | MeasureSpec) -> str:
     if isinstance(run, PeerSpec):
         return run.variant
+    if isinstance(run, AblationSpec):
+        return run.cell
     return f"{run.method}-r{run.hyper['rank']}" if "rank" in run.hyper else run.method
 
 
 def _setting(run: TrainSpec | MeasureSpec) -> str:
     length = run.max_length if isinstance(run, TrainSpec) else run.sequence_length
     parts = ["train" if isinstance(run, TrainSpec) else "measure", f"{run.batch_size} x {length}"]
-    parts += [run.dtype, *(["checkpointed"] if run.activation_checkpointing else [])]
+    parts += [run.dtype, *(["eager"] if run.attention == "eager" else [])]
+    parts += ["checkpointed"] if run.activation_checkpointing else []
+    parts += ["fused head"] if run.head_loss == "fused" else []
     if run.engine != "single":
         parts.append(f"{run.engine} x {run.num_devices}")
     return " ".join(parts)
@@ -118,6 +119,8 @@ def _notes(plan: Plan, estimates: Estimates) -> list[str]:
             f"launch_anyway=true: {', '.join(lacking[:_NUM_LISTED])}"
             + (f" and {more} more" if more > 0 else "")
         )
+    if short := len(estimates.of_fit("too few devices")):
+        notes.append(f"too few devices: recorded as unsupported and not launched ({short} runs)")
     reasons = Counter(run.reason for run in estimates.runs.values() if run.reason)
     notes += [f"{reason} ({num} runs)" for reason, num in reasons.items()]
     if estimates.machine.origin == "unknown":
@@ -133,10 +136,6 @@ def _machine(machine: Machine) -> str:
 
 def _gib(num_bytes: int | None) -> str:
     return "?" if num_bytes is None else f"{num_bytes / GIB:.2f}"
-
-
-def _largest(values: list[int | None]) -> int | None:
-    return max((value for value in values if value is not None), default=None)
 
 
 def _sum(values: list[float | None]) -> float | None:

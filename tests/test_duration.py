@@ -71,6 +71,10 @@ def test_exact_clipping_takes_a_second_backward(study_dict: dict[str, Any]) -> N
     assert twice - plain == pytest.approx(num_steps * more / speed.flops_per_s["bfloat16"])
 
 
+def test_a_card_is_known_however_its_name_is_written() -> None:
+    assert speed_of(given_machine(140.0, 1, "nvidia h200"), 1) == speed_of(H200, 1)
+
+
 def test_an_unknown_card_has_no_time(study_dict: dict[str, Any]) -> None:
     card = given_machine(24.0, 1, None)
     speed = speed_of(card, 1)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GPT2Config
 
 from lomo import methods
 from lomo.cli import main
 from lomo.config import Study
+from lomo.duration import Sizes
 from lomo.errors import UserError
 from lomo.estimates import (
     RESERVE_BYTES,
     Estimate,
     Estimates,
     fit_of,
+    held_bytes,
     read_estimates,
     resources_of,
 )
-from lomo.machine import GIB, Machine, Speed, find_machine, given_machine
+from lomo.estimating import _estimate, _num_trained, _sizes_in, make_estimates
+from lomo.machine import GIB, Machine, Speed, _gpus, find_machine, given_machine
 from lomo.memory.steps import step_of
+from lomo.models import RANDOM_WEIGHTS
 from lomo.plan import Plan, make_plan
 from lomo.plan_text import duration, plan_line, plan_table
 from lomo.specs import MeasureSpec, TrainSpec
@@ -114,6 +120,57 @@ def test_a_scheduler_is_asked_for_more_than_is_expected(tmp_path: Path) -> None:
     assert resources_of(path, "long", 600.0)["runtime"] == 20
 
 
+def test_a_run_that_the_file_does_not_know_is_about_to_be_estimated(tmp_path: Path) -> None:
+    path = tmp_path / "estimates.json"
+    path.write_text(estimates({"old": estimate()}).model_dump_json())
+    with pytest.raises(FileNotFoundError, match="no estimate of new yet") as error:
+        resources_of(path, "new", None)
+    assert error.value.filename == str(path)  # by which Snakemake knows that it is an input
+
+
+def test_ranks_on_a_cpu_share_its_memory(plan: Plan) -> None:
+    run = next(run for run in plan.runs.values() if run.kind == "measure")
+    spread = run.model_copy(update={"num_devices": 3, "engine": "fsdp2"})
+    assert held_bytes(5, spread, "cpu") == 15 and held_bytes(5, spread, "cuda") == 5
+    assert held_bytes(None, spread, "cpu") is None
+
+
+@pytest.mark.parametrize(("kind", "fit"), [("cuda", "too few devices"), ("cpu", "fits")])
+def test_only_gpus_can_be_too_few(plan: Plan, kind: Any, fit: str) -> None:
+    run = next(run for run in plan.runs.values() if run.kind == "measure")
+    spread = run.model_copy(update={"num_devices": 2, "engine": "fsdp2"})
+    answer = {"peak_bytes": 10, "account": "simulated", "reason": None}
+    speed = Speed(flops_per_s={}, source="a test", why_unknown="made up")
+    told = _estimate(spread, Sizes({}, 1, 1), answer, machine(kind=kind), speed)
+    assert told.fit == fit
+
+
+def test_a_family_with_names_of_its_own_is_estimated(
+    study_dict: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    config = {"model_type": "gpt2", "vocab_size": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    (folder / "config.json").write_text(json.dumps({**config, RANDOM_WEIGHTS: 0}))
+    section = {"models": [str(folder)], "methods": ["lomo"], "batch_size": 1}
+    study = {key: study_dict[key] for key in ("study", "title", "data", "device")}
+    plan = make_plan(
+        Study.model_validate({**study, "memory": {**section, "sequence_length": 8}}), source="unit"
+    )
+    found = make_estimates(plan, find_machine("cpu"), tmp_path / "predictions", lambda _: None)
+    assert [run.fit for run in found.runs.values()] == ["fits"]
+    assert (
+        _num_trained(
+            next(iter(plan.runs.values())).model_copy(
+                update={"method": "lora", "hyper": {"rank": 2}}
+            ),
+            _sizes_in(GPT2Config(**config)),
+            1000,
+        )
+        == 4 * 2 * 1 * 16
+    )
+
+
 def test_a_broken_file_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "estimates.json"
     path.write_text('{"machine": ')
@@ -138,6 +195,36 @@ def test_of_unlike_cards_the_smallest_decides(monkeypatch: pytest.MonkeyPatch) -
     assert find_machine("cpu").kind == "cpu"
 
 
+SMI = """0, GPU-aaaa, 24576, NVIDIA L4
+1, GPU-bbbb, [N/A], NVIDIA GB10
+2, GPU-cccc, 144384, NVIDIA H200
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["NVIDIA L4", "NVIDIA GB10", "NVIDIA H200"]),
+        ("2,0", ["NVIDIA L4", "NVIDIA H200"]),
+        ("GPU-bb", ["NVIDIA GB10"]),
+        ("", []),
+    ],
+)
+def test_only_cards_that_a_process_would_see_are_found(
+    visible: str | None, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.CompletedProcess([], 0, stdout=SMI)
+    monkeypatch.setattr("lomo.machine.has_gpu", lambda: True)
+    monkeypatch.setattr("lomo.machine.subprocess.run", lambda *_, **__: done)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = dict(_gpus())
+    assert list(found) == names
+    assert found.get("NVIDIA L4", 24 * GIB) == 24 * GIB and found.get("NVIDIA GB10") is None
+
+
 @pytest.mark.parametrize(("size", "count"), [(0.0, 1), (-1.0, 1), (float("inf"), 1), (24.0, 0)])
 def test_a_machine_of_nothing_is_refused(size: float, count: int) -> None:
     with pytest.raises(UserError, match="--gpu"):
@@ -152,6 +239,45 @@ def test_the_line_of_all_counts_the_time_of_what_is_launched(plan: Plan) -> None
     assert f"{len(ids)} runs, at most 9.00 GiB a device of 4.00, 1 will not fit" in line
     assert duration(60.0 * (len(ids) - 1)) in line
     assert ids[0] in plan_table(plan, estimates(runs))
+
+
+def test_runs_of_one_setting_that_differ_in_what_they_take_have_a_line_each(plan: Plan) -> None:
+    runs = {run_id: estimate() for run_id in plan.runs}
+    first, last = next(iter(runs)), list(runs)[-1]
+    before = plan_table(plan, estimates(runs))
+    runs[last] = estimate(peak_bytes=5 * GIB, fit="does not fit")
+    told = plan_table(plan, estimates(runs))
+    assert "5.00  does not fit" in told and first not in told
+    assert len(told.splitlines()) >= len(before.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpus", "2"], "--gpus: says which card, but not of what size"),
+        (["--gpu-name", "H200"], "--gpu-name: says which card"),
+        (["--gpu", "24", "--estimates", "x.json"], "--gpu: those in --estimates"),
+        (["--estimates", "nowhere.json"], "nowhere.json: cannot be read"),
+        (
+            ["--estimates", "other.json"],
+            "--estimates other.json: holds no estimates of unit's runs",
+        ),
+    ],
+)
+def test_what_the_command_would_pass_over_is_refused(
+    options: list[str],
+    message: str,
+    study_dict: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "config").symlink_to(Path.cwd() / "config")
+    monkeypatch.chdir(tmp_path)
+    Path("unit.yaml").write_text(json.dumps(study_dict))
+    Path("other.json").write_text(estimates({"other": estimate()}).model_dump_json())
+    assert main(["plan", "unit.yaml", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_seconds_in_words() -> None:

@@ -10,11 +10,21 @@ import pytest
 from lomo.cli import main
 from lomo.config import Study
 from lomo.foresight import ANYWAY, forget_unlaunched
-from lomo.machine import GIB
+from lomo.machine import GIB, host_bytes
 from lomo.plan import make_plan
-from lomo.record import read_record
+from lomo.record import Device, read_record
 from lomo.specs import MeasureSpec
 from tests.test_estimates import estimate, estimates
+
+CARD = Device(
+    kind="cuda",
+    name="a card",
+    num_devices=1,
+    memory_bytes=24 * GIB,
+    num_threads=1,
+    driver="made up",
+    co_tenants=[],
+)
 
 
 @pytest.fixture
@@ -60,6 +70,27 @@ def test_a_prediction_for_another_kind_of_device_stops_nothing(
     run: MeasureSpec, tmp_path: Path
 ) -> None:
     assert measure(run, tmp_path, 10**6 * GIB, kind="cuda").status == "ok"
+
+
+def test_a_run_with_too_few_gpus_is_unsupported(
+    run: MeasureSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lomo.run.execute", None)  # would fail if it were called
+    monkeypatch.setattr("lomo.run.choose_device", lambda *_: "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("lomo.provenance.read_device", lambda *_: CARD)
+    spread = run.model_copy(update={"num_devices": 8, "engine": "fsdp2"})
+    record = measure(spread, tmp_path, GIB // 8, kind="cuda")
+    assert record.status == "unsupported"
+    assert record.evidence.message == "not launched: it asks for 8 devices, 1 are there"
+    forget_unlaunched([tmp_path])
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_ranks_on_a_cpu_count_together(run: MeasureSpec, tmp_path: Path) -> None:
+    spread = run.model_copy(update={"num_devices": 4, "engine": "fsdp2"})
+    record = measure(spread, tmp_path, host_bytes() // 3)
+    assert record.status == "predicted_oom"
 
 
 def test_only_records_of_runs_that_were_not_launched_are_forgotten(

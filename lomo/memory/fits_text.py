@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from lomo.machine import RESERVE_GIB
 from lomo.memory.ask import GIB
-from lomo.memory.fitting import RESERVE_GIB, Answer, Cell
+from lomo.memory.fitting import Answer, Cell
 
 SETTING = {
     "dtype": "bfloat16",

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lomo.errors import UserError
+from lomo.machine import RESERVE_GIB
 from lomo.memory import ask
 
 if TYPE_CHECKING:
     from lomo.memory.architecture import Architecture
     from lomo.plan import MeasureSpec
 
-# The CUDA context and workspaces, which no prediction has in it; see docs/prediction.md.
-RESERVE_GIB = 1.0
 FIRST_PROBE, LARGEST_STRIDE = 4, 16
 
 
@@ -94,11 +93,7 @@ def find(
     # What takes longest comes first, so that no process is left alone with it at the end.
     order = sorted(range(len(questions)), key=lambda number: questions[number][2] == 1)
     by_question: dict[int, list[Cell]] = {}
-    arriving: Iterator[tuple[int, list[Cell]]]
-    if num_processes > 1 and len(order) > 1:
-        arriving = forked.results(lambda place: work(order[place]), len(order), num_processes)
-    else:
-        arriving = ((place, work(number)) for place, number in enumerate(order))
+    arriving = forked.results(lambda place: work(order[place]), len(order), num_processes)
     for place, cells in _shown(arriving, len(order), progress=progress):
         by_question[order[place]] = cells
     cells = [by_question[n][size] for size in range(len(gpus_gib)) for n in range(len(questions))]

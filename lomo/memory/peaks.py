@@ -42,8 +42,9 @@ class PeakByBatch:
     def __call__(self, batch_size: int) -> int:
         if self.account == "simulated":
             steps = self._at(batch_size)
-            if steps is not None:
-                return self._peak(*steps)
+            peak = None if steps is None else self._peak(*steps)
+            if peak is not None:
+                return peak
         return self._whole(batch_size)
 
     def _at(self, batch_size: int) -> tuple[Changes, ...] | None:
@@ -61,11 +62,12 @@ class PeakByBatch:
         steps = tuple(changes for changes in found if changes is not None)
         return steps if len(steps) == len(found) else None
 
-    def _peak(self, few: Changes, more: Changes | None = None) -> int:
+    def _peak(self, few: Changes, more: Changes | None = None) -> int | None:
         if more is None:
             return peak_of(few, GRANULE_BYTES)
         places = insertions(few, more, GRANULE_BYTES)
-        assert places is not None  # or `_simulated_steps` would have taken all layers
+        if places is None:  # rounded up at this batch, what frees at the end rises above its start
+            return None
         beyond = self.architecture.config.num_hidden_layers - NUM_LAYERS
         return unrolled_peak(few, more, places, beyond, GRANULE_BYTES)
 
@@ -87,7 +89,10 @@ class PeakByBatch:
         if prediction.account != "simulated":
             self.account = prediction.account
             return None
-        return changes_by_phase(prediction.changes)
+        try:
+            return changes_by_phase(prediction.changes)
+        except ValueError:  # a phase came back: this step is not known to unroll
+            return None
 
     def _whole_peak(self, batch_size: int) -> int:
         return self._predict(batch_size, None).ledger.peak_bytes

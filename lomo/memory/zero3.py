@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lomo.memory.closed_form import BYTES
 from lomo.memory.ledger import Ledger
 from lomo.plan import MeasureSpec
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def zero3_ledger(
     fused: of a fused method, whose gradients die at once, as they do under ZeRO-3.
     own: of the method itself; the same ledger if it is fused. numels: of each parameter.
     """
-    size, ranks = _BYTES[spec.dtype], spec.num_devices
+    size, ranks = BYTES[spec.dtype], spec.num_devices
     num_own = sum(-(-numel // ranks) for numel in numels)
     shared = numels if ranks > 1 else ()  # a rank alone uses its parts where they are
     held = size * (num_own + sum(n for n in shared if n <= sizes.persistence_threshold))

@@ -206,6 +206,11 @@ def test_the_plan_needs_no_run_and_its_numbers_are_what_jobs_ask_for(checkout: P
     assert sorted(map(int, asked)) == sorted(
         resources_of(results / "estimates.json", run_id, None)["mem_mb"] for run_id in runs
     )
+    # A study that has grown: what its new run will take is not known yet.
+    grown = MINI.replace("methods: [lomo, adamw]", "methods: [lomo, adamw, sgd]")
+    (checkout / "mini.yaml").write_text(grown)
+    after = snakemake(checkout, *show)
+    assert "mem_mb=<TBD>" in after.stdout + after.stderr and after.returncode == 0
 
 
 @pytest.mark.slow
