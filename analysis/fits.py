@@ -10,27 +10,9 @@ from typing import Any
 
 from analysis.names import method_order
 from lomo.errors import UserError
+from lomo.memory.fitting import Cell as Fit
 
 FILE = "what_fits.json"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One model and method on `num_gpus` cards of `gpu_gib`; as `lomo.memory.fits.Cell`.
-
-    batch_size: the largest, in sequences a device; 0 where not one fits, and `missing_bytes` then
-    says by how much. refused: why it can't be run at all.
-    """
-
-    model: str
-    method: str
-    num_gpus: int
-    gpu_gib: float
-    batch_size: int
-    peak_bytes: int
-    missing_bytes: int
-    account: str | None
-    refused: str | None
 
 
 @dataclass(frozen=True)

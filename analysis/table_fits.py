@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figure_fits import figure_fits
-from analysis.fits import Fit, WhatFits, read_fits
+from analysis.fits import WhatFits, read_fits
 from analysis.names import method_title
 from analysis.render import Block, Table, write_table
 from analysis.style import save, style
 from analysis.units import EN_DASH, GIB, decimals
+from lomo.memory.fitting import Cell as Fit
 
 NAME = "what_fits"
 
