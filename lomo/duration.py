@@ -35,11 +35,15 @@ NUM_CANDIDATES = 2
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the time of a model depends on: its config's values and the counts of its weights."""
+    """What the time of a model depends on: its config's values and the counts of its weights.
+
+    drawn: its weights are random, so nothing is read.
+    """
 
     config: Mapping[str, Any]
     num_parameters: int
     num_trainable_parameters: int
+    drawn: bool = False
 
 
 def speed_of(machine: Machine, num_threads: int) -> Speed:
@@ -62,7 +66,8 @@ def run_seconds(
     if rate is None:
         return None
     start = START_S[machine.kind]
-    start += sizes.num_parameters * BYTES[run.dtype] / DISK_BYTES_PER_S
+    if not sizes.drawn:
+        start += sizes.num_parameters * BYTES[run.dtype] / DISK_BYTES_PER_S
     if isinstance(run, TrainSpec):
         training = _training_seconds(run, sizes, machine, rate)
         return None if training is None else start + training

@@ -41,7 +41,9 @@ def make_estimates(
         step = asked[run_id]
         answer = answers[step.name] if step is not None else None
         config = _sizes_in(models[run.model].config)
-        sizes = Sizes(config, counts[run.model], _num_trained(run, config, counts[run.model]))
+        drawn = plan.models[run.model].weights == "random"
+        trained = _num_trained(run, config, counts[run.model])
+        sizes = Sizes(config, counts[run.model], trained, drawn)
         runs[run_id] = _estimate(run, sizes, answer, machine, speed)
     return Estimates(
         machine=machine, speed=speed, download_bytes=_download_bytes(plan, counts), runs=runs

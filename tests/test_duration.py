@@ -60,6 +60,14 @@ def test_a_small_step_takes_what_its_host_takes(study_dict: dict[str, Any]) -> N
     assert seconds == pytest.approx(expected)
 
 
+def test_random_weights_are_not_read(study_dict: dict[str, Any]) -> None:
+    run, speed = measured(study_dict), speed_of(H200, 1)
+    read = run_seconds(run, SIZES, H200, speed)
+    drawn = run_seconds(run, Sizes(CONFIG, NUM, NUM, drawn=True), H200, speed)
+    assert read is not None and drawn is not None
+    assert read - drawn == pytest.approx(2 * NUM / 1e9)
+
+
 def test_exact_clipping_takes_a_second_backward(study_dict: dict[str, Any]) -> None:
     run = measured(study_dict)
     clipped = run.model_copy(update={"max_grad_norm": 1.0})
