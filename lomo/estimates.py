@@ -5,7 +5,6 @@ How each number is made, and how far off it was found to be, stands in docs/plan
 
 from __future__ import annotations
 
-import errno
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +25,7 @@ RUN_DISK_BYTES = 150_000
 # Beyond what is expected, before a scheduler may end a run: memory, time, and minutes at least.
 _MEMORY_MARGIN, _TIME_MARGIN, _LEAST_MINUTES = 1.25, 3, 10
 _UNKNOWN_MINUTES = 24 * 60
+UNKNOWN = {"mem_mb": 4000, "runtime": _UNKNOWN_MINUTES}
 
 
 class Estimate(Strict):
@@ -107,12 +107,15 @@ def fit_of(peak_bytes: int | None, device_bytes: int | None) -> Fit:
 def resources_of(path: Path, run_id: str, timeout_s: float | None) -> dict[str, int]:
     """What a scheduler is asked for: `mem_mb` of the host, `runtime` in minutes, with a margin.
 
-    Raises FileNotFoundError where the file is not there yet or knows no such run, since it is about
-    to be made then, and UserError where it is broken.
+    UNKNOWN where the file is not there yet or knows no such run: it is made when runs are launched.
+    Raises UserError where it is broken.
     """
-    estimate = _cached(path, path.stat().st_mtime_ns).runs.get(run_id)
+    try:
+        estimate = _cached(path, path.stat().st_mtime_ns).runs.get(run_id)
+    except FileNotFoundError:
+        return UNKNOWN
     if estimate is None:
-        raise FileNotFoundError(errno.ENOENT, f"holds no estimate of {run_id} yet", str(path))
+        return UNKNOWN
     minutes: float = _UNKNOWN_MINUTES
     if timeout_s is not None:
         minutes = timeout_s / 60 + _LEAST_MINUTES

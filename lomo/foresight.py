@@ -27,10 +27,10 @@ def record_without_launch(
 
     predicted_oom: its predicted peak is more than the device has. unsupported: it asks for more
     GPUs than there are. A prediction for another kind of device stops nothing, and nothing is
-    stopped where the user wants it launched all the same. Raises UserError for a file without
-    estimates.
+    stopped where the user wants it launched all the same, or nothing was estimated. Raises
+    UserError for a file without estimates.
     """
-    if os.environ.get(ANYWAY):
+    if os.environ.get(ANYWAY) or not estimates.exists():
         return None
     from lomo.provenance import read_provenance
     from lomo.run import as_record, choose_device

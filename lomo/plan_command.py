@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +58,37 @@ def answer(options: argparse.Namespace, say: Callable[[str], None]) -> str:
     if options.out is not None:
         write_text(options.out, estimates.model_dump_json(indent=1) + "\n")
     return (plan_line if options.line else plan_table)(plan, estimates)
+
+
+@dataclass
+class Planning:
+    """The command at work in a process of its own, for a study that is being started."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    estimates: Path
+
+    def finish(self) -> None:
+        """Waits for it. Where it failed the study goes on, without estimates."""
+        if self.process.wait() != 0:
+            self.estimates.unlink(missing_ok=True)
+            print(f"no plan could be made, see {self.log}", file=sys.stderr, flush=True)
+
+
+def start(plan: Plan, estimates: Path, num_processes: int) -> Planning:
+    """Begins to estimate a plan's runs into the file; the line of all is printed at the end."""
+    from lomo.record import write_text
+
+    results = estimates.parent
+    written, log = results / ".start" / "plan.json", results / "logs" / "estimate.log"
+    write_text(written, plan.model_dump_json())
+    log.parent.mkdir(parents=True, exist_ok=True)
+    options = ["--out", str(estimates), "--processes", str(num_processes), "--line"]
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lomo", "plan", str(written), *options], stderr=errors
+        )
+    return Planning(process, log, estimates)
 
 
 def check(options: argparse.Namespace) -> tuple[Plan, Machine]:

@@ -63,7 +63,6 @@ ENTRY = {
     "train": "lomo.train",
     "measure": "lomo.measure",
     "predict": "lomo.memory.study",
-    "estimate": "lomo.estimating",
     "step": "lomo.memory.steps",
     "fits": "lomo.memory.fits",
     "pretrain": "lomo.pretrain",

@@ -59,6 +59,12 @@ def test_a_run_that_fits_is_launched(run: MeasureSpec, tmp_path: Path) -> None:
     assert measure(run, tmp_path, GIB // 8).status == "ok"
 
 
+def test_without_estimates_a_run_is_launched(run: MeasureSpec, tmp_path: Path) -> None:
+    arguments = ["--spec", run.model_dump_json(), "--out", str(tmp_path)]
+    assert main(["measure", *arguments, "--estimates", str(tmp_path / "nowhere.json")]) == 0
+    assert read_record(tmp_path / "record.json").status == "ok"
+
+
 def test_the_user_can_have_it_launched_anyway(
     run: MeasureSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

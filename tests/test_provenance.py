@@ -130,7 +130,7 @@ def test_a_touched_comment_of_a_task_changes_nothing(package: Path, before: Fing
 
 def test_every_kind_of_run_has_its_entry() -> None:
     kinds = {name.split()[0] for name in TRAIN | MEASURE | PRETRAIN | GENERATE}
-    assert kinds | {"analysis", "fits", "predict", "step", "estimate"} == set(ENTRY)
+    assert kinds | {"analysis", "fits", "predict", "step"} == set(ENTRY)
 
 
 def changed_by(

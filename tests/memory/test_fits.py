@@ -79,20 +79,20 @@ def test_each_cell_is_the_largest_of_all_batches() -> None:
 
 
 @pytest.mark.slow
-def test_more_cards_hold_no_less() -> None:
+def test_more_cards_hold_more_where_state_is_shared() -> None:
+    # Not so of LOMO on a model as small as this: what FSDP2 gathers outweighs what it shares.
     found = find(
         [small("llama")],
-        ["adamw", "lomo"],
-        gpus_gib=[RESERVE_GIB + 0.0005],
+        ["adamw"],
+        gpus_gib=[RESERVE_GIB + 0.001],
         counts=[1, 2, 4],
         sequence_length=16,
         num_processes=1,
         progress=False,
     )
-    for method in ("adamw", "lomo"):
-        sizes = [cell.batch_size for cell in found.cells if cell.method == method]
-        assert len(sizes) == 3
-        assert 0 < sizes[0] <= sizes[1] <= sizes[2]
+    sizes = [cell.batch_size for cell in found.cells]
+    assert len(sizes) == 3
+    assert 0 < sizes[0] < sizes[1] < sizes[2]
 
 
 def test_the_cards_that_are_counted() -> None:

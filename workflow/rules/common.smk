@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from lomo import warm
+from lomo import plan_command, warm
 from lomo.cli import refuse, settle_jobs
 from lomo.errors import UserError
 from lomo.estimates import resources_of
@@ -25,6 +25,9 @@ except UserError as error:
 settle_jobs(PLAN.study.wandb, launch_anyway=PLAN.study.launch_anyway)
 STUDY = PLAN.study.study
 RUN_IDS = list(PLAN.runs)
+# Nobody has it as input. Snakemake does not look at what has changed of a job behind one that it
+# runs again, so that an edited optimizer would repeat its runs a call too late.
+ESTIMATES = f"results/{STUDY}/estimates.json"
 
 
 if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.dryrun:
@@ -44,9 +47,14 @@ onstart:
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
     except UserError as error:
         sys.exit(refuse(error))
+    planning = None
+    if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
+        planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
     if not gpus_a_run(PLAN.study):
         WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
-    print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)")
+    print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
+    if planning is not None:
+        planning.finish()  # no run starts before; its line is printed
 
 
 onsuccess:
@@ -60,10 +68,10 @@ def spec_of(wildcards):
     return PLAN.runs[wildcards.run].model_dump_json()
 
 
-def asked_for(wildcards, input):
-    """Host memory and minutes of a run; FileNotFoundError, as Snakemake wants, until it is known."""
+def asked_for(wildcards):
+    """Host memory and minutes of a run, as the plan has told them."""
     run = PLAN.runs[wildcards.run]
-    return resources_of(Path(input.estimates), run.run_id, run.timeout_s)
+    return resources_of(Path(ESTIMATES), run.run_id, run.timeout_s)
 
 
 def num_devices_of(wildcards):

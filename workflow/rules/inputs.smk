@@ -23,9 +23,7 @@ rule generate:
 
 rule pretrain:
     input:
-        text="results/{study}/data/text.txt",
-        # The plan is told before anything that takes long, or is fetched.
-        estimates=ancient("results/{study}/estimates.json"),
+        "results/{study}/data/text.txt",
     output:
         "results/{study}/models/{model}/model.safetensors",
     log:
@@ -38,7 +36,7 @@ rule pretrain:
         out=subpath(output[0], parent=True),
         code=fingerprint("pretrain"),
     shell:
-        "python -m lomo pretrain --spec {params.spec:q} --text {input.text:q} --out {params.out:q} 2> {log:q}"
+        "python -m lomo pretrain --spec {params.spec:q} --text {input:q} --out {params.out:q} 2> {log:q}"
 
 
 rule random_model:
@@ -56,8 +54,6 @@ rule random_model:
 
 
 rule fetch_model:
-    input:
-        ancient(f"results/{STUDY}/estimates.json"),
     output:
         "resources/models/{model}/fetched.json",
     log:

@@ -5,7 +5,6 @@ rule train:
     input:
         model=model_of,
         data=data_of,
-        estimates=ancient("results/{study}/estimates.json"),
     output:
         "results/{study}/runs/{run}/record.json",
     log:
@@ -17,21 +16,21 @@ rule train:
     threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
     resources:
         gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
-        mem_mb=lambda wildcards, input: asked_for(wildcards, input)["mem_mb"],
-        runtime=lambda wildcards, input: asked_for(wildcards, input)["runtime"],
+        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
+        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
+        estimates=ESTIMATES,
         code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
-        "python -m lomo train --spec {params.spec:q} --out {params.out:q} --estimates {input.estimates:q}"
+        "python -m lomo train --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
         " 2> {log:q}"
 
 
 rule measure:
     input:
         model=model_of,
-        estimates=ancient("results/{study}/estimates.json"),
     output:
         "results/{study}/runs/{run}/record.json",
     log:
@@ -46,12 +45,13 @@ rule measure:
     threads: workflow.cores
     resources:
         gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
-        mem_mb=lambda wildcards, input: asked_for(wildcards, input)["mem_mb"],
-        runtime=lambda wildcards, input: asked_for(wildcards, input)["runtime"],
+        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
+        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
+        estimates=ESTIMATES,
         code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
-        "python -m lomo measure --spec {params.spec:q} --out {params.out:q} --estimates {input.estimates:q}"
+        "python -m lomo measure --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
         " 2> {log:q}"

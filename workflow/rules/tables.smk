@@ -59,7 +59,6 @@ rule collect:
 rule tables:
     input:
         "results/{study}/tables/records.csv",
-        ancient("results/{study}/estimates.json"),
         # An ablation's table has the predictions beside the records.
         ["results/{study}/predictions/index.json"] if PLAN.study.ablation else [],
     output:
@@ -103,7 +102,6 @@ rule report:
     input:
         rules.tables.output,
         rules.figures.output,
-        ancient("results/{study}/estimates.json"),
     output:
         "results/{study}/report/index.html",
     log:
