@@ -97,6 +97,17 @@ def _words(rank: int, failure: Any) -> dict[str, Any]:
     return {"kind": "ended", "at": 0, "message": f"rank {rank} ended with exit code {code}"}
 
 
+def leave_group() -> None:
+    """Ends the process group of a rank that has done its work, in the order of things.
+
+    Left to the end of the interpreter, its threads can abort the process (signal 6).
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextmanager
 def last_words() -> Iterator[None]:
     """Tells whoever started this rank why it ends; nothing where it is no rank."""
