@@ -32,6 +32,9 @@ DEEP = {
 BATCHES = (1, 2, 5)
 
 
+pytestmark = pytest.mark.slow
+
+
 def asked(method: str, num_gpus: int = 1, sequence_length: int = 16) -> MeasureSpec:
     return spec_of(
         method,
@@ -59,7 +62,6 @@ def compare(architecture: Architecture, spec: MeasureSpec, *, unrolls: bool) -> 
     assert peak.account == "simulated"
 
 
-@pytest.mark.slow
 def test_peaks_are_those_of_the_whole() -> None:
     compare(Architecture("deep", DEEP["llama"]), asked("lomo"), unrolls=True)
 
@@ -72,7 +74,6 @@ OTHERS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method", "num_gpus"),
     [*(("llama", method, num_gpus) for method in METHODS for num_gpus in (1, 2)), *OTHERS],
@@ -109,7 +110,6 @@ def test_few_simulations_tell_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(simulated) == [(few, 1), (few, 2), (few, 3), (more, 1), (more, 2), (more, 3)]
 
 
-@pytest.mark.slow
 def test_layers_that_turn_out_to_differ_are_simulated_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

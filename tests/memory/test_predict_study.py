@@ -25,6 +25,9 @@ from tests.memory.predictions import CONFIGS, spec_of
 FOLDER = "small"
 
 
+pytestmark = pytest.mark.slow
+
+
 def study_plan(**changes: Any) -> Plan:
     """A study of one small model, whose weights nobody has."""
     section = {"models": ["tiny-s"], "methods": ["lomo", "sgd"], "batch_size": 2}
@@ -88,7 +91,6 @@ def test_a_file_is_a_prediction_of_its_run(tmp_path: Path) -> None:
         assert done["wall_s"] > 0
 
 
-@pytest.mark.slow
 def test_what_stands_is_kept_and_what_changed_is_made_again(tmp_path: Path) -> None:
     said: list[str] = []
     predict_study(study_plan(), tmp_path, said.append)
@@ -103,7 +105,6 @@ def test_what_stands_is_kept_and_what_changed_is_made_again(tmp_path: Path) -> N
     assert len(said) == 5
 
 
-@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
     results = tmp_path / "results"
     write_text(results / "plan.json", study_plan().model_dump_json())
