@@ -139,6 +139,7 @@ def _meter_step(
     ) as meter:
 
         def enter(phase: StepPhase) -> None:
+            engine.settle()
             meter.phase(phase)
 
         training_step(

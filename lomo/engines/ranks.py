@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.nn.functional import pad
 
 from lomo.batches import IGNORED, Batch
+from lomo.engines import gloo
 from lomo.engines.single import Single
 
 # No step, load or evaluation of one rank keeps the others waiting for so long.
@@ -27,7 +28,7 @@ class Ranks(Single):
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if not dist.is_initialized():
-            backend = "nccl" if device == "cuda" else "gloo"
+            backend = "nccl" if device == "cuda" else gloo.register()
             if "RANK" in os.environ:
                 dist.init_process_group(backend, timeout=TIMEOUT)
             else:
@@ -59,3 +60,7 @@ class Ranks(Single):
 
     def agreed(self, flag: bool) -> bool:
         return self.total(float(flag)) > 0
+
+    def settle(self) -> None:
+        if self.device == "cpu":  # NCCL lets go of tensors where the host waits for it
+            gloo.settle()

@@ -49,6 +49,9 @@ class Single:
         """Whether `flag` is set on any rank: all ranks then do the same."""
         return flag
 
+    def settle(self) -> None:
+        """Waits until what was sent between ranks holds no tensor: where bytes are counted."""
+
     def own_parts(self, model: nn.Module) -> dict[str, Tensor]:
         """What this rank holds of each trainable parameter, by name: plain tensors, not copies."""
         return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
