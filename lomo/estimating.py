@@ -69,8 +69,8 @@ def _estimate(
     if cards is not None and run.num_devices > cards:
         fit, reason = "too few devices", f"{run.num_devices} devices are asked for"
     seconds = run_seconds(run, sizes, machine, speed)
-    # Engines of several processes load the whole model in each of them.
-    loaded = weights * (run.num_devices if run.engine != "single" else 1)
+    # Rank 0 alone reads weights, before they go to the devices; drawn ones begin there.
+    loaded = 0 if sizes.drawn and machine.kind == "cuda" else weights
     held = held_bytes(peak, run, "cpu") if machine.kind == "cpu" else loaded
     return Estimate(
         peak_bytes=peak,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from lomo.engines.single import Single
+from lomo.engines.single import Draw, Single, leave
 from lomo.findings import Findings, model_facts
 from lomo.head_loss import fuse_head_loss
 from lomo.methods import Prepared, prepare
 from lomo.peers.loss import authors_loss
 from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
-from lomo.weights import checkpoint_activations, load_model, weights_sha256
+from lomo.weights import checkpoint_activations, load_model, open_for_ranks, weights_sha256
 
 
 def prepare_model(
@@ -22,9 +25,7 @@ def prepare_model(
     `seed` draws the adapters, which are the same on every rank.
     """
     torch.manual_seed(seed)
-    model = load_model(
-        spec.model_path, dtype=spec.dtype, attention=spec.attention, device=engine.loads_on
-    )
+    model, draw = _open(spec, engine)
     if isinstance(spec, PeerSpec):
         model.loss_function = authors_loss
     elif spec.head_loss == "fused":
@@ -34,9 +35,20 @@ def prepare_model(
 
     def spread(adapted: nn.Module) -> nn.Module:
         # Counted before: afterwards a rank holds its part only.
-        sha256 = weights_sha256(spec.model_path)
+        sha256 = None if engine.rank else weights_sha256(spec.model_path)
         findings.model = model_facts(adapted, spec.model, spec.dtype, sha256)
-        return engine.spread(adapted)
+        return engine.spread(adapted, draw)
 
     prepared = prepare(spec.method)(model, spec, spread)
     return engine.ready(prepared, max_grad_norm=spec.max_grad_norm)
+
+
+def _open(spec: TrainSpec | MeasureSpec, engine: Single) -> tuple[PreTrainedModel, Draw]:
+    kind: dict[str, Any] = {
+        "dtype": spec.dtype,
+        "attention": spec.attention,
+        "device": engine.device,
+    }
+    if engine.spreads:
+        return open_for_ranks(spec.model_path, rank=engine.rank, **kind)
+    return load_model(spec.model_path, **kind), leave

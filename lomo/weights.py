@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -15,9 +16,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.initialization import no_init_weights
 
+from lomo.engines.single import Draw, leave
 from lomo.errors import UserError
 from lomo.models import RANDOM_WEIGHTS
+
+_SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
 def load_model(folder: str, *, dtype: str, attention: str, device: str) -> PreTrainedModel:
@@ -25,30 +30,68 @@ def load_model(folder: str, *, dtype: str, attention: str, device: str) -> PreTr
 
     Random weights are drawn on the device: as they are seeded, the same for a device and a dtype.
     """
-    loading: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    config = AutoConfig.from_pretrained(folder, **loading)
-    kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    config = AutoConfig.from_pretrained(folder, **_SAFE)
+    kind = _kind(dtype, attention)
     seed = getattr(config, RANDOM_WEIGHTS, None)
     model: PreTrainedModel
     if seed is None:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, **kind, **loading
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **kind, **_SAFE)
     else:
-        model = _random_model(config, int(seed), torch.device(device), **kind)
+        torch.manual_seed(int(seed))
+        with torch.device(device):  # each tensor in its dtype, where it stays
+            model = _from_config(config, kind)
     model.config.use_cache = False
     return model.to(torch.device(device))  # type: ignore[arg-type]
 
 
-def _random_model(
-    config: PretrainedConfig, seed: int, device: torch.device, **kind: Any
-) -> PreTrainedModel:
-    """Each tensor is made in its dtype, where it stays: no copy in fp32 or on the host."""
+def open_for_ranks(
+    folder: str, *, dtype: str, attention: str, device: str, rank: int
+) -> tuple[PreTrainedModel, Draw]:
+    """The same model on the host of a rank, to be spread with rank 0's weights, and how they come.
+
+    Only rank 0 reads weights. Random ones are drawn on its device, a module at a time, when they
+    are asked for. All else is memory that is asked for and never touched, so it takes none.
+    """
+    config = AutoConfig.from_pretrained(folder, **_SAFE)
+    seed = getattr(config, RANDOM_WEIGHTS, None)
+    if rank == 0 and seed is None:
+        whole = load_model(folder, dtype=dtype, attention=attention, device="cpu")
+        return whole, leave
+    with no_init_weights():
+        hollow = _from_config(config, _kind(dtype, attention))
+    hollow.config.use_cache = False
+    if rank or seed is None:
+        return hollow, leave
+    return hollow, _drawing(hollow, int(seed), torch.device(device))
+
+
+def _drawing(model: PreTrainedModel, seed: int, device: torch.device) -> Draw:
+    """Draws what belongs to `model` now: a method's adapters come later, and have their values."""
+    waiting = set(model.modules())
     torch.manual_seed(seed)
-    with device:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, **kind
-        )
+
+    @torch.no_grad()
+    def draw(module: nn.Module) -> None:
+        own = [part for part in module.modules() if part in waiting]
+        waiting.difference_update(own)
+        for part in own:
+            for parameter in part.parameters(recurse=False):
+                parameter.data = torch.empty_like(parameter, device=device)
+        for part in own:
+            if any(True for _ in part.parameters(recurse=False)):
+                model._init_weights(part)
+
+    return draw
+
+
+def _kind(dtype: str, attention: str) -> dict[str, Any]:
+    return {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+
+
+def _from_config(config: PretrainedConfig, kind: dict[str, Any]) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, trust_remote_code=False, **kind
+    )
     return model
 
 

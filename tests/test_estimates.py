@@ -25,7 +25,7 @@ from lomo.estimates import (
     read_estimates,
     resources_of,
 )
-from lomo.estimating import _estimate, _num_trained, _sizes_in, make_estimates
+from lomo.estimating import PROCESS_BYTES, _estimate, _num_trained, _sizes_in, make_estimates
 from lomo.machine import GIB, Machine, Speed, _gpus, find_machine, given_machine
 from lomo.memory.steps import step_of
 from lomo.models import RANDOM_WEIGHTS
@@ -136,6 +136,15 @@ def test_only_gpus_can_be_too_few(plan: Plan, kind: Any, fit: str) -> None:
     speed = Speed(flops_per_s={}, source="a test", why_unknown="made up")
     told = _estimate(spread, Sizes({}, 1, 1), answer, machine(kind=kind), speed)
     assert told.fit == fit
+
+
+@pytest.mark.parametrize(("drawn", "weights_bytes"), [(False, 4000), (True, 0)])
+def test_weights_pass_the_host_of_a_gpu_once(plan: Plan, drawn: bool, weights_bytes: int) -> None:
+    run = next(run for run in plan.runs.values() if run.kind == "measure")
+    spread = run.model_copy(update={"num_devices": 2, "engine": "fsdp2", "dtype": "float32"})
+    speed = Speed(flops_per_s={}, source="a test", why_unknown="made up")
+    told = _estimate(spread, Sizes({}, 1000, 1000, drawn), None, machine(kind="cuda"), speed)
+    assert told.host_bytes == 2 * PROCESS_BYTES + weights_bytes
 
 
 def test_a_family_with_names_of_its_own_is_estimated(

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
-from lomo.engines.ranks import Ranks
+from lomo.engines.ranks import Ranks, decoder_layers
+from lomo.engines.single import Draw, leave
 
 # It warns of in-place operations on what a Linear gives; transformers and peft do none.
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
@@ -25,12 +28,20 @@ class Fsdp2(Ranks):
     other ones. Tied embeddings stay with the root, whose gradients come last.
     """
 
-    def spread(self, model: nn.Module) -> nn.Module:
+    def spread(self, model: nn.Module, draw: Draw = leave) -> nn.Module:
         mesh = self.mesh()
-        for module in self.wrapped(model):
+        for module in (*self.wrapped(model), model):
+            draw(module)
+            self._take_from_rank_0(module)
             fully_shard(module, mesh=mesh)
-        fully_shard(model, mesh=mesh)
         return model.to(self.device)  # buffers are not spread, and stand where they were loaded
+
+    def _take_from_rank_0(self, module: nn.Module) -> None:
+        """Puts what is not spread yet on the device: more than one module is never whole there."""
+        for parameter in module.parameters():
+            if not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(self.device)
+                dist.broadcast(parameter.data, src=0)
 
     def mesh(self) -> DeviceMesh:
         """All ranks in a row."""
@@ -50,12 +61,6 @@ class Fsdp2(Ranks):
         named: list[tuple[str, Any]] = list(model.named_parameters())
         with torch.no_grad():
             return {name: p.to_local() for name, p in named if p.requires_grad}
-
-
-def decoder_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a transformer: the elements of its longest list of modules."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    yield from max(lists, key=len, default=nn.ModuleList())
 
 
 def _unshared(model: nn.Module) -> list[nn.Module]:

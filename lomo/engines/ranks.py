@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.functional import pad
 
 from lomo.batches import IGNORED, Batch
@@ -23,6 +25,8 @@ class Ranks(Single):
     Reads what torchrun sets in the environment; without it, this is the only process.
     """
 
+    spreads = True
+
     def __init__(self, device: str) -> None:
         super().__init__(device)
         if device == "cuda":
@@ -33,8 +37,6 @@ class Ranks(Single):
                 dist.init_process_group(backend, timeout=TIMEOUT)
             else:
                 dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
-        # Whole on the host: the device gets only what it is to hold.
-        self.loads_on = "cpu"
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
     def share(self, batch: Batch) -> Batch:
@@ -64,3 +66,9 @@ class Ranks(Single):
     def settle(self) -> None:
         if self.device == "cpu":  # NCCL lets go of tensors where the host waits for it
             gloo.settle()
+
+
+def decoder_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a transformer: the elements of its longest list of modules."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    yield from max(lists, key=len, default=nn.ModuleList())

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from lomo.batches import Batch
 from lomo.methods import Prepared
+
+Draw = Callable[["nn.Module"], None]
+"""Gives the parameters of a module their values, where they don't have them yet."""
+
+
+def leave(module: nn.Module) -> None:
+    """The Draw of a model whose parameters have their values."""
 
 
 class Single:
@@ -15,16 +22,21 @@ class Single:
 
     Attributes:
         device: "cpu" or "cuda", where this process trains.
-        loads_on: where a model is to be loaded before `spread`.
+        spreads: whether `spread` moves a model from the host, with rank 0's weights for all.
         rank, world_size: number of this process, and of all.
     """
 
+    spreads = False
+
     def __init__(self, device: str) -> None:
-        self.device = self.loads_on = device
+        self.device = device
         self.rank, self.world_size = 0, 1
 
-    def spread(self, model: nn.Module) -> nn.Module:
-        """The model with its parameters spread over the devices; called before optimizers exist."""
+    def spread(self, model: nn.Module, draw: Draw = leave) -> nn.Module:
+        """The model with its parameters spread over the devices; called before optimizers exist.
+
+        `draw` is called with each part before that is spread.
+        """
         return model
 
     def ready(self, prepared: Prepared, *, max_grad_norm: float | None) -> Prepared:

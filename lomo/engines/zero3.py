@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lomo.engines.ranks import Ranks
+from lomo.engines.ranks import Ranks, decoder_layers
+from lomo.engines.single import Draw, leave
 from lomo.methods import Prepared
 from lomo.optim import FusedBackward
 from lomo.optim.sharding import release_gathered
@@ -33,9 +34,13 @@ class Zero3(Ranks):
         self._modules: list[nn.Module] = []
         self._deepspeed: _DeepSpeedOptimizer | None = None
 
-    def spread(self, model: nn.Module) -> nn.Module:
+    def spread(self, model: nn.Module, draw: Draw = leave) -> nn.Module:
         deepspeed = _import_deepspeed(self.device)
-        deepspeed.zero.Init(module=model, config_dict_or_path=_config(model, None))
+        config = _config(model, None)
+        for module in (*decoder_layers(model), model):
+            draw(module)
+            # Sends what is not spread yet from rank 0 to all, a tensor at a time.
+            deepspeed.zero.Init(module=module, config_dict_or_path=config)
         for buffer in model.buffers():
             buffer.data = buffer.to(self.device)
         return model

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from lomo.engines.fsdp2 import Fsdp2, decoder_layers
+from lomo.engines.fsdp2 import Fsdp2
+from lomo.engines.ranks import decoder_layers
 from lomo.engines.single import Single
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from lomo.config import Study
+from lomo.models import RANDOM_WEIGHTS
 from lomo.plan import make_plan
 from lomo.record import Record, read_record
 
@@ -103,6 +105,31 @@ def test_a_step_under_zero3_is_measured(
     record = read_record(tmp_path / "record.json")
     assert record.status == "ok" and record.memory and record.throughput and record.efficiency
     assert record.throughput.world_size == record.provenance.device.num_devices == num_devices
+
+
+@pytest.mark.parametrize(
+    ("engine", "method"), [("fsdp2", "lomo"), ("fsdp2", "lora"), ("zero3", "lomo")]
+)
+def test_random_weights_are_drawn_as_they_are_spread(
+    both: dict[str, Any], tmp_path: Path, engine: str, method: str
+) -> None:
+    both["memory"]["methods"] = [method]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    architecture = {"model_type": "llama", "vocab_size": 300, "hidden_size": 32}
+    architecture |= {"intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = {**architecture, "max_position_embeddings": 64, RANDOM_WEIGHTS: 0}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    run_folder = tmp_path / "run"
+    done = run(command(both, "measure", method, engine, run_folder, model_path=str(folder)))
+    assert done.returncode == 0, done.stderr
+    record = record_of(run_folder)
+    assert record.status == "ok" and record.model
+    assert record.model.missing["weights_sha256"] == "random weights, seed 0"
+    lines = (run_folder / "history.jsonl").read_text().splitlines()
+    losses = [line["loss"] for line in map(json.loads, lines) if line["event"] == "step"]
+    # Weights of 0.02 know nothing: all 300 tokens are as likely. What was never drawn is no such.
+    assert losses[0] == pytest.approx(math.log(300), rel=0.02)
 
 
 def test_a_rank_that_runs_out_of_memory_is_a_result(both: dict[str, Any], tmp_path: Path) -> None:
