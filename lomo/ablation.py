@@ -15,7 +15,13 @@ from lomo.config import Ablation, Setting, Study, parse
 from lomo.errors import UserError
 from lomo.inputs import model_folder
 from lomo.models import ModelEntry
-from lomo.refusals import check_head_loss, check_hyper, check_length, check_method
+from lomo.refusals import (
+    check_compile,
+    check_head_loss,
+    check_hyper,
+    check_length,
+    check_method,
+)
 from lomo.specs import AblationSpec
 
 BASE = "base"
@@ -193,6 +199,7 @@ class _Runs:
         check_method(spec.method, spec, f"{where}.")
         check_hyper(spec.method, spec.hyper, spec, f"{where}.hyper")
         check_head_loss(spec, entry.architecture, f"{where}.head_loss")
+        check_compile(spec, f"{where}.compile")
         return spec
 
 

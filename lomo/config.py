@@ -21,6 +21,7 @@ from lomo.errors import UserError
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa"]
 HeadLoss = Literal["model", "fused"]
+Compile = Literal["none", "layers"]
 Engine = Literal["single", "fsdp2", "zero3"]
 TaskName = Literal["rte", "boolq", "wsc", "wic", "multirc", "copa"]
 HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
@@ -188,6 +189,7 @@ class Setting(Strict):
     attention: Attention = Field("eager", description="attention kernel")
     activation_checkpointing: bool = Field(False, description="recompute each layer in backward")
     head_loss: HeadLoss = Field("model", description=_HEAD_LOSS)
+    compile: Compile = Field("none", description="what torch.compile is given: each decoder layer")
     max_grad_norm: float | None = Field(None, gt=0, description="global norm; null for no clipping")
     engine: Engine = Field("single", description="how the model is spread over devices")
     num_devices: int = Field(1, ge=1, description="devices a run, one process each")
@@ -209,6 +211,7 @@ class Change(Strict):
     attention: Attention | None = Field(None, description="attention kernel")
     activation_checkpointing: bool | None = Field(None, description="recompute in backward")
     head_loss: HeadLoss | None = Field(None, description=_HEAD_LOSS)
+    compile: Compile | None = Field(None, description="what torch.compile is given")
     max_grad_norm: float | None = Field(None, gt=0, description="global norm")
     engine: Engine | None = Field(None, description="how the model is spread over devices")
     num_devices: int | None = Field(None, ge=1, description="devices a run, one process each")

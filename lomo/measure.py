@@ -105,14 +105,16 @@ def _time_steps(
             if step == spec.num_warmup_steps + 1:
                 instruments.start()
             started = synchronise(engine.device)
-            result = training_step(
-                prepared.model,
-                optimizers,
-                [given],
-                max_grad_norm=spec.max_grad_norm,
-                engine=engine,
-            )
-            seconds = synchronise(engine.device) - started
+            # The first step is the one that compiles.
+            with clock.phase("compile" if step == 1 and spec.compile != "none" else "train"):
+                result = training_step(
+                    prepared.model,
+                    optimizers,
+                    [given],
+                    max_grad_norm=spec.max_grad_norm,
+                    engine=engine,
+                )
+                seconds = synchronise(engine.device) - started
             if not math.isfinite(result.loss):
                 raise RunStopped("diverged", f"the loss is {result.loss}", step=step)
             timed.append(TimedStep(seconds, given.num_tokens, given.input_ids_BS.numel()))

@@ -22,6 +22,7 @@ from lomo.inputs import check_data, data_folder, model_folder
 from lomo.models import ModelEntry, local_entry, resolve_model, with_random_weights
 from lomo.refusals import (
     TRAINABLE,
+    check_compile,
     check_grids,
     check_head_loss,
     check_hyper,
@@ -298,6 +299,7 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     check_method(spec.method, spec, f"{where}: ")
     _hyper(spec.method, spec.hyper, f"{where}: hyper")
     check_hyper(spec.method, spec.hyper, spec, f"{where}: hyper")
+    check_compile(spec, f"{where}: compile")
     return spec
 
 

@@ -104,6 +104,7 @@ def _setting(run: TrainSpec | MeasureSpec) -> str:
     parts += [run.dtype, *(["eager"] if run.attention == "eager" else [])]
     parts += ["checkpointed"] if run.activation_checkpointing else []
     parts += ["fused head"] if run.head_loss == "fused" else []
+    parts += ["compiled"] if isinstance(run, MeasureSpec) and run.compile == "layers" else []
     if run.engine != "single":
         parts.append(f"{run.engine} x {run.num_devices}")
     return " ".join(parts)

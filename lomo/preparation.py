@@ -14,7 +14,13 @@ from lomo.head_loss import fuse_head_loss
 from lomo.methods import Prepared, prepare
 from lomo.peers.loss import authors_loss
 from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
-from lomo.weights import checkpoint_activations, load_model, open_for_ranks, weights_sha256
+from lomo.weights import (
+    checkpoint_activations,
+    compile_layers,
+    load_model,
+    open_for_ranks,
+    weights_sha256,
+)
 
 
 def prepare_model(
@@ -32,6 +38,9 @@ def prepare_model(
         fuse_head_loss(model)
     if spec.activation_checkpointing:
         checkpoint_activations(model)
+
+    if isinstance(spec, MeasureSpec) and spec.compile == "layers":
+        compile_layers(model)
 
     def spread(adapted: nn.Module) -> nn.Module:
         # Counted before: afterwards a rank holds its part only.

@@ -133,6 +133,23 @@ def check_head_loss(
         raise UserError(why, where=where, allowed="model", fix="leave head_loss at `model`")
 
 
+def check_compile(spec: RunSpec, where: str) -> None:
+    """Refuses compiled layers where an engine or a method can't do with them."""
+    if getattr(spec, "compile", "none") == "none":
+        return
+    why = None
+    takes_two = "gradient_accumulation" not in methods.describe(spec.method).honours  # it is fused
+    by_all = spec.max_grad_norm is not None and spec.hyper.get("norm_scope", "global") == "global"
+    if spec.engine == "zero3":
+        why = "ZeRO-3 gathers a layer's parameters by hooks inside what would be compiled"
+    elif spec.hyper.get("update") == "gemm":
+        why = "a compiled layer hands out its gradients: its products can't update weights"
+    elif takes_two and by_all:
+        why = "clipping by the global norm takes two backward passes, and a compiled one runs once"
+    if why is not None:
+        raise UserError(why, where=where, allowed="none", fix="leave compile at `none`")
+
+
 def untrainable(name: str) -> str:
     """What is wrong with a model of random weights in a run that trains."""
     return f"{name} has random weights and no tokenizer: there is nothing to train or to score"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lomo.config import Attention, Dtype, Engine, HeadLoss, HyperValue, Strict, TaskName
+from lomo.config import Attention, Compile, Dtype, Engine, HeadLoss, HyperValue, Strict, TaskName
 
 
 class RunSpec(Strict):
@@ -55,6 +55,7 @@ class MeasureSpec(RunSpec):
 
     kind: Literal["measure"] = "measure"
     sequence_length: int
+    compile: Compile = "none"
     num_warmup_steps: int
     num_timed_steps: int
 
@@ -65,6 +66,7 @@ class PeerSpec(MeasureSpec):
     variant: str
     round: int
     head_loss: Literal["model"] = "model"  # all variants get the LOMO authors'
+    compile: Literal["none"] = "none"
 
 
 class AblationSpec(MeasureSpec):

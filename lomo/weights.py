@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from lomo.engines.ranks import decoder_layers
 from lomo.engines.single import Draw, leave
 from lomo.errors import UserError
 from lomo.models import RANDOM_WEIGHTS
@@ -101,6 +102,16 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     name = "activation_checkpointing_enable"
     enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
     enable({"use_reentrant": False})
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Has each decoder layer compiled when it first runs.
+
+    Not the whole model: its backward would return all gradients at once, and a fused update would
+    save nothing.
+    """
+    for layer in decoder_layers(model):
+        layer.compile()
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:

@@ -201,6 +201,7 @@ def test_the_papers_measured_cells_are_those_of_tables_1_and_2(paper: Plan) -> N
     ("study", "sections"),
     [
         ("h200", {"memory": 4 * 6 * 2, "throughput": 4 * 6 * 3}),
+        ("h200-speed", {"ablation": 2 * 16}),
         ("rtx3090", {"memory": 6 * 2, "throughput": 4 * 4 * 4}),
         ("consumer-gpu", {"memory": 5 * 6, "throughput": 5 * 6 * 2}),
     ],

@@ -60,7 +60,7 @@ def step_of(run: TrainSpec | MeasureSpec, kind: Literal["cpu", "cuda"]) -> StepA
     if isinstance(run, PeerSpec):
         spec: MeasureSpec = run.model_copy(update={**neutral, "variant": "", "round": 1})
     elif isinstance(run, AblationSpec):
-        spec = run.model_copy(update={**neutral, "cell": ""})
+        spec = run.model_copy(update={**neutral, "cell": "", "compile": "none"})
     elif isinstance(run, MeasureSpec):
         spec = run.model_copy(update=neutral)
     else:

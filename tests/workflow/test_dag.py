@@ -105,14 +105,15 @@ def test_a_bare_dry_run_plans_the_default_study_by_the_profile(checkout: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", ["h200", "rtx3090", "consumer-gpu"])
+@pytest.mark.parametrize("study", ["h200", "h200-speed", "rtx3090", "consumer-gpu"])
 def test_the_studies_of_gpus_fetch_and_train_nothing(checkout: Path, study: str) -> None:
     source = f"config/{study}.yaml"
     plan = make_plan(load_study(ROOT / source), source=source)
     counts = job_counts(snakemake(checkout, "-n", "--configfile", source))
     offline = {name: 1 for name in ALWAYS if name != "wandb"}
     made = {"measure": len(plan.runs), "random_model": len(plan.models)}
-    assert counts == {**offline, **made}
+    beside = {"predictions": 1} if plan.study.ablation else {}
+    assert counts == {**offline, **made, **beside}
 
 
 @pytest.mark.slow
