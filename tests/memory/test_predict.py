@@ -29,6 +29,12 @@ from tests.memory.predictions import (
 
 GIB = 2**30
 ROOT = Path(__file__).parent.parent.parent
+# The quick tests run one family by all methods, and the others by some, with other options.
+BY_ALL_METHODS = [
+    "llama",
+    pytest.param("qwen", marks=pytest.mark.slow),
+    pytest.param("opt", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", ["llama", "qwen", "opt"])
+@pytest.mark.parametrize("family", BY_ALL_METHODS)
 def test_a_prediction_is_what_a_run_measures(
     family: str, method: str, checkpointing: bool, folders: dict[str, Path], tmp_path: Path
 ) -> None:
