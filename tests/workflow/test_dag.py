@@ -221,6 +221,8 @@ def test_a_study_begins_with_its_plan_and_new_estimates_repeat_no_run(checkout: 
     assert made.returncode == 0, made.stderr
     line, first = made.stdout.index("plan of mini on a CPU"), made.stdout.index("  ok  peak")
     assert line < first
+    complete = "study mini is complete: open results/mini/report/index.html"
+    assert complete in made.stdout
     estimates = checkout / "results/mini/estimates.json"
     estimates.write_text(estimates.read_text().replace('"seconds": ', '"seconds": 1'))
     again = snakemake(checkout, "-n", "--configfile", "mini.yaml")
@@ -229,6 +231,12 @@ def test_a_study_begins_with_its_plan_and_new_estimates_repeat_no_run(checkout: 
     for run_id, estimate in read_estimates(estimates).runs.items():
         record = read_record(checkout / "results/mini/runs" / run_id / "record.json")
         assert record.memory is not None and record.memory.peak_bytes == estimate.peak_bytes
+    # A call that did not ask for the report says nothing of it, though it stands there.
+    for target, asked in (("plan", False), ("results/mini/report/index.html", True)):
+        given = ["--cores", "2", "--configfile", "mini.yaml", "--forcerun", "report"]
+        done = snakemake(checkout, target, *given)
+        assert done.returncode == 0, done.stderr
+        assert (complete in done.stdout) == asked, target
 
 
 @pytest.mark.slow
