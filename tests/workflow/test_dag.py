@@ -128,11 +128,17 @@ def test_local_makes_no_data_and_no_model(
     assert job_counts(done) == {**ALWAYS, **kinds(plan)}
 
 
+@pytest.fixture
+def guard(tmp_path: Path) -> Path:
+    """A folder that guards every Python process that has it on its path."""
+    folder = tmp_path / "guard"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SOCKET_GUARD)
+    return folder
+
+
 @pytest.mark.slow
-def test_paper_lists_its_matrix_and_touches_no_network(checkout: Path, tmp_path: Path) -> None:
-    guard = tmp_path / "guard"
-    guard.mkdir()
-    (guard / "sitecustomize.py").write_text(SOCKET_GUARD)
+def test_paper_lists_its_matrix_and_touches_no_network(checkout: Path, guard: Path) -> None:
     arguments = ["-n", "--configfile", "config/paper.yaml"]
     done = snakemake(checkout, *arguments, path=str(guard), HF_HUB_OFFLINE="1")
     # zero-shot, one trial of LoRA and six of each other method; Figure 3 beside it, whose LoRA of
@@ -153,10 +159,7 @@ PREDICT = ("list_runs", "predictions", "predicted_tables", "predict")
 
 
 @pytest.mark.slow
-def test_predict_runs_and_downloads_nothing(checkout: Path, tmp_path: Path) -> None:
-    guard = tmp_path / "guard"
-    guard.mkdir()
-    (guard / "sitecustomize.py").write_text(SOCKET_GUARD)
+def test_predict_runs_and_downloads_nothing(checkout: Path, guard: Path) -> None:
     arguments = ["-n", "predict", "--configfile", "config/paper.yaml"]
     done = snakemake(checkout, *arguments, path=str(guard), HF_HUB_OFFLINE="1")
     assert job_counts(done) == dict.fromkeys(PREDICT, 1)
@@ -254,12 +257,11 @@ def test_an_ablation_is_measured_with_its_predictions_beside(checkout: Path) -> 
     assert job_counts(done) == dict.fromkeys(PREDICT, 1)
 
 
-def test_the_socket_guard_guards(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SOCKET_GUARD)
+def test_the_socket_guard_guards(guard: Path) -> None:
     script = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(guard)},
         capture_output=True,
         text=True,
         check=False,
