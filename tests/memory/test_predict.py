@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MixtralConfig
+from transformers import AutoModelForCausalLM
 
 from lomo.memory.architecture import Architecture, read_architecture
 from lomo.memory.ledger import Ledger
@@ -20,6 +20,7 @@ from lomo.record import Memory, read_record
 from tests.memory.predictions import (
     CONFIGS,
     METHODS,
+    MIXTURE,
     measured,
     numbers_of,
     predicted,
@@ -147,18 +148,6 @@ def test_65b_fits_one_h200() -> None:
     ledger = predict(read_architecture("llama-65b", where="test"), spec).ledger
     assert ledger.sum_of_terms["parameters_bytes"] / GIB == pytest.approx(121.604, abs=0.001)
     assert ledger.peak_bytes / GIB == pytest.approx(123.604, abs=0.001)
-
-
-MIXTURE = MixtralConfig(
-    vocab_size=120,
-    hidden_size=32,
-    intermediate_size=80,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    num_local_experts=4,
-    max_position_embeddings=64,
-)
 
 
 @pytest.mark.parametrize("method", ["lomo", "adamw"])
