@@ -235,14 +235,15 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _git(*arguments: str) -> str | None:
+    return _printed("git", *arguments, timeout_s=10)
+
+
+def _printed(*command: str, timeout_s: float) -> str | None:
+    """What a command prints, or None where it is not there, fails or takes too long."""
+    here = Path(__file__).parent
     try:
         done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+            command, cwd=here, capture_output=True, text=True, check=True, timeout=timeout_s
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -318,17 +319,10 @@ def _percent(process: psutil.Process) -> float:
 
 
 def _smi(query: str) -> list[str] | None:
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=20,
-        )
-    except (OSError, subprocess.SubprocessError):
+    printed = _printed("nvidia-smi", query, "--format=csv,noheader", timeout_s=20)
+    if printed is None:
         return None
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return [line.strip() for line in printed.splitlines() if line.strip()]
 
 
 def _driver() -> str | None:

@@ -20,22 +20,14 @@ from lomo.errors import UserError
 from lomo.head_loss import fuse_head_loss, head_loss
 from lomo.memory.predict import predict
 from lomo.plan import make_plan
-from tests.memory.predictions import CONFIGS, measured, predicted, small, spec_of
+from tests.memory.predictions import CONFIGS, SIZES, measured, predicted, small, spec_of
 from tests.numerics.models import llama, max_difference, weights
 
 TOKENS, WIDTH, VOCABULARY = 48, 32, 100
 FAMILIES = {
     **CONFIGS,
-    "phi": PhiConfig(  # its head has a bias
-        vocab_size=120,
-        hidden_size=32,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=0,
-    ),
+    # Its head has a bias.
+    "phi": PhiConfig(**SIZES, intermediate_size=80, bos_token_id=0, eos_token_id=0),
 }
 
 
@@ -223,15 +215,7 @@ def test_what_the_forward_keeps_falls_by_the_log_softmax(
 
 
 def test_a_model_that_changes_its_logits_is_refused() -> None:
-    config = Gemma2Config(
-        vocab_size=120,
-        hidden_size=32,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
+    config = Gemma2Config(**SIZES, intermediate_size=80, num_key_value_heads=2, head_dim=8)
     model: Any = AutoModelForCausalLM.from_config(config)
     fuse_head_loss(model)
     with pytest.raises(UserError, match="changes its logits before its loss"):

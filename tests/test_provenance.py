@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +23,21 @@ PRETRAIN, GENERATE = {"pretrain"}, {"generate"}
 RTE, COPA = {"train lomo rte"}, {"train lomo copa"}
 TASKS = RTE | COPA
 
-ASK = f"""
-import json
+# One process imports the copied package and forks a child for each answer, which reads it anew.
+ANSWER = f"""
+import json, os, sys
 from lomo.provenance import fingerprint
 names = {sorted(TRAIN | TASKS | MEASURE | PRETRAIN | GENERATE)!r}
-print(json.dumps({{name: fingerprint(*name.split()) for name in names}}))
+for question in sys.stdin:
+    if os.fork() == 0:
+        print(json.dumps({{name: fingerprint(*name.split()) for name in names}}), flush=True)
+        os._exit(0)
+    elif os.wait()[1]:
+        sys.exit("no answer")
 """
 
 Fingerprints = dict[str, str]
+ChangedBy = Callable[[Callable[[str], str], list[Path]], set[str]]
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +47,41 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(ROOT / "lomo", copied, ignore=ignore))
 
 
-def ask(package: Path) -> Fingerprints:
-    done = subprocess.run(
-        [sys.executable, "-c", ASK], cwd=package.parent, capture_output=True, text=True, check=True
-    )
-    answered: Fingerprints = json.loads(done.stdout)
-    return answered
+@pytest.fixture(scope="module")
+def ask(package: Path) -> Iterator[Callable[[], Fingerprints]]:
+    """Asks for the fingerprints of the package as it is now."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", ANSWER], cwd=package.parent, stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        questions, answers = process.stdin, process.stdout
+
+        def answer() -> Fingerprints:
+            print("again", file=questions, flush=True)
+            answered: Fingerprints = json.loads(answers.readline())
+            return answered
+
+        yield answer
 
 
 @pytest.fixture(scope="module")
-def before(package: Path) -> Fingerprints:
-    return ask(package)
+def changed_by(ask: Callable[[], Fingerprints]) -> ChangedBy:
+    """What has another fingerprint while `files` are edited."""
+    before = ask()
+
+    def changed(edit: Callable[[str], str], files: list[Path]) -> set[str]:
+        original = {file: file.read_text(encoding="utf-8") for file in files}
+        try:
+            for file, text in original.items():
+                file.write_text(edit(text), encoding="utf-8")
+            after = ask()
+        finally:
+            for file, text in original.items():
+                file.write_text(text, encoding="utf-8")
+        return {name for name in before if before[name] != after[name]}
+
+    return changed
 
 
 def added_statement(text: str) -> str:
@@ -94,10 +125,10 @@ def of(*methods: str) -> set[str]:
     ],
 )
 def test_an_edit_changes_the_fingerprints_of_just_what_it_defines(
-    package: Path, before: Fingerprints, file: str, changed: set[str]
+    package: Path, changed_by: ChangedBy, file: str, changed: set[str]
 ) -> None:
     edit = edited_prompt if file.endswith(".yaml") else added_statement
-    assert changed_by(edit, [package / file], package, before) == changed
+    assert changed_by(edit, [package / file]) == changed
 
 
 def edited_prompt(text: str) -> str:
@@ -106,43 +137,28 @@ def edited_prompt(text: str) -> str:
     return edited
 
 
-def test_an_edited_update_rule_is_an_edit(package: Path, before: Fingerprints) -> None:
+def test_an_edited_update_rule_is_an_edit(package: Path, changed_by: ChangedBy) -> None:
     def halved(text: str) -> str:
         edited = re.sub(r"-(self\.|group\[\"|lr)", r"-0.5 * \1", text, count=1)
         assert edited != text, "the update rule is written differently now: adapt this test"
         return edited
 
-    edited = changed_by(halved, [package / "optim/lomo.py"], package, before)
+    edited = changed_by(halved, [package / "optim/lomo.py"])
     assert edited == of("lomo", "lora_lomo") | TASKS
 
 
 def test_touched_comments_and_docstrings_change_nothing(
-    package: Path, before: Fingerprints
+    package: Path, changed_by: ChangedBy
 ) -> None:
     files = sorted(package.rglob("*.py"))
-    assert changed_by(touched_comments_and_docstrings, files, package, before) == set()
+    assert changed_by(touched_comments_and_docstrings, files) == set()
 
 
-def test_a_touched_comment_of_a_task_changes_nothing(package: Path, before: Fingerprints) -> None:
+def test_a_touched_comment_of_a_task_changes_nothing(package: Path, changed_by: ChangedBy) -> None:
     files = sorted((package / "tasks").glob("*.yaml"))
-    assert changed_by(lambda text: "# touched\n" + text, files, package, before) == set()
+    assert changed_by(lambda text: "# touched\n" + text, files) == set()
 
 
 def test_every_kind_of_run_has_its_entry() -> None:
     kinds = {name.split()[0] for name in TRAIN | MEASURE | PRETRAIN | GENERATE}
     assert kinds | {"analysis", "fits", "predict", "step"} == set(ENTRY)
-
-
-def changed_by(
-    edit: Callable[[str], str], files: list[Path], package: Path, before: Fingerprints
-) -> set[str]:
-    """What has another fingerprint while `files` are edited."""
-    original = {file: file.read_text(encoding="utf-8") for file in files}
-    try:
-        for file, text in original.items():
-            file.write_text(edit(text), encoding="utf-8")
-        after = ask(package)
-    finally:
-        for file, text in original.items():
-            file.write_text(text, encoding="utf-8")
-    return {name for name in before if before[name] != after[name]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lomo.plan import Plan, make_plan
 from lomo.record import Record, read_record
 from lomo.run import execute
 from lomo.specs import MeasureSpec, TrainSpec
+
+Trained = Callable[[Plan, str], Path]
 
 METHODS = [name for name in methods.MODULES if methods.describe(name).trains]
 
@@ -41,21 +44,45 @@ def history(folder: Path, event: str) -> list[dict[str, Any]]:
     return [entry for line in lines if (entry := json.loads(line))["event"] == event]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_and_is_scored(plan: Plan, method: str, tmp_path: Path) -> None:
+def losses(steps: list[dict[str, Any]]) -> list[float]:
+    return [entry["loss"] for entry in steps]
+
+
+def brisk(plan: Plan, method: str, **changes: Any) -> Any:
+    """The spec of a training run whose loss falls within its eight steps."""
     rate = {"lora": 0.01, "adamw": 0.003, "adalomo": 0.01}.get(method, 0.1)
     spec = spec_of(plan, method)
-    record = run(spec.model_copy(update={"hyper": {**spec.hyper, "learning_rate": rate}}), tmp_path)
-    assert record == read_record(tmp_path / "record.json")
+    return spec.model_copy(update={"hyper": {**spec.hyper, "learning_rate": rate}, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The folder of the brisk run of a method, made once for all tests that only read it."""
+    made: dict[str, Path] = {}
+
+    def folder(plan: Plan, method: str) -> Path:
+        if method not in made:
+            made[method] = tmp_path_factory.mktemp(method)
+            record = run(brisk(plan, method), made[method])
+            assert record == read_record(made[method] / "record.json")
+        return made[method]
+
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_and_is_scored(plan: Plan, method: str, trained: Trained) -> None:
+    folder = trained(plan, method)
+    record = read_record(folder / "record.json")
     assert record.status == "ok"
     assert record.training is not None and record.result is not None
     assert record.training.num_steps == 8
     assert record.training.last_epoch_loss < record.training.first_epoch_loss
     assert record.result.split == "test" and record.result.num_examples == 16
     assert [e.split for e in record.evaluations] == ["dev", "dev", "test"]
-    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 16
-    assert len(history(tmp_path, "step")) == 8
-    assert not list((tmp_path / "checkpoints").glob("*")), "kept weights are gone at the end"
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 16
+    assert len(history(folder, "step")) == 8
+    assert not list((folder / "checkpoints").glob("*")), "kept weights are gone at the end"
 
 
 def test_zero_shot_is_scored_and_trains_nothing(plan: Plan, tmp_path: Path) -> None:
@@ -65,63 +92,50 @@ def test_zero_shot_is_scored_and_trains_nothing(plan: Plan, tmp_path: Path) -> N
     assert record.model is not None and record.model.num_trainable_parameters == 0
 
 
-def test_methods_see_the_same_batches_in_the_same_order(plan: Plan, tmp_path: Path) -> None:
-    for method in ("sgd", "lora"):
-        run(spec_of(plan, method), tmp_path / method)
-    tokens = [[e["num_tokens"] for e in history(tmp_path / m, "step")] for m in ("sgd", "lora")]
+def test_methods_see_the_same_batches_in_the_same_order(plan: Plan, trained: Trained) -> None:
+    tokens = [[e["num_tokens"] for e in history(trained(plan, m), "step")] for m in ("sgd", "lora")]
     assert tokens[0] == tokens[1]
     assert len(set(tokens[0])) > 1
 
 
-def test_lomo_trains_as_sgd_does(plan: Plan, tmp_path: Path) -> None:
-    for method in ("sgd", "lomo"):
-        run(
-            spec_of(plan, method, hyper={"learning_rate": 0.1, "warmup_ratio": 0.1}),
-            tmp_path / method,
-        )
-    losses = [[e["loss"] for e in history(tmp_path / m, "step")] for m in ("sgd", "lomo")]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    norms = [[e["grad_norm"] for e in history(tmp_path / m, "step")] for m in ("sgd", "lomo")]
+def test_lomo_trains_as_sgd_does(plan: Plan, trained: Trained) -> None:
+    sgd, lomo = (history(trained(plan, method), "step") for method in ("sgd", "lomo"))
+    assert losses(sgd) == pytest.approx(losses(lomo), abs=1e-5)
+    norms = [[e["grad_norm"] for e in steps] for steps in (sgd, lomo)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["lomo", "lora_lomo"])
 def test_the_fused_head_loss_trains_and_is_scored_alike(
-    plan: Plan, method: str, tmp_path: Path
+    plan: Plan, method: str, trained: Trained, tmp_path: Path
 ) -> None:
-    results = [
-        run(spec_of(plan, method, head_loss=kind), tmp_path / kind).result
-        for kind in ("model", "fused")
-    ]
-    losses = [[e["loss"] for e in history(tmp_path / k, "step")] for k in ("model", "fused")]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert results[0] == results[1]
+    fused = run(brisk(plan, method, head_loss="fused"), tmp_path)
+    own = trained(plan, method)
+    own_losses = losses(history(own, "step"))
+    assert own_losses == pytest.approx(losses(history(tmp_path, "step")), abs=1e-5)
+    assert read_record(own / "record.json").result == fused.result
 
 
-def test_accumulation_equals_the_whole_batch(plan: Plan, tmp_path: Path) -> None:
-    for parts in (1, 4):
-        spec = spec_of(plan, "sgd", gradient_accumulation=parts)
-        run(spec, tmp_path / str(parts))
-    losses = [[e["loss"] for e in history(tmp_path / p, "step")] for p in ("1", "4")]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+def test_accumulation_equals_the_whole_batch(plan: Plan, trained: Trained, tmp_path: Path) -> None:
+    run(brisk(plan, "sgd", gradient_accumulation=4), tmp_path)
+    whole = losses(history(trained(plan, "sgd"), "step"))
+    assert whole == pytest.approx(losses(history(tmp_path, "step")), abs=1e-5)
 
 
-def test_a_run_is_repeated_bit_for_bit(plan: Plan, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        run(spec_of(plan, "lora_lomo"), tmp_path / name)
-    losses = [[e["loss"] for e in history(tmp_path / n, "step")] for n in ("a", "b")]
-    assert losses[0] == losses[1]
+def test_a_run_is_repeated_bit_for_bit(plan: Plan, trained: Trained, tmp_path: Path) -> None:
+    run(brisk(plan, "lora_lomo"), tmp_path)
+    assert losses(history(trained(plan, "lora_lomo"), "step")) == losses(history(tmp_path, "step"))
 
 
 def test_the_clock_adds_up_and_evaluation_is_not_in_the_throughput(
-    plan: Plan, tmp_path: Path
+    plan: Plan, trained: Trained
 ) -> None:
-    record = run(spec_of(plan, "lomo"), tmp_path)
-    clock = record.clock
+    folder = trained(plan, "lomo")
+    clock = read_record(folder / "record.json").clock
     phases = clock.load_s + clock.compile_s + clock.train_s + clock.evaluate_s + clock.save_s
     assert phases + clock.other_s == pytest.approx(clock.wall_s, rel=1e-6)
     assert phases == pytest.approx(clock.wall_s, rel=0.01)
-    assert sum(e["step_s"] for e in history(tmp_path, "step")) <= clock.train_s
+    assert sum(e["step_s"] for e in history(folder, "step")) <= clock.train_s
     assert clock.evaluate_s > 0
 
 

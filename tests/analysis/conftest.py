@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic.write_results(folder, synthetic.plan_of(synthetic.study_dict()))
     assert main(["all", "--results", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def loaded() -> set[str]:
+    """The modules of a process that imports the command, and with it all of analysis."""
+    code = "import sys, analysis.cli; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stdout.split())
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import GPT2Config, LlamaConfig, MistralConfig, OPTConfig, Qwen3Config
+from transformers import (
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    Qwen3Config,
+)
 
 from lomo import methods
 from lomo.memory.architecture import Architecture
@@ -17,7 +24,7 @@ from lomo.record import Memory
 
 BATCH, SEQUENCE = 2, 16
 METHODS = ("sgd", "adamw", "lora", "lora_lomo", "lomo", "adalomo")
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": 120,
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -25,14 +32,21 @@ _SIZES: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 CONFIGS: dict[str, Any] = {
-    "llama": LlamaConfig(**_SIZES, intermediate_size=80, tie_word_embeddings=False),
+    "llama": LlamaConfig(**SIZES, intermediate_size=80, tie_word_embeddings=False),
     "qwen": Qwen3Config(
-        **_SIZES, intermediate_size=80, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True
+        **SIZES, intermediate_size=80, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True
     ),
-    "opt": OPTConfig(**_SIZES, ffn_dim=80, word_embed_proj_dim=32),
-    "mistral": MistralConfig(**_SIZES, intermediate_size=80, num_key_value_heads=2, head_dim=8),
+    "opt": OPTConfig(**SIZES, ffn_dim=80, word_embed_proj_dim=32),
+    "mistral": MistralConfig(**SIZES, intermediate_size=80, num_key_value_heads=2, head_dim=8),
     "gpt2": GPT2Config(vocab_size=120, n_embd=32, n_layer=3, n_head=4, n_positions=64),
 }
+# Its experts can't be simulated.
+MIXTURE = MixtralConfig(
+    **{**SIZES, "num_hidden_layers": 2},
+    intermediate_size=80,
+    num_key_value_heads=2,
+    num_local_experts=4,
+)
 
 
 def small(family: str) -> Architecture:

@@ -12,17 +12,9 @@ from lomo.memory.architecture import Architecture
 from lomo.memory.peaks import NUM_LAYERS, PeakByBatch
 from lomo.memory.predict import predict
 from lomo.plan import MeasureSpec
-from tests.memory.predictions import METHODS, small, spec_of
-from tests.memory.test_predict import MIXTURE
+from tests.memory.predictions import METHODS, MIXTURE, SIZES, small, spec_of
 
-_DEEP: dict[str, Any] = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "intermediate_size": 80,
-    "num_hidden_layers": 9,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
+_DEEP: dict[str, Any] = {**SIZES, "intermediate_size": 80, "num_hidden_layers": 9}
 _GROUPED: dict[str, Any] = {**_DEEP, "num_key_value_heads": 2, "head_dim": 8}
 DEEP = {
     "llama": LlamaConfig(**_DEEP, tie_word_embeddings=False),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MixtralConfig
+from transformers import AutoModelForCausalLM
 
 from lomo.memory.architecture import Architecture, read_architecture
 from lomo.memory.ledger import Ledger
@@ -20,6 +20,7 @@ from lomo.record import Memory, read_record
 from tests.memory.predictions import (
     CONFIGS,
     METHODS,
+    MIXTURE,
     measured,
     numbers_of,
     predicted,
@@ -29,6 +30,12 @@ from tests.memory.predictions import (
 
 GIB = 2**30
 ROOT = Path(__file__).parent.parent.parent
+# The quick tests run one family by all methods, and the others by some, with other options.
+BY_ALL_METHODS = [
+    "llama",
+    pytest.param("qwen", marks=pytest.mark.slow),
+    pytest.param("opt", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", ["llama", "qwen", "opt"])
+@pytest.mark.parametrize("family", BY_ALL_METHODS)
 def test_a_prediction_is_what_a_run_measures(
     family: str, method: str, checkpointing: bool, folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -141,18 +148,6 @@ def test_65b_fits_one_h200() -> None:
     ledger = predict(read_architecture("llama-65b", where="test"), spec).ledger
     assert ledger.sum_of_terms["parameters_bytes"] / GIB == pytest.approx(121.604, abs=0.001)
     assert ledger.peak_bytes / GIB == pytest.approx(123.604, abs=0.001)
-
-
-MIXTURE = MixtralConfig(
-    vocab_size=120,
-    hidden_size=32,
-    intermediate_size=80,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    num_local_experts=4,
-    max_position_embeddings=64,
-)
 
 
 @pytest.mark.parametrize("method", ["lomo", "adamw"])

@@ -10,7 +10,7 @@ import pytest
 from transformers import BloomConfig
 
 from lomo.cli import main
-from tests.memory.predictions import CONFIGS
+from tests.memory.predictions import CONFIGS, MIXTURE
 
 QUESTION = ["predict", "--method", "lomo", "--seq-len", "16", "--batch-size", "2"]
 
@@ -51,8 +51,6 @@ def test_the_table_says_gib_and_its_error(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_the_formula_says_that_it_is_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.memory.test_predict import MIXTURE
-
     MIXTURE.save_pretrained(folder)
     assert main([*QUESTION, "--model", str(folder), "--dtype", "float32"]) == 0
     text = capsys.readouterr().out

@@ -315,13 +315,18 @@ def test_state_of_another_kind_of_optimizer() -> None:
         adalomo.load_state_dict(lomo.state_dict())
 
 
+def run_beside_a_copy(code: str, folder: Path) -> None:
+    """Runs `code` where `alone` is a copy of lomo/optim by itself."""
+    source = Path(lomo.optim.__file__).parent
+    (folder / "alone").mkdir()
+    for file in source.glob("*.py"):
+        (folder / "alone" / file.name).write_text(file.read_text())
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+
+
 @pytest.mark.slow
 def test_package_stands_alone(tmp_path: Path) -> None:
     """A copy of lomo/optim by itself trains, and loads nothing of this project or its friends."""
-    source = Path(lomo.optim.__file__).parent
-    (tmp_path / "alone").mkdir()
-    for file in source.glob("*.py"):
-        (tmp_path / "alone" / file.name).write_text(file.read_text())
     code = (
         "import sys, torch, alone\n"
         "p = torch.nn.Parameter(torch.ones(2))\n"
@@ -330,16 +335,12 @@ def test_package_stands_alone(tmp_path: Path) -> None:
         "assert p.tolist() == [0.5, 0.5]\n"
         "assert not {'lomo', 'transformers', 'pydantic', 'peft'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    run_beside_a_copy(code, tmp_path)
 
 
 @pytest.mark.slow
 def test_package_needs_no_torch_distributed(tmp_path: Path) -> None:
     """As in a torch that was built without it, whose torch.distributed has few names."""
-    source = Path(lomo.optim.__file__).parent
-    (tmp_path / "alone").mkdir()
-    for file in source.glob("*.py"):
-        (tmp_path / "alone" / file.name).write_text(file.read_text())
     code = (
         "import torch, torch.distributed as dist\n"
         "for name in ('reduce_scatter_single', 'reduce_scatter_tensor', 'all_reduce', 'get_rank',\n"
@@ -352,4 +353,4 @@ def test_package_needs_no_torch_distributed(tmp_path: Path) -> None:
         "o.backward(p.sum()); o.step()\n"
         "assert p.tolist() == [0.5, 0.5]\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    run_beside_a_copy(code, tmp_path)

@@ -129,11 +129,17 @@ def test_local_makes_no_data_and_no_model(
     assert job_counts(done) == {**ALWAYS, **kinds(plan)}
 
 
+@pytest.fixture
+def guard(tmp_path: Path) -> Path:
+    """A folder that guards every Python process that has it on its path."""
+    folder = tmp_path / "guard"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SOCKET_GUARD)
+    return folder
+
+
 @pytest.mark.slow
-def test_paper_lists_its_matrix_and_touches_no_network(checkout: Path, tmp_path: Path) -> None:
-    guard = tmp_path / "guard"
-    guard.mkdir()
-    (guard / "sitecustomize.py").write_text(SOCKET_GUARD)
+def test_paper_lists_its_matrix_and_touches_no_network(checkout: Path, guard: Path) -> None:
     arguments = ["-n", "--configfile", "config/paper.yaml"]
     done = snakemake(checkout, *arguments, path=str(guard), HF_HUB_OFFLINE="1")
     # zero-shot, one trial of LoRA and six of each other method; Figure 3 beside it, whose LoRA of
@@ -154,10 +160,7 @@ PREDICT = ("list_runs", "predictions", "predicted_tables", "predict")
 
 
 @pytest.mark.slow
-def test_predict_runs_and_downloads_nothing(checkout: Path, tmp_path: Path) -> None:
-    guard = tmp_path / "guard"
-    guard.mkdir()
-    (guard / "sitecustomize.py").write_text(SOCKET_GUARD)
+def test_predict_runs_and_downloads_nothing(checkout: Path, guard: Path) -> None:
     arguments = ["-n", "predict", "--configfile", "config/paper.yaml"]
     done = snakemake(checkout, *arguments, path=str(guard), HF_HUB_OFFLINE="1")
     assert job_counts(done) == dict.fromkeys(PREDICT, 1)
@@ -222,6 +225,8 @@ def test_a_study_begins_with_its_plan_and_new_estimates_repeat_no_run(checkout: 
     assert made.returncode == 0, made.stderr
     line, first = made.stdout.index("plan of mini on a CPU"), made.stdout.index("  ok  peak")
     assert line < first
+    complete = "study mini is complete: open results/mini/report/index.html"
+    assert complete in made.stdout
     estimates = checkout / "results/mini/estimates.json"
     estimates.write_text(estimates.read_text().replace('"seconds": ', '"seconds": 1'))
     again = snakemake(checkout, "-n", "--configfile", "mini.yaml")
@@ -230,6 +235,12 @@ def test_a_study_begins_with_its_plan_and_new_estimates_repeat_no_run(checkout: 
     for run_id, estimate in read_estimates(estimates).runs.items():
         record = read_record(checkout / "results/mini/runs" / run_id / "record.json")
         assert record.memory is not None and record.memory.peak_bytes == estimate.peak_bytes
+    # A call that did not ask for the report says nothing of it, though it stands there.
+    for target, asked in (("plan", False), ("results/mini/report/index.html", True)):
+        given = ["--cores", "2", "--configfile", "mini.yaml", "--forcerun", "report"]
+        done = snakemake(checkout, target, *given)
+        assert done.returncode == 0, done.stderr
+        assert (complete in done.stdout) == asked, target
 
 
 @pytest.mark.slow
@@ -247,12 +258,11 @@ def test_an_ablation_is_measured_with_its_predictions_beside(checkout: Path) -> 
     assert job_counts(done) == dict.fromkeys(PREDICT, 1)
 
 
-def test_the_socket_guard_guards(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SOCKET_GUARD)
+def test_the_socket_guard_guards(guard: Path) -> None:
     script = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(guard)},
         capture_output=True,
         text=True,
         check=False,

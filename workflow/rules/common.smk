@@ -58,8 +58,8 @@ onstart:
 
 
 onsuccess:
-    # Another target than `all` may have been asked for, and made no report.
-    if Path(f"results/{STUDY}/report/index.html").is_file():
+    # Another target than `all` may have been asked for, beside a report that already stands.
+    if any(job.rule.name == "report" for job in workflow.dag.jobs):
         print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
 
 
