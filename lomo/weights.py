@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.initialization import no_init_weights
 
 from lomo.engines.ranks import decoder_layers
 from lomo.engines.single import Draw, leave
@@ -38,11 +37,18 @@ def load_model(folder: str, *, dtype: str, attention: str, device: str) -> PreTr
     if seed is None:
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **kind, **_SAFE)
     else:
-        torch.manual_seed(int(seed))
-        with torch.device(device):  # each tensor in its dtype, where it stays
-            model = _from_config(config, kind)
+        model = _random_model(config, int(seed), torch.device(device), kind)
     model.config.use_cache = False
     return model.to(torch.device(device))  # type: ignore[arg-type]
+
+
+def _random_model(
+    config: PretrainedConfig, seed: int, device: torch.device, kind: dict[str, Any]
+) -> PreTrainedModel:
+    """Each tensor is made in its dtype, where it stays: no copy in fp32 or on the host."""
+    torch.manual_seed(seed)
+    with device:
+        return _from_config(config, kind)
 
 
 def open_for_ranks(
@@ -53,6 +59,9 @@ def open_for_ranks(
     Only rank 0 reads weights. Random ones are drawn on its device, a module at a time, when they
     are asked for. All else is memory that is asked for and never touched, so it takes none.
     """
+    # Here, since predictions with the modelling code of June 2023 import this module, too.
+    from transformers.initialization import no_init_weights
+
     config = AutoConfig.from_pretrained(folder, **_SAFE)
     seed = getattr(config, RANDOM_WEIGHTS, None)
     if rank == 0 and seed is None:

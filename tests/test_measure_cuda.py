@@ -261,7 +261,7 @@ def test_random_weights_of_65b_are_made_in_their_own_bytes() -> None:
         fake_mode = torch.empty(1).fake_mode  # type: ignore[attr-defined]
         with StorageMeter(torch.device("cpu"), fake_mode=fake_mode) as meter:
             model = weights._random_model(
-                config, 0, torch.device("cpu"), dtype=torch.bfloat16, attn_implementation="sdpa"
+                config, 0, torch.device("cpu"), weights._kind("bfloat16", "sdpa")
             )
     held = sum(parameter.nbytes for parameter in model.parameters())
     assert held == 2 * 65_285_660_672

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lomo.batches import Batch
 from lomo.methods import Prepared
 
-Draw = Callable[["nn.Module"], None]
-"""Gives the parameters of a module their values, where they don't have them yet."""
+# Gives the parameters of a module their values, where they don't have them yet.
+Draw = Callable[[nn.Module], None]
 
 
 def leave(module: nn.Module) -> None:
