@@ -25,6 +25,7 @@ from lomo.memory.closed_form import closed_form_ledger
 from lomo.memory.cuda import GRANULE_BYTES
 from lomo.memory.fake import fake_tensors, unsupported_operation
 from lomo.memory.fake_ranks import Wrap, fake_engine
+from lomo.memory.first_step import drop_unused_state, make_state
 from lomo.memory.ledger import Ledger, StepMeter
 from lomo.memory.zero3 import Zero3, zero3_ledger
 from lomo.methods import Prepared, describe, prepare
@@ -133,17 +134,20 @@ class _Step:
         """The ledger of a step that finds the state of earlier ones."""
         self._make_state()
         ledger = self._meter_step(self.prepared.model)
-        if ledger.sum_of_terms["optimizer_state_bytes"] > ledger.at_start["optimizer_state_bytes"]:
-            # A fused optimizer has made its state inside the backward; later steps find it there.
+        if self._drop_unused_state(ledger):
+            ledger = self._meter_step(self.prepared.model)
+        if _has_made_state(ledger):
+            # Somebody else's fused optimizer has made its state inside the backward.
             ledger = self._meter_step(self.prepared.model)
         return ledger
 
     def stand_in(self) -> Ledger:
         """The ledger of a step whose forward only touches each weight: all but the activations."""
         self._make_state()
-        model = _Touch(self.prepared.model)
-        self._meter_step(model)
-        return self._meter_step(model)
+        ledger = self._meter_step(_Touch(self.prepared.model))
+        if _has_made_state(ledger):
+            ledger = self._meter_step(_Touch(self.prepared.model))
+        return ledger
 
     def prediction(self, ledger: Ledger, unsupported: str | None = None) -> Prediction:
         account: Account = "simulated" if unsupported is None else "closed_form"
@@ -170,15 +174,16 @@ class _Step:
         return self.engine.ready(prepared, max_grad_norm=self.spec.max_grad_norm)
 
     def _make_state(self) -> None:
-        """The state that an ordinary optimizer makes in its first step, without its passes."""
         for optimizer, _ in self.prepared.optimizers:
-            if hasattr(optimizer, "backward"):
-                continue
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = torch.empty_like(parameter)
-            optimizer.step()
-            optimizer.zero_grad()
+            make_state(optimizer)
+
+    def _drop_unused_state(self, ledger: Ledger) -> bool:
+        named = self.prepared.model.named_parameters()
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named}
+        events = (event for event in ledger.timeline if event.event == "gradient_created")
+        updated = {event.parameter for event in events if event.parameter is not None}
+        optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
+        return any([drop_unused_state(optimizer, names, updated) for optimizer in optimizers])
 
     def _meter_step(self, model: nn.Module) -> Ledger:
         optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
@@ -206,6 +211,10 @@ class _Step:
             )
         self.changes = meter.changes
         return meter.ledger()
+
+
+def _has_made_state(ledger: Ledger) -> bool:
+    return ledger.sum_of_terms["optimizer_state_bytes"] > ledger.at_start["optimizer_state_bytes"]
 
 
 @dataclass
