@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
+
+
+def is_ours(optimizer: Optimizer) -> bool:
+    """Whether it is a FusedBackward, told by what only that has.
+
+    Its class is not imported: a prediction's fingerprint covers all imports, and AdamW's must not
+    change with LOMO's update.
+    """
+    return hasattr(optimizer, "norm_scope")
 
 
 def make_state(optimizer: Optimizer) -> None:
@@ -15,7 +24,7 @@ def make_state(optimizer: Optimizer) -> None:
     Every trained parameter then has state, also one that a model's backward would give no gradient.
     Somebody else's fused optimizer is left as it is: only its backward knows when it makes state.
     """
-    if _is_ours(optimizer):
+    if is_ours(optimizer):
         _step_in_backward(optimizer)
     elif not hasattr(optimizer, "backward"):
         for group in optimizer.param_groups:
@@ -25,26 +34,18 @@ def make_state(optimizer: Optimizer) -> None:
         optimizer.zero_grad()
 
 
-def drop_unused_state(
-    optimizer: Optimizer, names: Mapping[torch.Tensor, str], updated: Collection[str]
-) -> bool:
-    """Drops what `make_state` made for parameters that a backward has given no gradient.
+def drop_unused_state(optimizer: Optimizer, updated: Collection[torch.Tensor]) -> bool:
+    """Drops what `make_state` made for parameters that a real step has not `updated`.
 
-    names: of the parameters. updated: names of those that had a gradient. Returns whether there
-    was such state. An ordinary optimizer's is left: it may hold what was there before any step.
+    Returns whether there was such state. An ordinary optimizer's is left: it may hold what was
+    there before any step.
     """
-    if not _is_ours(optimizer):
+    if not is_ours(optimizer):
         return False
-    unused = [p for p in optimizer.state if names.get(p) not in updated]
+    unused = [parameter for parameter in optimizer.state if parameter not in updated]
     for parameter in unused:
         del optimizer.state[parameter]
     return bool(unused)
-
-
-def _is_ours(optimizer: Optimizer) -> bool:
-    # A FusedBackward, told by what only that has. Its class is not imported: a prediction's
-    # fingerprint covers all imports, and AdamW's must not change with LOMO's update.
-    return hasattr(optimizer, "norm_scope")
 
 
 def _step_in_backward(optimizer: Any) -> None:

@@ -25,8 +25,9 @@ from lomo.memory.closed_form import closed_form_ledger
 from lomo.memory.cuda import GRANULE_BYTES
 from lomo.memory.fake import fake_tensors, unsupported_operation
 from lomo.memory.fake_ranks import Wrap, fake_engine
-from lomo.memory.first_step import drop_unused_state, make_state
+from lomo.memory.first_step import drop_unused_state, is_ours, make_state
 from lomo.memory.ledger import Ledger, StepMeter
+from lomo.memory.repeated import repeated_updates
 from lomo.memory.zero3 import Zero3, zero3_ledger
 from lomo.methods import Prepared, describe, prepare
 from lomo.plan import MeasureSpec
@@ -126,6 +127,7 @@ class _Step:
         self.numels: tuple[int, ...] = ()
         self.num_trainable_parameters = 0
         self.changes: Sequence[tuple[str, int, int]] = ()
+        self.updated: set[torch.Tensor] = set()  # of the fused optimizers' parameters
         model = _build(config, spec)
         _check_ranks(model, engine.world_size)
         self.prepared = self._prepare(model)
@@ -134,7 +136,11 @@ class _Step:
         """The ledger of a step that finds the state of earlier ones."""
         self._make_state()
         ledger = self._meter_step(self.prepared.model)
-        if self._drop_unused_state(ledger):
+        fused = (o for o, _ in self.prepared.optimizers if is_ours(o))
+        # FSDP2's buffers are new in its first step, and known to the meter in later ones. (Without
+        # state the first is told, as ever: docs/log.md.)
+        first_of_ranks = self.engine.world_size > 1 and any(o.state for o in fused)
+        if self._drop_unused_state() or first_of_ranks:
             ledger = self._meter_step(self.prepared.model)
         if _has_made_state(ledger):
             # Somebody else's fused optimizer has made its state inside the backward.
@@ -177,13 +183,9 @@ class _Step:
         for optimizer, _ in self.prepared.optimizers:
             make_state(optimizer)
 
-    def _drop_unused_state(self, ledger: Ledger) -> bool:
-        named = self.prepared.model.named_parameters()
-        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named}
-        events = (event for event in ledger.timeline if event.event == "gradient_created")
-        updated = {event.parameter for event in events if event.parameter is not None}
+    def _drop_unused_state(self) -> bool:
         optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
-        return any([drop_unused_state(optimizer, names, updated) for optimizer in optimizers])
+        return any([drop_unused_state(optimizer, self.updated) for optimizer in optimizers])
 
     def _meter_step(self, model: nn.Module) -> Ledger:
         optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
@@ -200,15 +202,16 @@ class _Step:
             def enter(phase: StepPhase) -> None:
                 meter.phase(phase)
 
-            training_step(
-                model,
-                optimizers,
-                # From the second micro-batch on the gradients of earlier ones are held.
-                [batch] * min(self.spec.gradient_accumulation, 2),
-                max_grad_norm=self.spec.max_grad_norm,
-                engine=self.engine,
-                enter=enter,
-            )
+            with repeated_updates(optimizers, meter.counters) as self.updated:
+                training_step(
+                    model,
+                    optimizers,
+                    # From the second micro-batch on the gradients of earlier ones are held.
+                    [batch] * min(self.spec.gradient_accumulation, 2),
+                    max_grad_norm=self.spec.max_grad_norm,
+                    engine=self.engine,
+                    enter=enter,
+                )
         self.changes = meter.changes
         return meter.ledger()
 
