@@ -132,6 +132,11 @@ class StepMeter:
         self._meter.mark(tensor, Category.GRADIENTS, parameter)
 
     @property
+    def counters(self) -> StorageMeter:
+        """The counters beneath, of single storages."""
+        return self._meter
+
+    @property
     def changes(self) -> list[tuple[str, int, int]]:
         """Every change of a storage, in order: phase, its bytes before and after, not rounded."""
         return self._meter.changes

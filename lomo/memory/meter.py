@@ -12,6 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lomo.memory.moments import Category, GradientEvent, Moment, Relabel
 from lomo.memory.tensors import is_wrapper, plain_tensors
 
+# The phase, and the bytes of a storage before and after, not rounded.
+Change = tuple[str, int, int]
+
 # How autograd adds up what a tensor gets from each of its uses.
 _SUMS = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor})
 
@@ -53,8 +56,7 @@ class StorageMeter(TorchDispatchMode):
         self.phase_peak_bytes: dict[str, int] = {}
         self.relabels: list[Relabel] = []
         self.gradient_events: list[GradientEvent] = []
-        # Every change of a storage: its phase, and its bytes before and after, not rounded.
-        self.changes: list[tuple[str, int, int]] = []
+        self.changes: list[Change] = []  # of every storage
         self._bytes = [0] * len(Category)
         self._live: dict[int, _Storage] = {}
         self._order = 0
@@ -124,6 +126,16 @@ class StorageMeter(TorchDispatchMode):
         self.phase, self.new_category = name, new_category
         self.phase_peak_bytes[name] = max(self.phase_peak_bytes.get(name, 0), self.total_bytes)
 
+    def held(self) -> tuple[object, ...]:
+        """What is there now and what it is taken for: equal where memory is as it was."""
+        marks = len(self.relabels), len(self.gradient_events)
+        return (*self._bytes, *marks, frozenset(self._live))
+
+    def repeat(self, changes: Iterable[Change]) -> None:
+        """Counts once more what was made and freed between two equal `held`s."""
+        for _, before, after in changes:
+            self._change(self.new_category, before, after)
+
     def _snapshot(self) -> Moment:
         return Moment(self._order, self.phase, self.total_bytes, tuple(self._bytes))
 
@@ -163,21 +175,28 @@ class StorageMeter(TorchDispatchMode):
         return storage
 
     def _set_size(self, storage: _Storage, nbytes: int) -> None:
-        self._count(storage.category, self._rounded(nbytes) - self._rounded(storage.nbytes))
-        self.changes.append((self.phase, storage.nbytes, nbytes))
+        # A resized storage is born anew.
+        storage.birth = self._change(storage.category, storage.nbytes, nbytes)
         storage.nbytes = nbytes
-        storage.birth = now = self._snapshot()  # a resized storage is born anew
+
+    def _change(self, category: Category, before: int, after: int) -> Moment:
+        """Counts that a storage has grown, shrunk or died."""
+        self._order += 1
+        moved = self._rounded(after) - self._rounded(before)
+        self._bytes[category] += moved
+        self.total_bytes += moved
+        self.changes.append((self.phase, before, after))
+        now = self._snapshot()
         if now.total_bytes > self.peak.total_bytes:
             self.peak = now
-        if now.total_bytes > self.phase_peak_bytes.get(self.phase, 0):
+        if after and now.total_bytes > self.phase_peak_bytes.get(self.phase, 0):
             self.phase_peak_bytes[self.phase] = now.total_bytes
+        return now
 
     def _on_death(self, reference: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(reference, _Storage)
         del self._live[reference.key]
-        self._count(reference.category, -self._rounded(reference.nbytes))
-        self.changes.append((self.phase, reference.nbytes, 0))
-        reference.death = now = self._snapshot()
+        reference.death = now = self._change(reference.category, reference.nbytes, 0)
         if reference.category is Category.GRADIENTS:
             self.gradient_events.append(GradientEvent("gradient_released", now, reference.name))
 
@@ -216,11 +235,6 @@ class StorageMeter(TorchDispatchMode):
         # parameter): the moments in between are put right when the ledger is written.
         self.relabels.append(Relabel(storage.birth.order, at, size, storage.category, category))
         storage.category = category
-
-    def _count(self, category: Category, num_bytes: int) -> None:
-        self._order += 1
-        self._bytes[category] += num_bytes
-        self.total_bytes += num_bytes
 
     def _rounded(self, nbytes: int) -> int:
         granule = self.granule_bytes

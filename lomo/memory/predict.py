@@ -25,7 +25,9 @@ from lomo.memory.closed_form import closed_form_ledger
 from lomo.memory.cuda import GRANULE_BYTES
 from lomo.memory.fake import fake_tensors, unsupported_operation
 from lomo.memory.fake_ranks import Wrap, fake_engine
+from lomo.memory.first_step import drop_unused_state, is_ours, make_state
 from lomo.memory.ledger import Ledger, StepMeter
+from lomo.memory.repeated import repeated_updates
 from lomo.memory.zero3 import Zero3, zero3_ledger
 from lomo.methods import Prepared, describe, prepare
 from lomo.plan import MeasureSpec
@@ -125,6 +127,7 @@ class _Step:
         self.numels: tuple[int, ...] = ()
         self.num_trainable_parameters = 0
         self.changes: Sequence[tuple[str, int, int]] = ()
+        self.updated: set[torch.Tensor] = set()  # of the fused optimizers' parameters
         model = _build(config, spec)
         _check_ranks(model, engine.world_size)
         self.prepared = self._prepare(model)
@@ -133,17 +136,24 @@ class _Step:
         """The ledger of a step that finds the state of earlier ones."""
         self._make_state()
         ledger = self._meter_step(self.prepared.model)
-        if ledger.sum_of_terms["optimizer_state_bytes"] > ledger.at_start["optimizer_state_bytes"]:
-            # A fused optimizer has made its state inside the backward; later steps find it there.
+        fused = (o for o, _ in self.prepared.optimizers if is_ours(o))
+        # FSDP2's buffers are new in its first step, and known to the meter in later ones. (Without
+        # state the first is told, as ever: docs/log.md.)
+        first_of_ranks = self.engine.world_size > 1 and any(o.state for o in fused)
+        if self._drop_unused_state() or first_of_ranks:
+            ledger = self._meter_step(self.prepared.model)
+        if _has_made_state(ledger):
+            # Somebody else's fused optimizer has made its state inside the backward.
             ledger = self._meter_step(self.prepared.model)
         return ledger
 
     def stand_in(self) -> Ledger:
         """The ledger of a step whose forward only touches each weight: all but the activations."""
         self._make_state()
-        model = _Touch(self.prepared.model)
-        self._meter_step(model)
-        return self._meter_step(model)
+        ledger = self._meter_step(_Touch(self.prepared.model))
+        if _has_made_state(ledger):
+            ledger = self._meter_step(_Touch(self.prepared.model))
+        return ledger
 
     def prediction(self, ledger: Ledger, unsupported: str | None = None) -> Prediction:
         account: Account = "simulated" if unsupported is None else "closed_form"
@@ -170,15 +180,12 @@ class _Step:
         return self.engine.ready(prepared, max_grad_norm=self.spec.max_grad_norm)
 
     def _make_state(self) -> None:
-        """The state that an ordinary optimizer makes in its first step, without its passes."""
         for optimizer, _ in self.prepared.optimizers:
-            if hasattr(optimizer, "backward"):
-                continue
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = torch.empty_like(parameter)
-            optimizer.step()
-            optimizer.zero_grad()
+            make_state(optimizer)
+
+    def _drop_unused_state(self) -> bool:
+        optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
+        return any([drop_unused_state(optimizer, self.updated) for optimizer in optimizers])
 
     def _meter_step(self, model: nn.Module) -> Ledger:
         optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
@@ -195,17 +202,22 @@ class _Step:
             def enter(phase: StepPhase) -> None:
                 meter.phase(phase)
 
-            training_step(
-                model,
-                optimizers,
-                # From the second micro-batch on the gradients of earlier ones are held.
-                [batch] * min(self.spec.gradient_accumulation, 2),
-                max_grad_norm=self.spec.max_grad_norm,
-                engine=self.engine,
-                enter=enter,
-            )
+            with repeated_updates(optimizers, meter.counters) as self.updated:
+                training_step(
+                    model,
+                    optimizers,
+                    # From the second micro-batch on the gradients of earlier ones are held.
+                    [batch] * min(self.spec.gradient_accumulation, 2),
+                    max_grad_norm=self.spec.max_grad_norm,
+                    engine=self.engine,
+                    enter=enter,
+                )
         self.changes = meter.changes
         return meter.ledger()
+
+
+def _has_made_state(ledger: Ledger) -> bool:
+    return ledger.sum_of_terms["optimizer_state_bytes"] > ledger.at_start["optimizer_state_bytes"]
 
 
 @dataclass

@@ -39,6 +39,10 @@ CONFIGS: dict[str, Any] = {
     "opt": OPTConfig(**SIZES, ffn_dim=80, word_embed_proj_dim=32),
     "mistral": MistralConfig(**SIZES, intermediate_size=80, num_key_value_heads=2, head_dim=8),
     "gpt2": GPT2Config(vocab_size=120, n_embd=32, n_layer=3, n_head=4, n_positions=64),
+    # A third of its layers' weights are never used: nothing is there to attend to.
+    "gpt2-cross": GPT2Config(
+        vocab_size=120, n_embd=32, n_layer=3, n_head=4, n_positions=64, add_cross_attention=True
+    ),
 }
 # Its experts can't be simulated.
 MIXTURE = MixtralConfig(

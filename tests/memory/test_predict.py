@@ -74,6 +74,9 @@ def test_a_prediction_is_what_a_run_measures(
         ("opt", "lomo", {"attention": "sdpa", "weight_decay": 0.1}),
         ("gpt2", "lomo", {"attention": "sdpa"}),
         ("gpt2", "adamw", {"activation_checkpointing": True}),
+        ("llama", "adalomo", {"max_grad_norm": 1.0}),
+        ("llama", "lomo", {"max_grad_norm": 1.0, "hyper": {"norm_scope": "previous_step"}}),
+        ("gpt2-cross", "adalomo", {}),
     ],
 )
 def test_so_is_one_with_other_options(
