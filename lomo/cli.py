@@ -238,7 +238,7 @@ def _run(options: argparse.Namespace) -> None:
     check_model(spec, where="--spec")
     _settle_process(spec.num_threads)
     from lomo.clock import Clock
-    from lomo.engines.launch import is_rank, last_words, leave_group, rank_started_at
+    from lomo.engines.launch import is_rank, last_words, leave, rank_started_at
     from lomo.foresight import record_without_launch
     from lomo.lock import exclusive
     from lomo.run import execute, finished, launch_ranks
@@ -246,10 +246,9 @@ def _run(options: argparse.Namespace) -> None:
     if is_rank():
         with last_words():
             done = execute(spec, options.out, Clock(started_at=rank_started_at()))
-            leave_group()
         if os.environ["RANK"] == "0":
             _say(_one_line(done))
-        return
+        leave()
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

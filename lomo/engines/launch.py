@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lomo.errors import UserError
 
@@ -97,15 +97,19 @@ def _words(rank: int, failure: Any) -> dict[str, Any]:
     return {"kind": "ended", "at": 0, "message": f"rank {rank} ended with exit code {code}"}
 
 
-def leave_group() -> None:
-    """Ends the process group of a rank that has done its work, in the order of things.
+def leave() -> NoReturn:
+    """Ends the process of a rank that has done its work, past the end of the interpreter.
 
-    Left to the end of the interpreter, its threads can abort the process (signal 6).
+    There a thread of gloo that has yet to let go of a tensor finds no interpreter to do it with,
+    and aborts the process (signal 6).
     """
     import torch.distributed as dist
 
     if dist.is_initialized():
         dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @contextmanager

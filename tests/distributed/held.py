@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from lomo.engines import gloo
+from lomo.engines.launch import leave
 
 NUM_COLLECTIVES = 300
 
@@ -28,7 +29,7 @@ def main() -> None:
     dist.all_reduce(total)
     if dist.get_rank() == 0:
         print(int(total))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lomo import engines
+from lomo.engines.launch import leave
 from lomo.engines.single import Single
 from lomo.optim import AdaLomo, Lomo
 from tests.distributed.cases import CASES, Case, prepare, train
@@ -235,6 +236,7 @@ def main() -> None:
         except Exception:
             facts[key] = {"error": traceback.format_exc()}
     torch.save(facts, folder / f"{engine.rank}.pt")
+    leave()
 
 
 if __name__ == "__main__":
