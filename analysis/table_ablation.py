@@ -71,6 +71,8 @@ def _table(
     letters: dict[str, str] = {}
     blocks = [_block(model, of, unit, letters) for model, of in _by_model(found)]
     reasons = [f"{letter}: {reason}." for reason, letter in letters.items()]
+    if any(change.compile == "layers" for change in section.changes.values()):
+        reasons.append("The peak of compiled layers is that of the eager step.")
     return Table(
         name=name,
         title=title,

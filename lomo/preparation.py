@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lomo.engines.single import Draw, Single, leave
+from lomo.engines.single import Draw, Single, as_it_is
 from lomo.findings import Findings, model_facts
 from lomo.head_loss import fuse_head_loss
 from lomo.methods import Prepared, prepare
@@ -60,4 +60,4 @@ def _open(spec: TrainSpec | MeasureSpec, engine: Single) -> tuple[PreTrainedMode
     }
     if engine.spreads:
         return open_for_ranks(spec.model_path, rank=engine.rank, **kind)
-    return load_model(spec.model_path, **kind), leave
+    return load_model(spec.model_path, **kind), as_it_is

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lomo.engines.ranks import decoder_layers
-from lomo.engines.single import Draw, leave
+from lomo.engines.single import Draw, as_it_is
 from lomo.errors import UserError
 from lomo.models import RANDOM_WEIGHTS
 
@@ -66,12 +66,12 @@ def open_for_ranks(
     seed = getattr(config, RANDOM_WEIGHTS, None)
     if rank == 0 and seed is None:
         whole = load_model(folder, dtype=dtype, attention=attention, device="cpu")
-        return whole, leave
+        return whole, as_it_is
     with no_init_weights():
         hollow = _from_config(config, _kind(dtype, attention))
     hollow.config.use_cache = False
     if rank or seed is None:
-        return hollow, leave
+        return hollow, as_it_is
     return hollow, _drawing(hollow, int(seed), torch.device(device))
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from lomo import weights
 from lomo.engines.ranks import decoder_layers
 from lomo.engines.single import Draw
 from lomo.methods.lora import Hyper, with_adapters
@@ -42,8 +43,9 @@ def opened(folder: str, rank: int) -> tuple[PreTrainedModel, Draw]:
     return open_for_ranks(folder, dtype="float32", attention="sdpa", device="cpu", rank=rank)
 
 
-def test_only_rank_0_reads_weights(model_folder: Path) -> None:
+def test_only_rank_0_reads_weights(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = opened(str(model_folder), rank=0)
+    monkeypatch.setattr(weights, "load_model", lambda *_, **__: pytest.fail("reads weights"))
     second, _ = opened(str(model_folder), rank=1)
     stored = load_file(model_folder / "model.safetensors")
     given = dict(first.named_parameters())

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lomo.engines.ranks import Ranks, decoder_layers
-from lomo.engines.single import Draw, leave
+from lomo.engines.single import Draw, as_it_is
 
 # It warns of in-place operations on what a Linear gives; transformers and peft do none.
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
@@ -28,7 +28,7 @@ class Fsdp2(Ranks):
     other ones. Tied embeddings stay with the root, whose gradients come last.
     """
 
-    def spread(self, model: nn.Module, draw: Draw = leave) -> nn.Module:
+    def spread(self, model: nn.Module, draw: Draw = as_it_is) -> nn.Module:
         mesh = self.mesh()
         for module in (*self.wrapped(model), model):
             draw(module)
@@ -37,7 +37,7 @@ class Fsdp2(Ranks):
         return model.to(self.device)  # buffers are not spread, and stand where they were loaded
 
     def _take_from_rank_0(self, module: nn.Module) -> None:
-        """Puts what is not spread yet on the device: more than one module is never whole there."""
+        """Puts what is not spread yet on the device, with rank 0's values: one module at a time."""
         for parameter in module.parameters():
             if not isinstance(parameter, DTensor):
                 parameter.data = parameter.data.to(self.device)

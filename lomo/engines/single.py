@@ -13,7 +13,7 @@ from lomo.methods import Prepared
 Draw = Callable[[nn.Module], None]
 
 
-def leave(module: nn.Module) -> None:
+def as_it_is(module: nn.Module) -> None:
     """The Draw of a model whose parameters have their values."""
 
 
@@ -32,7 +32,7 @@ class Single:
         self.device = device
         self.rank, self.world_size = 0, 1
 
-    def spread(self, model: nn.Module, draw: Draw = leave) -> nn.Module:
+    def spread(self, model: nn.Module, draw: Draw = as_it_is) -> nn.Module:
         """The model with its parameters spread over the devices; called before optimizers exist.
 
         `draw` is called with each part before that is spread.

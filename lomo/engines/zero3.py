@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lomo.engines.ranks import Ranks, decoder_layers
-from lomo.engines.single import Draw, leave
+from lomo.engines.single import Draw, as_it_is
 from lomo.methods import Prepared
 from lomo.optim import FusedBackward
 from lomo.optim.sharding import release_gathered
@@ -34,7 +34,7 @@ class Zero3(Ranks):
         self._modules: list[nn.Module] = []
         self._deepspeed: _DeepSpeedOptimizer | None = None
 
-    def spread(self, model: nn.Module, draw: Draw = leave) -> nn.Module:
+    def spread(self, model: nn.Module, draw: Draw = as_it_is) -> nn.Module:
         deepspeed = _import_deepspeed(self.device)
         config = _config(model, None)
         for module in (*decoder_layers(model), model):
