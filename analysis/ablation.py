@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.collected import Collected
-from analysis.names import NOT_RUN
-from analysis.predicted import Predicted, read_predictions
-from analysis.units import GIB, MIB, Unit
 from lomo.ablation import Cell, Row, plan_ablation
 from lomo.plan import Plan
+
+from .collected import Collected
+from .names import NOT_RUN
+from .predicted import Predicted, read_predictions
+from .units import GIB, MIB, Unit
 
 SECTION = "ablation"
 # At the moment of the peak, when all parts are alive together.

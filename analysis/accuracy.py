@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from analysis.collected import Collected
-from analysis.intervals import (
+from .collected import Collected
+from .intervals import (
     Interval,
     mean_interval,
     sample_interval,
     sample_stderr,
     seed_interval,
 )
-from analysis.names import TASKS, worst_status
+from .names import TASKS, worst_status
 
 AVERAGE = "average"
 

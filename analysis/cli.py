@@ -6,17 +6,18 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.collect import collect
-from analysis.collected import load
-from analysis.figure_ablation import make_predicted_figure
-from analysis.figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
-from analysis.publish import publish
-from analysis.report import make_report
-from analysis.table_fits import make_fits
-from analysis.table_predicted import make_predicted
-from analysis.tables import SECTION_TABLES, TABLES, make_table, tables_of
 from lomo.cli import refuse
 from lomo.errors import UserError
+
+from .collect import collect
+from .collected import load
+from .figure_ablation import make_predicted_figure
+from .figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
+from .publish import publish
+from .report import make_report
+from .table_fits import make_fits
+from .table_predicted import make_predicted
+from .tables import SECTION_TABLES, TABLES, make_table, tables_of
 
 
 def parser() -> argparse.ArgumentParser:

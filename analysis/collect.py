@@ -10,9 +10,6 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from analysis.files import write_bytes
-from analysis.names import NOT_RUN
-from analysis.records import read_records
 from lomo.plan import Plan, read_plan
 from lomo.record import (
     AllocatorPeaks,
@@ -25,6 +22,10 @@ from lomo.record import (
     Throughput,
     write_text,
 )
+
+from .files import write_bytes
+from .names import NOT_RUN
+from .records import read_records
 
 TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"
 _TYPES = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": FLAG}

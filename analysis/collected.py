@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.collect import COLUMNS
-from analysis.names import NOT_RUN, method_order
 from lomo.errors import UserError
 from lomo.plan import Plan, read_plan
+
+from .collect import COLUMNS
+from .names import NOT_RUN, method_order
 
 
 # Compared by identity, so that what is worked out from it can be cached.

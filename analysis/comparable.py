@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis.collected import Collected
-from analysis.names import listed, method_title
-from analysis.units import number
-from analysis.verdict import NOT_COMPARABLE, NOT_RUN
 from lomo.record import MAX_PEAK_DIFFERENCE
+
+from .collected import Collected
+from .names import listed, method_title
+from .units import number
+from .verdict import NOT_COMPARABLE, NOT_RUN
 
 # Sequence length and batch size a device of the paper's Tables 1 and 2.
 PAPER_SETTING = {"memory": (512, 8), "throughput": (1024, 1)}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import accuracy
-from analysis.accuracy import AVERAGE, Cell, accuracy_cells
-from analysis.collected import Collected
-from analysis.comparable import size_of
+from . import accuracy
+from .accuracy import AVERAGE, Cell, accuracy_cells
+from .collected import Collected
+from .comparable import size_of
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ablation import (
+from lomo.plan import read_plan
+
+from .ablation import (
     PEAK_PARTS,
     SECTION,
     Entry,
@@ -20,10 +22,10 @@ from analysis.ablation import (
     predicted,
     unit_of,
 )
-from analysis.collected import Collected
-from analysis.names import PARTS
-from analysis.predicted import read_predictions
-from analysis.style import (
+from .collected import Collected
+from .names import PARTS
+from .predicted import read_predictions
+from .style import (
     INK,
     PAGE,
     PART_COLOURS,
@@ -33,8 +35,7 @@ from analysis.style import (
     save,
     style,
 )
-from analysis.units import Unit, decimals
-from lomo.plan import read_plan
+from .units import Unit, decimals
 
 TITLE = "Ablation: what saves how much"
 # Way -> the title of its panel.

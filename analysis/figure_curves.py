@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.accuracy import Cell, accuracy_cells
-from analysis.collected import Collected
-from analysis.files import read_lines
-from analysis.labels import line_ends
-from analysis.names import TASKS, method_title
-from analysis.style import COLUMN, method_colour, method_marker, new_figure, placeholder, quiet_grid
+from .accuracy import Cell, accuracy_cells
+from .collected import Collected
+from .files import read_lines
+from .labels import line_ends
+from .names import TASKS, method_title
+from .style import COLUMN, method_colour, method_marker, new_figure, placeholder, quiet_grid
 
 SECTION = "superglue"
 METHODS = ("lora", "lomo")

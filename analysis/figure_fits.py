@@ -6,10 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from analysis.fits import WhatFits
-from analysis.names import method_title
-from analysis.style import FAINT, INK, PAGE, method_colour, new_figure, text_colour
 from lomo.memory.fitting import Cell as Fit
+
+from .fits import WhatFits
+from .names import method_title
+from .style import FAINT, INK, PAGE, method_colour, new_figure, text_colour
 
 # Inches of a method's row, and of what stands around the panels.
 ROW, AROUND = 0.128, 0.75

@@ -6,11 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from analysis.collected import Collected
-from analysis.files import read_lines
-from analysis.names import method_title
-from analysis.style import COLUMN, method_colour, new_figure, placeholder, quiet_grid, text_colour
-from analysis.units import unit_for
+from .collected import Collected
+from .files import read_lines
+from .names import method_title
+from .style import COLUMN, method_colour, new_figure, placeholder, quiet_grid, text_colour
+from .units import unit_for
 
 TITLE = "Figure 1: gradients over one backward pass"
 METHODS = ("sgd", "lomo")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import accuracy
-from analysis.accuracy import Cell, accuracy_cells
-from analysis.collected import Collected
-from analysis.comparable import why_not_accuracy
-from analysis.labels import line_ends
-from analysis.names import TASKS, method_title
-from analysis.printed import value
-from analysis.style import (
+from . import accuracy
+from .accuracy import Cell, accuracy_cells
+from .collected import Collected
+from .comparable import why_not_accuracy
+from .labels import line_ends
+from .names import TASKS, method_title
+from .printed import value
+from .style import (
     COLUMN,
     PAGE,
     method_colour,

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import StrMethodFormatter
 
-from analysis.collected import Collected
-from analysis.costs import Costs, costs, zero_shot
-from analysis.names import PARTS, method_order, method_title
-from analysis.style import (
+from .collected import Collected
+from .costs import Costs, costs, zero_shot
+from .names import PARTS, method_order, method_title
+from .style import (
     INK,
     PAGE,
     PART_COLOURS,
@@ -21,7 +21,7 @@ from analysis.style import (
     placeholder,
     quiet_grid,
 )
-from analysis.units import decimals, unit_for
+from .units import decimals, unit_for
 
 TITLE = "Overview"
 

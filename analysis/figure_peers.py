@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.collected import Collected
-from analysis.labels import above_points, around_points
-from analysis.names import METHODS
-from analysis.peers import FLOOR, SECTION, Entry, entries
-from analysis.style import (
+from .collected import Collected
+from .labels import above_points, around_points
+from .names import METHODS
+from .peers import FLOOR, SECTION, Entry, entries
+from .style import (
     PAGE,
     QUIET,
     method_colour,

@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from analysis.collected import Collected
-from analysis.comparable import why_not_measured
-from analysis.names import PARTS, SUMMED_PARTS, method_title
-from analysis.printed import value
-from analysis.style import COLUMN, INK, PART_COLOURS, QUIET, new_figure, placeholder
-from analysis.units import unit_for
+from .collected import Collected
+from .comparable import why_not_measured
+from .names import PARTS, SUMMED_PARTS, method_title
+from .printed import value
+from .style import COLUMN, INK, PART_COLOURS, QUIET, new_figure, placeholder
+from .units import unit_for
 
 TITLE = "Figure 2: shares of memory"
 # Narrower slices carry no number of their own.

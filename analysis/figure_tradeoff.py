@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from analysis.collected import Collected
-from analysis.costs import Costs, costs, zero_shot
-from analysis.labels import around_points
-from analysis.names import method_title
-from analysis.style import COLUMN, QUIET, method_colour, new_figure, placeholder, quiet_grid
-from analysis.units import decimals, unit_for
+from .collected import Collected
+from .costs import Costs, costs, zero_shot
+from .labels import around_points
+from .names import method_title
+from .style import COLUMN, QUIET, method_colour, new_figure, placeholder, quiet_grid
+from .units import decimals, unit_for
 
 TITLE = "Figure 6: memory, accuracy and time"
 # Area of the marker of the slowest method, in square points of type.

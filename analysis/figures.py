@@ -7,16 +7,16 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.collected import Collected
-from analysis.figure_ablation import figure_ablation
-from analysis.figure_curves import figure_accuracy, figure_loss
-from analysis.figure_gradients import figure_gradients
-from analysis.figure_lora_rank import figure_lora_rank
-from analysis.figure_overview import figure_overview
-from analysis.figure_peers import figure_peers
-from analysis.figure_shares import figure_shares
-from analysis.figure_tradeoff import figure_tradeoff
-from analysis.style import save, style
+from .collected import Collected
+from .figure_ablation import figure_ablation
+from .figure_curves import figure_accuracy, figure_loss
+from .figure_gradients import figure_gradients
+from .figure_lora_rank import figure_lora_rank
+from .figure_overview import figure_overview
+from .figure_peers import figure_peers
+from .figure_shares import figure_shares
+from .figure_tradeoff import figure_tradeoff
+from .style import save, style
 
 # What `--which` takes -> file name, and the function that draws it.
 FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.names import method_order
 from lomo.errors import UserError
 from lomo.memory.fitting import Cell as Fit
+
+from .names import method_order
 
 FILE = "what_fits.json"
 

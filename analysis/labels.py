@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from analysis.style import text_colour
+from .style import text_colour
 
 # Where a label may stand around its point: distance in points of type, then angle; near first,
 # right before left before above and below.

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from analysis.collected import Collected
-from analysis.files import read_lines
-from analysis.names import worst_status
 from lomo.config import Target
 from lomo.errors import UserError
+
+from .collected import Collected
+from .files import read_lines
+from .names import worst_status
 
 SECTION = "peers"
 FLOOR = "floor"

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.comparable import PAPER_SETTING
-from analysis.names import SUMMED_PARTS
 from lomo.errors import UserError
 from lomo.memory import june_2023
 from lomo.specs import AblationSpec, MeasureSpec
+
+from .comparable import PAPER_SETTING
+from .names import SUMMED_PARTS
 
 TERMS = (*SUMMED_PARTS, "total")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from analysis.names import PARTS, SUMMED_PARTS, listed
-from analysis.predicted import TERMS, Predicted
-from analysis.printed import value, value_text
-from analysis.units import GIB
+from .names import PARTS, SUMMED_PARTS, listed
+from .predicted import TERMS, Predicted
+from .printed import value, value_text
+from .units import GIB
 
 LARGE = 0.03  # a row that is further off says why
 SDPA = (

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.units import number
 from lomo.errors import UserError
+
+from .units import number
 
 FOLDER = Path(__file__).parent / "paper"
 COLUMNS = ("table", "row", "column", "value", "unit", "page", "note")

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from analysis.names import listed, status_text
-from analysis.records import read_records
 from lomo.errors import UserError
 from lomo.plan import Plan, read_plan
 from lomo.record import PROTOCOL_VERSION, Record, write_text
+
+from .names import listed, status_text
+from .records import read_records
 
 
 def publish(results: Path, to: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.units import EN_DASH
 from lomo.record import write_text
+
+from .units import EN_DASH
 
 TEMPLATES = Path(__file__).parent / "templates"
 FORMATS = ("csv", "md", "tex", "html")

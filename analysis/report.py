@@ -6,17 +6,18 @@ import base64
 from collections import Counter
 from pathlib import Path
 
-from analysis.collected import Collected, load
-from analysis.costs import costs, zero_shot
-from analysis.figures import figures_of
-from analysis.names import NOT_RUN
-from analysis.render import environment
-from analysis.tables import tables_of
-from analysis.units import decimals
-from analysis.verdict import VERDICTS
-from analysis.verdicts import all_verdicts
 from lomo.errors import UserError
 from lomo.record import write_text
+
+from .collected import Collected, load
+from .costs import costs, zero_shot
+from .figures import figures_of
+from .names import NOT_RUN
+from .render import environment
+from .tables import tables_of
+from .units import decimals
+from .verdict import VERDICTS
+from .verdicts import all_verdicts
 
 CAPTIONS = {
     "overview": "Peak memory of a training step by part, speed, and mean accuracy of each method. "

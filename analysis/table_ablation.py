@@ -7,7 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.ablation import (
+from lomo.config import Ablation
+from lomo.plan import Plan
+
+from .ablation import (
     PEAK_PARTS,
     REFUSED,
     SECTION,
@@ -20,14 +23,12 @@ from analysis.ablation import (
     predicted_beside,
     unit_of,
 )
-from analysis.collected import Collected
-from analysis.comparable import measured_notes
-from analysis.names import status_text
-from analysis.predicted import Predicted
-from analysis.render import Block, Cell, Table
-from analysis.units import EN_DASH, Unit, decimals
-from lomo.config import Ablation
-from lomo.plan import Plan
+from .collected import Collected
+from .comparable import measured_notes
+from .names import status_text
+from .predicted import Predicted
+from .render import Block, Cell, Table
+from .units import EN_DASH, Unit, decimals
 
 WAYS = ("stacked", "alone", "without")
 MEANING = (

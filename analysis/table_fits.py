@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figure_fits import figure_fits
-from analysis.fits import WhatFits, read_fits
-from analysis.names import method_title
-from analysis.render import Block, Table, write_table
-from analysis.style import save, style
-from analysis.units import EN_DASH, GIB, decimals
 from lomo.memory.fitting import Cell as Fit
+
+from .figure_fits import figure_fits
+from .fits import WhatFits, read_fits
+from .names import method_title
+from .render import Block, Table, write_table
+from .style import save, style
+from .units import EN_DASH, GIB, decimals
 
 NAME = "what_fits"
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import accuracy
-from analysis.accuracy import AVERAGE
-from analysis.collected import Collected
-from analysis.names import TASKS, method_title
-from analysis.printed import value_text
-from analysis.render import Block, Cell, Table
-from analysis.units import EN_DASH
 from lomo.specs import TrainSpec
+
+from . import accuracy
+from .accuracy import AVERAGE
+from .collected import Collected
+from .names import TASKS, method_title
+from .printed import value_text
+from .render import Block, Cell, Table
+from .units import EN_DASH
 
 SECTIONS = {
     "superglue": "Table 3: values tried, and the one selected for each task",

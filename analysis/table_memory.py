@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.collected import Collected
-from analysis.comparable import measured_notes, reason_notes, why_not_measured
-from analysis.names import PARTS, SUMMED_PARTS, method_title, status_text
-from analysis.printed import value
-from analysis.render import Block, Cell, Table
-from analysis.units import Unit, decimals, number, unit_for
+from .collected import Collected
+from .comparable import measured_notes, reason_notes, why_not_measured
+from .names import PARTS, SUMMED_PARTS, method_title, status_text
+from .printed import value
+from .render import Block, Cell, Table
+from .units import Unit, decimals, number, unit_for
 
 SECTION = "memory"
 COLUMNS = ("model", "method", "activation_checkpointing", "sequence_length", "batch_size", "dtype")

@@ -7,12 +7,12 @@ from statistics import median
 
 import pandas as pd
 
-from analysis.collected import Collected
-from analysis.comparable import measured_notes
-from analysis.names import status_text
-from analysis.peers import SECTION, Entry, entries
-from analysis.render import Block, Cell, Table
-from analysis.units import EN_DASH, GIB, MIB, Unit, decimals
+from .collected import Collected
+from .comparable import measured_notes
+from .names import status_text
+from .peers import SECTION, Entry, entries
+from .render import Block, Cell, Table
+from .units import EN_DASH, GIB, MIB, Unit, decimals
 
 MINUS = "\N{MINUS SIGN}"
 

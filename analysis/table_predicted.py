@@ -8,9 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.names import PARTS, SUMMED_PARTS, method_title
-from analysis.predicted import TERMS, Predicted, beside, read_predictions
-from analysis.predicted_reasons import (
+from lomo.memory import june_2023
+from lomo.plan import read_plan
+
+from .names import PARTS, SUMMED_PARTS, method_title
+from .predicted import TERMS, Predicted, beside, read_predictions
+from .predicted_reasons import (
     difference,
     printed_number,
     printed_peak,
@@ -18,11 +21,9 @@ from analysis.predicted_reasons import (
     why_memory,
     why_throughput,
 )
-from analysis.render import Block, Cell, Table, write_table
-from analysis.table_ablation import SECTION, predicted_ablation
-from analysis.units import EN_DASH, Unit, decimals, percent, unit_for
-from lomo.memory import june_2023
-from lomo.plan import read_plan
+from .render import Block, Cell, Table, write_table
+from .table_ablation import SECTION, predicted_ablation
+from .units import EN_DASH, Unit, decimals, percent, unit_for
 
 ASKED = (
     *("model", "method", "activation_checkpointing", "attention", "sequence_length"),

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.collected import Collected
-from analysis.names import method_title, status_text
-from analysis.render import Block, Cell, Table
-from analysis.units import number, percent, unit_for
 from lomo.errors import UserError
 from lomo.estimates import Estimate, read_estimates
+
+from .collected import Collected
+from .names import method_title, status_text
+from .render import Block, Cell, Table
+from .units import number, percent, unit_for
 
 SECTIONS = ("memory", "throughput", "peers")
 KEYS = ("model", "variant", "activation_checkpointing", "sequence_length", "batch_size", "dtype")

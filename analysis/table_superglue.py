@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis import accuracy
-from analysis.accuracy import AVERAGE
-from analysis.collected import Collected
-from analysis.comparable import why_not_accuracy
-from analysis.intervals import apart
-from analysis.names import TASKS, method_title, status_text
-from analysis.printed import value
-from analysis.render import Block, Cell, Table
-from analysis.units import decimals, percent
+from . import accuracy
+from .accuracy import AVERAGE
+from .collected import Collected
+from .comparable import why_not_accuracy
+from .intervals import apart
+from .names import TASKS, method_title, status_text
+from .printed import value
+from .render import Block, Cell, Table
+from .units import decimals, percent
 
 SECTION = "superglue"
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.collected import Collected
-from analysis.comparable import (
+from lomo.flops import FORMULA, PEAK_TABLE
+
+from .collected import Collected
+from .comparable import (
     measured_notes,
     reason_notes,
     size_of,
@@ -16,11 +18,10 @@ from analysis.comparable import (
     why_not_measured,
     why_not_speed,
 )
-from analysis.names import listed, method_title, status_text
-from analysis.printed import value, value_text
-from analysis.render import Block, Cell, Table
-from analysis.units import Unit, decimals, number, unit_for
-from lomo.flops import FORMULA, PEAK_TABLE
+from .names import listed, method_title, status_text
+from .printed import value, value_text
+from .render import Block, Cell, Table
+from .units import Unit, decimals, number, unit_for
 
 SECTION = "throughput"
 SPEED = "tokens_per_s_per_device"

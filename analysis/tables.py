@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from analysis.collected import Collected
-from analysis.render import Table, write_table
-from analysis.table_ablation import table_ablation
-from analysis.table_hyperparameters import table_hyperparameters
-from analysis.table_memory import table_memory
-from analysis.table_peers import table_peers
-from analysis.table_prediction import table_prediction
-from analysis.table_superglue import table_superglue
-from analysis.table_throughput import table_throughput
-from analysis.verdicts import table_verdicts
+from .collected import Collected
+from .render import Table, write_table
+from .table_ablation import table_ablation
+from .table_hyperparameters import table_hyperparameters
+from .table_memory import table_memory
+from .table_peers import table_peers
+from .table_prediction import table_prediction
+from .table_superglue import table_superglue
+from .table_throughput import table_throughput
+from .verdicts import table_verdicts
 
 # What `--which` takes -> the function that builds the table.
 TABLES: dict[str, Callable[[Collected], Table]] = {

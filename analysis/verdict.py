@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.names import status_text
-from analysis.units import decimals
+from .names import status_text
+from .units import decimals
 
 VERDICTS = ("reproduced", "differs", "not comparable", "not run")
 REPRODUCED, DIFFERS, NOT_COMPARABLE, NOT_RUN = VERDICTS

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis import accuracy
-from analysis.accuracy import AVERAGE, Cell, accuracy_cells
-from analysis.collected import Collected
-from analysis.comparable import why_absent, why_not_accuracy
-from analysis.intervals import Z, sample_stderr
-from analysis.names import NOT_RUN as STATUS_NOT_RUN
-from analysis.names import TASKS, method_title
-from analysis.table_hyperparameters import shown, tried
-from analysis.verdict import (
+from lomo.specs import TrainSpec
+
+from . import accuracy
+from .accuracy import AVERAGE, Cell, accuracy_cells
+from .collected import Collected
+from .comparable import why_absent, why_not_accuracy
+from .intervals import Z, sample_stderr
+from .names import NOT_RUN as STATUS_NOT_RUN
+from .names import TASKS, method_title
+from .table_hyperparameters import shown, tried
+from .verdict import (
     DIFFERS,
     NOT_COMPARABLE,
     NOT_RUN,
@@ -27,7 +29,6 @@ from analysis.verdict import (
     judged,
     verdict_on,
 )
-from lomo.specs import TrainSpec
 
 
 def superglue_verdict(collected: Collected, cell: Any) -> Verdict:

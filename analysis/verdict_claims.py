@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from analysis.collected import Collected
-from analysis.printed import printed
-from analysis.units import decimals
-from analysis.verdict import (
+from .collected import Collected
+from .printed import printed
+from .units import decimals
+from .verdict import (
     DIFFERS,
     NOT_COMPARABLE,
     NOT_RUN,

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from analysis import table_memory, table_throughput
-from analysis.collected import Collected
-from analysis.comparable import why_absent, why_not_measured
-from analysis.names import NOT_RUN as STATUS_NOT_RUN
-from analysis.names import PARTS, method_title
-from analysis.units import GIB, decimals, number
-from analysis.verdict import (
+from . import table_memory, table_throughput
+from .collected import Collected
+from .comparable import why_absent, why_not_measured
+from .names import NOT_RUN as STATUS_NOT_RUN
+from .names import PARTS, method_title
+from .units import GIB, decimals, number
+from .verdict import (
     DIFFERS,
     NOT_COMPARABLE,
     NOT_RUN,

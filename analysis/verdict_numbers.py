@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from analysis.collected import Collected
-from analysis.printed import printed
-from analysis.verdict import Verdict
-from analysis.verdict_accuracy import hyperparameter_verdict, lora_rank_verdict, superglue_verdict
-from analysis.verdict_claims import claim_verdicts
-from analysis.verdict_costs import memory_verdict, share_verdict, throughput_verdict
+from .collected import Collected
+from .printed import printed
+from .verdict import Verdict
+from .verdict_accuracy import hyperparameter_verdict, lora_rank_verdict, superglue_verdict
+from .verdict_claims import claim_verdicts
+from .verdict_costs import memory_verdict, share_verdict, throughput_verdict
 
 # File of analysis/paper -> what judges one of its values.
 JUDGES: dict[str, Callable[[Collected, Any], Verdict]] = {

@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from analysis import accuracy
-from analysis.accuracy import AVERAGE, Cell, accuracy_cells
-from analysis.collected import Collected
-from analysis.comparable import size_of, size_text
-from analysis.intervals import Interval, Z
-from analysis.names import NOT_RUN as STATUS_NOT_RUN
-from analysis.names import TASKS, method_title, status_text
-from analysis.units import decimals, percent, unit_for
-from analysis.verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, REPRODUCED, Verdict
+from . import accuracy
+from .accuracy import AVERAGE, Cell, accuracy_cells
+from .collected import Collected
+from .comparable import size_of, size_text
+from .intervals import Interval, Z
+from .names import NOT_RUN as STATUS_NOT_RUN
+from .names import TASKS, method_title, status_text
+from .units import decimals, percent, unit_for
+from .verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, REPRODUCED, Verdict
 
 # What the paper says of fine-tuning at 13B: "above 20 points".
 FAR_ABOVE = 0.20

@@ -12,12 +12,12 @@ from itertools import groupby
 
 import pandas as pd
 
-from analysis.collected import Collected
-from analysis.render import Block, Cell, Table
-from analysis.units import EN_DASH
-from analysis.verdict import DIFFERS, REPRODUCED, VERDICTS, Verdict
-from analysis.verdict_numbers import number_verdicts
-from analysis.verdict_orders import order_verdicts
+from .collected import Collected
+from .render import Block, Cell, Table
+from .units import EN_DASH
+from .verdict import DIFFERS, REPRODUCED, VERDICTS, Verdict
+from .verdict_numbers import number_verdicts
+from .verdict_orders import order_verdicts
 
 
 def all_verdicts(collected: Collected) -> list[Verdict]:
