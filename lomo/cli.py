@@ -241,6 +241,7 @@ def _run(options: argparse.Namespace) -> None:
     from lomo.engines.launch import is_rank, last_words, leave, rank_started_at
     from lomo.foresight import record_without_launch
     from lomo.lock import exclusive
+    from lomo.native_dtype import why_slow
     from lomo.run import execute, finished, launch_ranks
 
     if is_rank():
@@ -255,6 +256,8 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(
             f"cannot be made ({error.strerror})", where=f"--out {options.out}"
         ) from error
+    if slow := why_slow(spec.dtype, spec.device, spec.num_threads):
+        _say_aside(slow)
     with exclusive(options.out / ".lock") as waited_s:
         # Only where we waited: a record that stood here before was there to be replaced.
         record = finished(spec, options.out) if waited_s else None

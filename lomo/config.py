@@ -112,7 +112,10 @@ class Measure(Strict):
     batch_size: OneOrMore = Field(description="sequences a device; a list is run through")
     sequence_length: int = Field(ge=2, description="tokens a sequence")
     activation_checkpointing: list[bool] = Field([True], min_length=1, description="off and on")
-    dtype: Dtype = Field("bfloat16", description="of the weights")
+    dtype: Dtype | Literal["auto"] = Field(
+        "bfloat16",
+        description="of the weights; auto: bfloat16, or float32 where the machine has no bfloat16",
+    )
     attention: Attention = Field("sdpa", description="attention kernel")
     head_loss: HeadLoss = Field("model", description=_HEAD_LOSS)
     max_grad_norm: float | None = Field(None, gt=0, description="global norm; null for no clipping")

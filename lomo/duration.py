@@ -7,15 +7,14 @@ a cluster for time.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lomo.config import Dtype
 from lomo.flops import backwards_per_step, hardware_flops_per_step, peak_flops_per_s
 from lomo.machine import Machine, Speed
 from lomo.memory.closed_form import BYTES
+from lomo.native_dtype import DTYPES, time_products
 from lomo.plan import MeasureSpec, TrainSpec
 from lomo.specs import PeerSpec
 
@@ -48,14 +47,13 @@ class Sizes:
 
 def speed_of(machine: Machine, num_threads: int) -> Speed:
     """What the machine sustains: by its card's peak rate, or on a CPU by timing a product."""
-    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
     if machine.kind == "cuda":
-        peaks = {dtype: peak_flops_per_s(machine.name, dtype) for dtype in dtypes}
+        peaks = {dtype: peak_flops_per_s(machine.name, dtype) for dtype in DTYPES}
         known = {dtype: SUSTAINED * peak for dtype, peak in peaks.items() if peak is not None}
         why = None if known else f"the peak rate of {machine.name} is not known"
         return Speed(flops_per_s=known, source=f"{SUSTAINED} of its peak", why_unknown=why)
-    timed = {dtype: _product_flops_per_s(dtype, num_threads) for dtype in dtypes}
-    return Speed(flops_per_s=timed, source="a product of 384 x 384 matrices, timed")
+    timed = time_products(num_threads)
+    return Speed(flops_per_s=timed.flops_per_s, source=timed.timed)
 
 
 def run_seconds(
@@ -134,21 +132,3 @@ def _host_seconds(sizes: Sizes) -> float:
 def _mean_tokens(run: TrainSpec) -> int:
     generated = run.data_path.startswith("results/")
     return MINIATURE_TOKENS if generated else MEAN_TOKENS[run.task]
-
-
-def _product_flops_per_s(dtype: str, num_threads: int) -> float:
-    """Operations a second of products of 384 x 384 matrices; the best of several."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        left = torch.ones(384, 384, dtype=getattr(torch, dtype))
-        best = math.inf
-        for _ in range(5):
-            started = time.perf_counter()
-            left @ left
-            best = min(best, time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(before)
-    return 2 * 384**3 / best

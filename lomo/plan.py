@@ -20,6 +20,7 @@ from lomo.config import Ablation, Accuracy, HyperValue, Measure, Peers, Strict, 
 from lomo.errors import UserError
 from lomo.inputs import check_data, data_folder, model_folder
 from lomo.models import ModelEntry, local_entry, resolve_model, with_random_weights
+from lomo.native_dtype import in_native_dtype
 from lomo.refusals import (
     TRAINABLE,
     check_compile,
@@ -48,6 +49,7 @@ def make_plan(study: Study, *, source: str) -> Plan:
     runs: dict[str, TrainSpec | MeasureSpec] = {}
     sections: dict[str, list[str]] = {}
     entries: dict[str, ModelEntry] = {}
+    study = in_native_dtype(study)
     if study.data != "generated" and "generated" in study.model_fields_set:
         raise UserError(
             "says how data is generated, but the study's data is not",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lomo.estimates import Estimates
 from lomo.machine import GIB, Machine
+from lomo.native_dtype import slow_dtypes, slow_words
 from lomo.plan import MeasureSpec, Plan, TrainSpec
 from lomo.specs import AblationSpec, PeerSpec
 
@@ -44,7 +45,19 @@ def plan_line(plan: Plan, estimates: Estimates) -> str:
     return (
         f"plan of {plan.study.study} on {_machine(machine)}: {len(runs)} runs, {memory}, {fits}; "
         f"{duration(_sum(launched))} for what fits, one run after the other; "
-        f"{_gib(estimates.disk_bytes)} GiB of disk"
+        f"{_gib(estimates.disk_bytes)} GiB of disk" + _slow(plan, estimates)
+    )
+
+
+def _slow(plan: Plan, estimates: Estimates) -> str:
+    """A line for each dtype that this CPU is slow in, with the runs that take it."""
+    if estimates.machine.kind != "cpu":
+        return ""
+    runs = Counter(run.dtype for run in plan.runs.values())
+    slow = slow_dtypes(estimates.speed.flops_per_s, runs)
+    return "".join(
+        f"\n{runs[dtype]} runs are slow: {slow_words(dtype, factor)}"
+        for dtype, factor in slow.items()
     )
 
 

@@ -129,7 +129,12 @@ def answer(options: argparse.Namespace) -> str:
         "num_trainable_parameters": prediction.num_trainable_parameters,
         **asdict(prediction.ledger),
     }
-    return json.dumps(facts, indent=1) if options.json else _table(facts)
+    if options.json:
+        return json.dumps(facts, indent=1)
+    from lomo.native_dtype import why_slow
+
+    slow = why_slow(spec.dtype, spec.device, spec.num_threads)
+    return _table(facts) + (f"\nNo GPU is here, and {slow}" if slow else "")
 
 
 def _table(facts: dict[str, Any]) -> str:

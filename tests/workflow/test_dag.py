@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
+from lomo.clock import Clock
 from lomo.config import Study, load_study, parse, read_yaml
 from lomo.estimates import UNKNOWN, read_estimates, resources_of
+from lomo.foresight import record_without_launch
 from lomo.plan import Plan, make_plan
 from lomo.record import read_record
+from lomo.specs import MeasureSpec
+from tests import test_estimates as told
 
 ROOT = Path(__file__).parents[2]
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow").rglob("*.smk"))]
@@ -306,3 +310,20 @@ def test_every_rule_says_where_it_logs_and_what_environment_it_needs() -> None:
         rules = re.split(r"^rule ", file.read_text(encoding="utf-8"), flags=re.M)[1:]
         for rule in (rule for rule in rules if "shell:" in rule):
             assert "    log:" in rule and "    conda:" in rule, rule.splitlines()[0]
+
+
+@pytest.mark.slow
+def test_a_dry_run_that_would_launch_anyway_forgets_no_record(checkout: Path) -> None:
+    """A dry run changes nothing: the record of a run that was not launched stays where it is."""
+    (checkout / "mini.yaml").write_text(MINI)
+    plan = make_plan(load_study(checkout / "mini.yaml"), source="mini.yaml")
+    run = next(run for run in plan.runs.values() if isinstance(run, MeasureSpec))
+    path = checkout / "results/mini/runs" / run.run_id / "record.json"
+    too_large = told.estimates({run.run_id: told.estimate(peak_bytes=10**15)})
+    (checkout / "estimates.json").write_text(too_large.model_dump_json())
+    path.parent.mkdir(parents=True)
+    record_without_launch(run, checkout / "estimates.json", path.parent, Clock())
+    before = path.read_bytes()
+    done = snakemake(checkout, "-n", "--configfile", "mini.yaml", "--config", "launch_anyway=True")
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == before

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from lomo import plan_command, warm
+from lomo import native_dtype, plan_command, warm
 from lomo.cli import refuse, settle_jobs
 from lomo.errors import UserError
 from lomo.estimates import resources_of
@@ -30,7 +30,7 @@ RUN_IDS = list(PLAN.runs)
 ESTIMATES = f"results/{STUDY}/estimates.json"
 
 
-if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.dryrun:
+if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.output_settings.dryrun:
     forget_unlaunched([Path(f"results/{STUDY}/runs", run) for run in RUN_IDS])
 if workflow.local_exec and "mem_mb" not in workflow.global_resources:
     # Jobs say what they take of the host; on this one there is no more than that.
@@ -47,6 +47,7 @@ onstart:
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
     except UserError as error:
         sys.exit(refuse(error))
+    native_dtype.keep(PLAN.study)
     planning = None
     if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
         planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
