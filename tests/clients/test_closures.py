@@ -12,20 +12,10 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lomo.optim import AdaLomo, Lomo
+from tests.clients.small import loss_of, net
 from tests.numerics.models import assert_bit_equal, max_difference, weights
 
 both = pytest.mark.parametrize("make", [Lomo, AdaLomo])
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-
-
-def loss_of(model: nn.Module, step: int) -> Tensor:
-    inputs = torch.randn(3, 4, generator=torch.Generator().manual_seed(step))
-    loss: Tensor = model(inputs).square().mean()
-    return loss
 
 
 def trained(

@@ -12,7 +12,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lomo.optim import AdaLomo, FusedBackward, Lomo, MasterCopy
-from tests.clients.test_closures import loss_of, net
+from tests.clients.small import loss_of, net
 from tests.numerics.models import assert_bit_equal, max_difference, weights
 
 
