@@ -27,7 +27,7 @@ def adalomo(params: Any) -> Optimizer:
 
 @pytest.fixture(autouse=True)
 def state_of_its_own() -> Iterator[None]:
-    """accelerate keeps the precision for the whole process, whatever a later Accelerator is told."""
+    """accelerate keeps the precision for the whole process, whatever a later one is told."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
