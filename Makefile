@@ -51,6 +51,8 @@ lock:  ## requirements.lock anew, from the ranges in pyproject.toml
 # checkout (an environment knows its own path) is made again from nothing.
 venv:
 	@$(STAMP_TEXT) | cmp -s - $(STAMP) || $(MAKE) --no-print-directory venv-anew
+	@# What is installed of the checkout, and under which names, stands in pyproject.toml.
+	@cmp -s pyproject.toml $(VENV)/pyproject.toml || { $(PIP) --no-build-isolation --no-deps -e . && cp pyproject.toml $(VENV)/; }
 
 # setuptools comes first, because deepspeed has only a source package and builds with it, without a build
 # environment fetched for it. Byte code is compiled on all cores afterwards; pip would use one. compileall's exit
@@ -62,6 +64,5 @@ venv-anew:
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) "$$(grep '^setuptools==' requirements.lock)"
 	@$(PIP) --no-build-isolation --no-compile -r requirements.lock
-	@$(PIP) --no-build-isolation --no-deps -e .
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > $(VENV)/compile.log 2>&1 || true
 	@$(STAMP_TEXT) > $(STAMP)

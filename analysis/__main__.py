@@ -1,4 +1,4 @@
-"""`python -m analysis`."""
+"""`python -m lomo_analysis`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The commands of `python -m analysis`: records in; tables, figures and the report out."""
+"""The commands of `python -m lomo_analysis`: records in; tables, figures and the report out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .tables import SECTION_TABLES, TABLES, make_table, tables_of
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m lomo_analysis", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True)
     helps = {
         "collect": "records -> tables/records.csv and .parquet",

@@ -82,6 +82,6 @@ def load(folder: Path) -> Collected:
         raise UserError(
             "there is no collected table yet",
             where=str(path),
-            fix=f"python -m analysis collect --results {folder}",
+            fix=f"python -m lomo_analysis collect --results {folder}",
         )
     return Collected(folder, read_plan(folder), pd.read_parquet(path).astype(COLUMNS))

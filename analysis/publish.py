@@ -80,12 +80,12 @@ def _readme(plan: Plan, records: dict[str, Record], to: Path) -> str:
         "protocol": f"{PROTOCOL_VERSION} (docs/measurement.md)",
     }
     lines = [f"| {name} | {value} |" for name, value in facts.items()]
-    made = f"python -m analysis all --results {to.as_posix()}"
+    made = f"python -m lomo_analysis all --results {to.as_posix()}"
     return "\n".join(
         [
             f"# {plan.study.title}",
             "",
-            "Copied by `python -m analysis publish`; never edited.",
+            "Copied by `python -m lomo_analysis publish`; never edited.",
             "",
             "| | |",
             "| --- | --- |",

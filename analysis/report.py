@@ -119,6 +119,6 @@ def _image(collected: Collected, name: str) -> str:
         raise UserError(
             "the figure is not drawn yet",
             where=str(path),
-            fix=f"python -m analysis figure --results {collected.folder}",
+            fix=f"python -m lomo_analysis figure --results {collected.folder}",
         )
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -67,7 +67,7 @@ ENTRY = {
     "fits": "lomo.memory.fits",
     "pretrain": "lomo.pretrain",
     "generate": "lomo.tasks.miniature",
-    "analysis": "analysis.cli",
+    "analysis": "lomo_analysis.cli",
 }
 
 
@@ -87,7 +87,9 @@ def fingerprint(
     for name in sorted(_closure(roots)):
         digest.update(f"{name}\n{_meaning(name)}\n".encode())
     if kind == "analysis":
-        folder = Path(__file__).parent.parent / "analysis"
+        package = _file("lomo_analysis")
+        assert package is not None, "lomo_analysis is not installed"
+        folder = package.parent
         for path in sorted([*folder.glob("paper/*.csv"), *folder.glob("templates/*")]):
             digest.update(path.read_bytes())
     if task:

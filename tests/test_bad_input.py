@@ -154,12 +154,12 @@ def test_snakemake_passes_the_message_and_the_exit_code_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "module"), [("jsonl-broken-line", "lomo"), ("record-cut-in-half", "analysis")]
+    ("name", "module"), [("jsonl-broken-line", "lomo"), ("record-cut-in-half", "lomo_analysis")]
 )
 def test_a_process_ends_with_the_message_and_the_exit_code(
     name: str, module: str, arrange: Any
 ) -> None:
-    command = {"lomo": "train", "analysis": "collect"}[module]
+    command = {"lomo": "train", "lomo_analysis": "collect"}[module]
     done = started(module, *arrange(CASES[name], command))
     check(CASES[name], done.returncode, done.stderr)
 

@@ -18,6 +18,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 LOCK_LINES = [
     line
     for line in (ROOT / "requirements.lock").read_text().splitlines()
@@ -122,14 +123,40 @@ def test_citation_has_the_project_version_and_licence() -> None:
     assert citation["license"] == PROJECT["license"]
 
 
+def folder_of(package: str) -> str:
+    """Where the sources of an installed package lie, seen from the root."""
+    return SETUPTOOLS["package-dir"].get(package, package.replace(".", "/"))
+
+
+def test_every_package_is_installed_and_none_is_called_analysis() -> None:
+    found = {path.parent for path in tracked("lomo", "analysis") if path.suffix == ".py"}
+    assert {ROOT / folder_of(package) for package in SETUPTOOLS["packages"]} == found
+    assert {package.split(".")[0] for package in SETUPTOOLS["packages"]} == {
+        "lomo",
+        "lomo_analysis",
+    }
+
+
 def test_every_data_file_of_the_packages_is_installed() -> None:
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
-    left_out = [
-        str(path.relative_to(ROOT))
-        for path in tracked("lomo", "analysis")
-        if path.suffix != ".py" and not any(path.match(pattern) for pattern in patterns)
+    installed = [
+        path
+        for package, patterns in SETUPTOOLS["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / folder_of(package)).glob(pattern)
     ]
-    assert left_out == []
+    data = [path for path in tracked("lomo", "analysis") if path.suffix != ".py"]
+    assert sorted(installed) == sorted(data)
+
+
+def test_the_sources_of_analysis_are_called_by_one_name_in_a_process() -> None:
+    """Tests import the folder, commands the installed package: never both, or classes are twice."""
+    pattern = re.compile(r"^\s*(from|import) (lomo_)?analysis\b", re.M)
+    named = [p for p in tracked("lomo", "analysis", "workflow") if pattern.search(p.read_text())]
+    assert named == []
+    both = re.compile(r"^\s*(from|import) lomo_analysis\b", re.M)
+    assert [
+        path for path in tracked("tests") if both.search(path.read_text(errors="replace"))
+    ] == []
 
 
 def test_no_large_file_in_git() -> None:

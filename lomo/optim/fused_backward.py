@@ -9,7 +9,7 @@ import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NoReturn, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from .checks import (
 from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
 from .hooks import ACCUMULATION, FAILED, PLAIN_BACKWARD, UNSCALED, Mode, Slot, hook_of
+from .lightning import refuse_what_lightning_asks
 from .loss_scale import LossScale
 from .ownership import claim, release, require_free
 from .rounding import Rounding, Stream, require_rounding
@@ -142,6 +143,9 @@ class FusedBackward(ExactStateOptimizer):
             if parameter.requires_grad:
                 self._hook(parameter, Slot(len(self._last_pass), group_index, name))
 
+    def _check_strategy(self, strategy: Any) -> None:
+        refuse_what_lightning_asks(self, strategy)
+
     def _check_group(self, group: dict[str, Any]) -> None:  # noqa: B027 (nothing more to check)
         """Raise ValueError for a bad option of the subclass; groups may differ in it."""
 
@@ -194,18 +198,23 @@ class FusedBackward(ExactStateOptimizer):
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
-    def step(self, closure: Callable[[], float]) -> NoReturn: ...
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Close the step; the weights have moved in `backward` already.
 
-        Raises ValueError for a closure, and RuntimeError where a gradient would be lost in silence:
-        clipping without `backward(loss)`, a gradient that no hook has taken, after `close()`.
+        A `closure` is run once, with gradients enabled, and its value is given, as by torch's SGD.
+        Raises RuntimeError where a gradient would be lost in silence: clipping without
+        `backward(loss)`, a gradient that no hook has taken, after `close()`.
         """
-        if closure is not None:
-            raise ValueError("a closure is not supported: it may run backward more than once")
         self._check_not_closed()
         self._check_not_failed()
-        if self._asks_for() and not self._backward_called:
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+            self._check_not_failed()
+        # A closure that ran backward plainly has raised; one that ran none leaves all as it is.
+        elif self._asks_for() and not self._backward_called:
             raise RuntimeError(PLAIN_BACKWARD.format(asked=self._asks_for()))
         if any(p.grad is not None for group in self.param_groups for p in group["params"]):
             raise RuntimeError(
@@ -218,6 +227,7 @@ class FusedBackward(ExactStateOptimizer):
         self._pass += 1
         self._num_steps += 1
         self._backward_called = self._step_is_open = False
+        return value
 
     @property
     def skipped(self) -> bool:

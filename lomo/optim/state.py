@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from .wrappers import WrappableOptimizer
 
 
-class ExactStateOptimizer(Optimizer):
+class ExactStateOptimizer(WrappableOptimizer):
     """An optimizer whose `load_state_dict` gives back each state tensor bit for bit.
 
     torch casts floating-point state to the dtype of its parameter, which would round the fp32 state

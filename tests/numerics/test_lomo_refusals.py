@@ -94,13 +94,6 @@ def test_clipping_with_a_plain_backward(make: Callable[..., Any]) -> None:
 
 
 @both
-def test_closure(make: Callable[..., Any]) -> None:
-    optimizer = make([nn.Parameter(torch.ones(2))], lr=0.1)
-    with pytest.raises(ValueError, match="closure"):
-        optimizer.step(lambda: 0.0)
-
-
-@both
 def test_parameter_given_twice(make: Callable[..., Any]) -> None:
     parameter = nn.Parameter(torch.ones(2))
     optimizer = make([parameter], lr=0.1)

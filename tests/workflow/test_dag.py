@@ -302,7 +302,9 @@ def test_a_rule_is_a_command_line_and_nothing_else(file: Path) -> None:
     commands = re.findall(r'^    shell:\n((?:        ".*"\n)+)', text, re.M)
     assert len(commands) == len(re.findall(r"^    shell:", text, re.M))
     for command in commands:
-        assert command.strip().startswith(('"python -m lomo ', '"python -m analysis ')), command
+        assert command.strip().startswith(('"python -m lomo ', '"python -m lomo_analysis ')), (
+            command
+        )
 
 
 def test_every_rule_says_where_it_logs_and_what_environment_it_needs() -> None:

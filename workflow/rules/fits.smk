@@ -46,4 +46,4 @@ rule fits:
     params:
         code=fingerprint("analysis"),
     shell:
-        "python -m analysis fits --results results/fits 2> {log:q}"
+        "python -m lomo_analysis fits --results results/fits 2> {log:q}"

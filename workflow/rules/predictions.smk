@@ -49,7 +49,7 @@ rule predicted_tables:
         june_2023=subpath(input.june_2023, parent=True),
         code=fingerprint("analysis"),
     shell:
-        "python -m analysis predicted --results results/{wildcards.study} --june-2023 {params.june_2023:q} 2> {log:q} 2>&1"
+        "python -m lomo_analysis predicted --results results/{wildcards.study} --june-2023 {params.june_2023:q} 2> {log:q} 2>&1"
 
 
 rule predict:

@@ -53,7 +53,7 @@ rule collect:
     params:
         code=fingerprint("analysis"),
     shell:
-        "python -m analysis collect --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo_analysis collect --results results/{wildcards.study} 2> {log:q}"
 
 
 rule tables:
@@ -75,7 +75,7 @@ rule tables:
     params:
         code=fingerprint("analysis"),
     shell:
-        "python -m analysis table --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo_analysis table --results results/{wildcards.study} 2> {log:q}"
 
 
 rule figures:
@@ -95,7 +95,7 @@ rule figures:
     params:
         code=fingerprint("analysis"),
     shell:
-        "python -m analysis figure --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo_analysis figure --results results/{wildcards.study} 2> {log:q}"
 
 
 rule report:
@@ -112,7 +112,7 @@ rule report:
     params:
         code=fingerprint("analysis"),
     shell:
-        "python -m analysis report --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo_analysis report --results results/{wildcards.study} 2> {log:q}"
 
 
 rule wandb:
@@ -142,5 +142,5 @@ rule publish:
     params:
         study=STUDY,
     shell:
-        "python -m analysis publish --results results/{params.study}"
+        "python -m lomo_analysis publish --results results/{params.study}"
         " --to results/published/{params.study} 2> {log:q}"
