@@ -2,11 +2,14 @@
 
 import sys
 
-from lomo.warm import hand_over
+from lomo.warm import INTERRUPTED, hand_over
 
-code = hand_over(sys.argv[1:])
-if code is None:
-    from lomo.cli import main
+try:
+    code = hand_over(sys.argv[1:])
+    if code is None:
+        from lomo.cli import main
 
-    code = main()
+        code = main()
+except KeyboardInterrupt:
+    code = INTERRUPTED
 sys.exit(code)

@@ -44,6 +44,7 @@ NOT_DEFINING = frozenset(
         "lomo.engines",
         "lomo.engines.launch",
         "lomo.errors",
+        "lomo.files",
         "lomo.inputs",
         "lomo.lock",
         "lomo.methods",
@@ -56,6 +57,7 @@ NOT_DEFINING = frozenset(
         "lomo.specs",
         "lomo.support",
         "lomo.tracking",
+        "lomo.wandb_runs",
         "lomo.warm",
     }
 )

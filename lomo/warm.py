@@ -37,6 +37,7 @@ _PRELOADED = (
 )
 _PR_SET_PDEATHSIG = 1
 _SIGNALLED = 128  # what a shell adds to the number of the signal that killed a command
+INTERRUPTED = _SIGNALLED + signal.SIGINT
 _HINTS = {9: " (often the kernel's, when memory runs out)"}
 _START_S = 120.0
 

@@ -14,7 +14,8 @@ from lomo.config import Study
 from lomo.plan import make_plan
 from lomo.run import execute
 from lomo.specs import TrainSpec
-from lomo.tracking import History, publish
+from lomo.tracking import History
+from lomo.wandb_runs import publish
 
 
 class FakeRun:
