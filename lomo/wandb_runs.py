@@ -129,6 +129,7 @@ def publish(results: Path, run_ids: list[str]) -> Path:
     folder = results / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
     standing, wanted, published = _standing(folder), set(), []
+    _keep(folder, standing)  # the others were cut short
     with _nothing_sent(results):
         for run_id in run_ids:
             path = results / "runs" / run_id / "record.json"
@@ -142,9 +143,7 @@ def publish(results: Path, run_ids: list[str]) -> Path:
                 standing.add(identity)
                 write_text(folder / "written.json", json.dumps(sorted(standing), indent=1) + "\n")
             published.append(run_id)
-    for old in folder.glob("offline-run-*"):
-        if _identity(old) not in wanted:  # of a record that is no more, or cut short
-            shutil.rmtree(old, ignore_errors=True)
+    _keep(folder, wanted)  # the others are of records that are no more
     target = folder / "published.json"
     write_text(target, json.dumps(published, indent=1) + "\n")
     return target
@@ -156,6 +155,12 @@ def _standing(folder: Path) -> set[str]:
     written = read_json(path, fix=f"delete {folder}: it is made again") if path.is_file() else []
     there = {_identity(old) for old in folder.glob("offline-run-*")}
     return {str(identity) for identity in written} & there
+
+
+def _keep(folder: Path, identities: set[str]) -> None:
+    for old in folder.glob("offline-run-*"):
+        if _identity(old) not in identities:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _identity(folder: Path) -> str:
