@@ -22,6 +22,7 @@ from lomo.errors import UserError
 from lomo.files import cannot_use, parse_json, read_text
 from lomo.foresight import ANYWAY
 from lomo.memory import ask, fits
+from lomo.models import CHECKOUT
 from lomo.warm import INTERRUPTED
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
@@ -61,6 +62,20 @@ def refuse(error: UserError) -> int:
         with contextlib.suppress(OSError):
             print(f"error: {error}", flush=True)
     return 2
+
+
+def settle_place(checkout: str | Path) -> None:
+    """What this process and Snakemake's jobs know of where they are, in any working folder.
+
+    The registry is that of `checkout` where the working folder has none. A job imports this
+    package, and nothing that lies in the working folder under the name of a module.
+    """
+    os.environ[CHECKOUT] = str(Path(checkout).resolve())
+    os.environ["PYTHONSAFEPATH"] = "1"
+    own = str(Path(__file__).resolve().parents[1])
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if own not in sys.path[-1:] and "site-packages" not in own:
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([own, *others]))
 
 
 def settle_jobs(wandb: str, *, launch_anyway: bool = False) -> None:

@@ -6,19 +6,21 @@ import sys
 from pathlib import Path
 
 from lomo import plan_command, warm
-from lomo.cli import refuse, settle_jobs
+from lomo.cli import refuse, settle_jobs, settle_place
 from lomo.errors import UserError
 from lomo.estimates import resources_of
 from lomo.foresight import forget_unlaunched
 from lomo.inputs import data_folder, gpus_a_run, model_files, task_files
 from lomo.lock import hold
-from lomo.machine import host_bytes
 from lomo.plan import plan_from_config
 from lomo.provenance import fingerprint, fingerprint_of
+from lomo.typed import as_typed
 
+# Named as it is seen from the working folder, where results/ and resources/ are made.
 SOURCE = os.path.relpath(workflow.configfiles[-1])
+settle_place(workflow.basedir)
 try:
-    PLAN = plan_from_config(config, source=SOURCE)
+    PLAN = plan_from_config(as_typed(config, workflow.config_settings.config_args), source=SOURCE)
 except UserError as error:
     sys.exit(refuse(error))
 
@@ -32,9 +34,6 @@ ESTIMATES = f"results/{STUDY}/estimates.json"
 
 if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.dryrun:
     forget_unlaunched([Path(f"results/{STUDY}/runs", run) for run in RUN_IDS])
-if workflow.local_exec and "mem_mb" not in workflow.global_resources:
-    # Jobs say what they take of the host; on this one there is no more than that.
-    workflow.register_resource("mem_mb", host_bytes() // 10**6)
 
 
 wildcard_constraints:
@@ -42,14 +41,14 @@ wildcard_constraints:
 
 
 onstart:
+    planning = None
     # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
     try:
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
+        if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
+            planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
     except UserError as error:
         sys.exit(refuse(error))
-    planning = None
-    if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
-        planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
     if not gpus_a_run(PLAN.study):
         WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
     print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
@@ -61,6 +60,16 @@ onsuccess:
     # Another target than `all` may have been asked for, beside a report that already stands.
     if any(job.rule.name == "report" for job in workflow.dag.jobs):
         print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
+
+
+def escaped(path):
+    """A path that Snakemake takes as it is: its braces are no wildcards."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def beside_snakefile(name):
+    """A file of the checkout, as it is seen from the working folder."""
+    return escaped(os.path.relpath(Path(workflow.basedir, name)))
 
 
 def spec_of(wildcards):
@@ -87,6 +96,7 @@ def rounds_to_come(wildcards):
 
 def model_of(wildcards):
     """The files of the run's model."""
+    hold_triggers()
     return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
 
 
