@@ -139,6 +139,11 @@ def random_config(entry: ModelEntry) -> dict[str, Any]:
     return {**entry.architecture, RANDOM_WEIGHTS: 0}
 
 
+def looked_from(path: Path) -> str:
+    """Where a relative path starts, as the end of an advice; nothing for an absolute one."""
+    return "" if path.is_absolute() else f"; a path starts at the working folder, {Path.cwd()}"
+
+
 def local_entry(folder: Path, *, where: str) -> ModelEntry:
     """The model in a local Hugging Face folder. Raises UserError if it is not usable as it is."""
     place = f"{where}: {folder}"
@@ -148,7 +153,9 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
             "no model folder (it has no config.json)",
             where=place,
             allowed="a folder with config.json, tokenizer.json and *.safetensors",
-            fix=None if folder.is_dir() else f"give the folder, or a name of {REGISTRY}",
+            fix=None
+            if folder.is_dir()
+            else f"give the folder, or a name of {REGISTRY}{looked_from(folder)}",
         )
     try:
         # Infinity and NaN are no JSON, yet some configs hold them; they concern no key used here.

@@ -261,6 +261,7 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
     Two study files must not write into one folder: the plan that stands there names its file.
     """
     plan = make_plan(parse(Study, config, where=source), source=source)
+    _check_braces(plan)
     standing = Path(f"results/{plan.study.study}/plan.json")
     if standing.is_file():
         # Snakemake takes a file that is there for done.
@@ -277,6 +278,19 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
                 fix="give this study another name, or remove that folder",
             )
     return plan
+
+
+def _check_braces(plan: Plan) -> None:
+    """Snakemake takes a brace in a path for a wildcard, and knows no way to write it otherwise."""
+    places = {"data": plan.study.data}
+    places |= {f"model {name}": entry.path or name for name, entry in plan.models.items()}
+    for key, path in places.items():
+        if "{" in path or "}" in path:
+            raise UserError(
+                f"a brace in {path!r}, which Snakemake takes for a wildcard",
+                where=f"{plan.source}: {key}",
+                fix="rename it, or give a link to it: ln -s",
+            )
 
 
 def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:

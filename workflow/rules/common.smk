@@ -62,14 +62,9 @@ onsuccess:
         print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
 
 
-def escaped(path):
-    """A path that Snakemake takes as it is: its braces are no wildcards."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
 def beside_snakefile(name):
     """A file of the checkout, as it is seen from the working folder."""
-    return escaped(os.path.relpath(Path(workflow.basedir, name)))
+    return os.path.relpath(Path(workflow.basedir, name))
 
 
 def spec_of(wildcards):

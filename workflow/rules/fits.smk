@@ -9,7 +9,7 @@ MOST_CARDS = 8
 
 rule what_fits:
     input:
-        escaped(registry_path()),
+        str(registry_path()),
     output:
         "results/fits/what_fits.json",
     log:
