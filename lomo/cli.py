@@ -21,9 +21,9 @@ from lomo import plan_command
 from lomo.errors import UserError
 from lomo.files import cannot_use, parse_json, read_text
 from lomo.foresight import ANYWAY
+from lomo.interrupts import INTERRUPTED
 from lomo.memory import ask, fits
 from lomo.models import CHECKOUT
-from lomo.warm import INTERRUPTED
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
 

@@ -46,6 +46,7 @@ NOT_DEFINING = frozenset(
         "lomo.errors",
         "lomo.files",
         "lomo.inputs",
+        "lomo.interrupts",
         "lomo.lock",
         "lomo.methods",
         "lomo.models",
@@ -57,6 +58,7 @@ NOT_DEFINING = frozenset(
         "lomo.specs",
         "lomo.support",
         "lomo.tracking",
+        "lomo.typed",
         "lomo.wandb_runs",
         "lomo.warm",
     }

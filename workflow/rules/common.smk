@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from lomo import plan_command, warm
+from lomo import interrupts, plan_command, warm
 from lomo.cli import refuse, settle_jobs, settle_place
 from lomo.errors import UserError
 from lomo.estimates import resources_of
@@ -41,19 +41,22 @@ wildcard_constraints:
 
 
 onstart:
+    interrupts.end_once()
     planning = None
-    # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
     try:
+        # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
         if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
             planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
+        if not gpus_a_run(PLAN.study):
+            WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
+        print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
+        if planning is not None:
+            planning.finish()  # no run starts before; its line is printed
     except UserError as error:
         sys.exit(refuse(error))
-    if not gpus_a_run(PLAN.study):
-        WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
-    print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
-    if planning is not None:
-        planning.finish()  # no run starts before; its line is printed
+    except KeyboardInterrupt:
+        sys.exit(interrupts.INTERRUPTED)
 
 
 onsuccess:
