@@ -11,10 +11,11 @@ min_version("9.27")
 
 if not workflow.configfiles:
 
-    configfile: "config/tiny.yaml"
+    configfile: workflow.source_path("config/tiny.yaml")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/held.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/runs.smk"

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lomo.cli import refuse
-from lomo.errors import UserError
+from lomo.cli import ended
 
 from .collect import collect
 from .collected import load
@@ -83,8 +82,5 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 2 a user's mistake (its message on stderr)."""
-    try:
-        run(parser().parse_args(argv))
-    except UserError as error:
-        return refuse(error)
-    return 0
+    arguments = parser().parse_args(argv)
+    return ended(lambda: run(arguments))

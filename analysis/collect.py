@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from lomo.files import write_bytes, write_text
 from lomo.plan import Plan, read_plan
 from lomo.record import (
     AllocatorPeaks,
@@ -20,10 +21,8 @@ from lomo.record import (
     Record,
     SumOfTerms,
     Throughput,
-    write_text,
 )
 
-from .files import write_bytes
 from .names import NOT_RUN
 from .records import read_records
 

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lomo.files import read_lines
+
 from .accuracy import Cell, accuracy_cells
 from .collected import Collected
-from .files import read_lines
 from .labels import line_ends
 from .names import TASKS, method_title
 from .style import COLUMN, method_colour, method_marker, new_figure, placeholder, quiet_grid

@@ -6,8 +6,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lomo.files import read_lines
+
 from .collected import Collected
-from .files import read_lines
 from .names import method_title
 from .style import COLUMN, method_colour, new_figure, placeholder, quiet_grid, text_colour
 from .units import unit_for

@@ -9,9 +9,9 @@ from typing import Any
 
 from lomo.config import Target
 from lomo.errors import UserError
+from lomo.files import read_lines
 
 from .collected import Collected
-from .files import read_lines
 from .names import worst_status
 
 SECTION = "peers"

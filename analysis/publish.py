@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lomo.errors import UserError
+from lomo.files import write_text
 from lomo.plan import Plan, read_plan
-from lomo.record import PROTOCOL_VERSION, Record, write_text
+from lomo.record import PROTOCOL_VERSION, Record
 
 from .names import listed, status_text
 from .records import read_records

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lomo.record import write_text
+from lomo.files import write_text
 
 from .units import EN_DASH
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from lomo.errors import UserError
-from lomo.record import write_text
+from lomo.files import write_text
 
 from .collected import Collected, load
 from .costs import costs, zero_shot

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from .files import write_bytes
+from lomo.files import write_bytes
 
 INK, QUIET, FAINT = "#1f2328", "#59636e", "#d8dee4"
 

@@ -2,11 +2,14 @@
 
 import sys
 
-from lomo.warm import hand_over
+try:
+    from lomo.warm import hand_over
 
-code = hand_over(sys.argv[1:])
-if code is None:
-    from lomo.cli import main
+    code = hand_over(sys.argv[1:])
+    if code is None:
+        from lomo.cli import main
 
-    code = main()
+        code = main()
+except KeyboardInterrupt:
+    code = 130  # as a shell tells it
 sys.exit(code)

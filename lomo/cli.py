@@ -7,18 +7,23 @@ user's mistake, 1 a bug.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lomo import plan_command
 from lomo.errors import UserError
+from lomo.files import cannot_use, parse_json, read_text
 from lomo.foresight import ANYWAY
+from lomo.interrupts import INTERRUPTED
 from lomo.memory import ask, fits
+from lomo.models import CHECKOUT
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
 
@@ -26,17 +31,51 @@ QUIET = bool(os.environ.get("LOMO_QUIET"))
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; gives the exit code."""
     options = _parser().parse_args(arguments)
+    return ended(lambda: options.command(options))
+
+
+def ended(command: Callable[[], object]) -> int:
+    """Does what a command line asked for; the exit code that tells how it ended."""
     try:
-        options.command(options)
+        command()
+        sys.stdout.flush()
     except UserError as error:
         return refuse(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        told = cannot_use(error)
+        if told is None:
+            raise
+        if error.filename is None:  # its output; what waits in the buffer would fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return refuse(told)
     return 0
 
 
 def refuse(error: UserError) -> int:
     """Tells the user of their mistake; gives the exit code for it."""
-    print(f"error: {error}", file=sys.stderr)
+    try:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    except OSError:
+        # A job's stderr is its log, which may lie on the disk that is full: stdout is the console.
+        with contextlib.suppress(OSError):
+            print(f"error: {error}", flush=True)
     return 2
+
+
+def settle_place(checkout: str | Path) -> None:
+    """What this process and Snakemake's jobs know of where they are, in any working folder.
+
+    The registry is that of `checkout` where the working folder has none. A job imports this
+    package, and nothing that lies in the working folder under the name of a module.
+    """
+    os.environ[CHECKOUT] = str(Path(checkout).resolve())
+    os.environ["PYTHONSAFEPATH"] = "1"
+    own = str(Path(__file__).resolve().parents[1])
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if own not in sys.path[-1:] and "site-packages" not in own:
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([own, *others]))
 
 
 def settle_jobs(wandb: str, *, launch_anyway: bool = False) -> None:
@@ -133,10 +172,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _json_argument(text: str, where: str) -> dict[str, Any]:
-    path = Path(text) if not text.lstrip().startswith("{") else None
     try:
-        data = json.loads(path.read_text(encoding="utf-8") if path else text)
-    except (OSError, ValueError) as error:
+        data = parse_json(text if text.lstrip().startswith("{") else read_text(Path(text)))
+    except ValueError as error:  # a UserError is one too
         raise UserError(f"is neither JSON nor a file with JSON: {error}", where=where) from error
     if not isinstance(data, dict):
         raise UserError("is not a JSON object", where=where)
@@ -145,8 +183,8 @@ def _json_argument(text: str, where: str) -> dict[str, Any]:
 
 def _runs(options: argparse.Namespace) -> None:
     from lomo.config import Study, parse, read_yaml
+    from lomo.files import write_text
     from lomo.plan import make_plan
-    from lomo.record import write_text
 
     given = options.study.lstrip().startswith("{")
     source = options.source or ("command line" if given else options.study)
@@ -203,8 +241,8 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 def _architecture(options: argparse.Namespace) -> None:
     from lomo.config import parse
+    from lomo.files import write_text
     from lomo.models import ModelEntry, random_config
-    from lomo.record import write_text
 
     entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
     if entry.weights != "random":
@@ -275,7 +313,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _wandb(options: argparse.Namespace) -> None:
     from lomo.plan import read_plan
-    from lomo.tracking import publish
+    from lomo.wandb_runs import publish
 
     publish(options.results, list(read_plan(options.results).runs))
 

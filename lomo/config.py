@@ -246,6 +246,7 @@ class Study(Strict):
 
     study: str = Field(
         pattern=r"^[a-z0-9][a-z0-9-]*$",
+        max_length=200,
         description="its name, and its folder: small letters, digits and hyphens",
     )
     title: str = Field(description="one line for tables and pages")

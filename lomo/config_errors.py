@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -35,6 +36,17 @@ def explained(model: type[BaseModel], data: Any, error: ValidationError, where: 
             where=place,
             allowed="a number",
             fix=f"write {float(value)!r}" if "e" not in repr(float(value)) else _dotted(value),
+        )
+    if first["type"] == "string_type" and isinstance(value, bool | int | float | date):
+        kind = "a date" if isinstance(value, date) else "true or false"
+        kind = (
+            "a number" if isinstance(value, int | float) and not isinstance(value, bool) else kind
+        )
+        return UserError(
+            f"YAML reads what is written there as {kind} ({value})",
+            where=place,
+            allowed="text",
+            fix='put it in quotes, as it is meant: "007", "no", "2024-11-25"',
         )
     if first["type"] == "missing":
         return UserError("is missing", where=place, fix=_description(model, first["loc"]))

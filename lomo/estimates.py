@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from lomo.config import Strict
 from lomo.errors import UserError
+from lomo.files import read_text
 from lomo.machine import GIB, RESERVE_GIB, Machine, Speed
 from lomo.specs import MeasureSpec, TrainSpec
 
@@ -70,14 +71,11 @@ class Estimates(Strict):
 
 def read_estimates(path: Path) -> Estimates:
     """The estimates in a file. Raises UserError where it is missing or no such file."""
+    text = read_text(
+        path, fix="make it: python -m lomo plan STUDY --out FILE, or snakemake --cores all plan"
+    )
     try:
-        return Estimates.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"cannot be read ({error.strerror})",
-            where=str(path),
-            fix="make it: python -m lomo plan STUDY --out FILE, or snakemake --cores all plan",
-        ) from error
+        return Estimates.model_validate_json(text)
     except ValidationError as error:
         raise UserError(
             f"holds no estimates: {str(error).splitlines()[0]}",

@@ -18,7 +18,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
-from lomo.record import Evaluation, write_text
+from lomo.files import write_text
+from lomo.record import Evaluation
 from lomo.specs import TrainSpec
 
 METRIC = "acc"

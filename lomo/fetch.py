@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 
 from lomo.errors import UserError
+from lomo.files import read_text, whole, write_text
 from lomo.models import ModelEntry
-from lomo.record import write_text
 from lomo.tasks.superglue import TASKS, read_documents
 from lomo.weights import weights_sha256
 
@@ -66,31 +66,29 @@ def modelling(requirements: Path, folder: Path) -> None:
     Each by version and hash, as a wheel: no code of theirs is run. The copy of `requirements` is
     written last.
     """
-    new = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(new, ignore_errors=True)
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile"]
     command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*command, *options, "--target", str(new), "-r", str(requirements)], check=False
-    )
-    if done.returncode:
-        raise UserError(
-            f"pip can't install it (exit code {done.returncode})",
-            where=str(requirements),
-            fix="see its message; it needs the network, or a folder of wheels (PIP_FIND_LINKS)",
+    with whole(folder) as new:
+        done = subprocess.run(
+            [*command, *options, "--target", str(new), "-r", str(requirements)], check=False
         )
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
-    write_text(folder / requirements.name, requirements.read_text(encoding="utf-8"))
+        if done.returncode:
+            raise UserError(
+                f"pip can't install it (exit code {done.returncode})",
+                where=str(requirements),
+                fix="see its message; it needs the network, or a folder of wheels (PIP_FIND_LINKS)",
+            )
+    write_text(folder / requirements.name, read_text(requirements))
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, split: str, folder: Path) -> None:
     target = folder / name / f"{split}.jsonl"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    with archive.open(f"{name}/{split}.jsonl") as source, temporary.open("wb") as file:
+    with (
+        whole(target) as temporary,
+        archive.open(f"{name}/{split}.jsonl") as source,
+        temporary.open("wb") as file,
+    ):
         shutil.copyfileobj(source, file)
-    temporary.replace(target)
 
 
 def _check_size(folder: Path, task: str) -> None:

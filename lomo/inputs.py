@@ -7,7 +7,7 @@ from pathlib import Path
 from lomo.config import Study
 from lomo.errors import UserError
 from lomo.machine import has_gpu
-from lomo.models import ModelEntry
+from lomo.models import ModelEntry, looked_from
 from lomo.tasks.superglue import TASKS, read_documents
 
 SPLITS = ("train", "val")
@@ -65,7 +65,8 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
             f"no such data folder: {folder}",
             where=f"{where}: data",
             allowed="generated, superglue, or a folder in SuperGLUE's JSONL layout",
-            fix="correct `data`, or give it on the command line: --config data=FOLDER",
+            fix="correct `data`, or give it on the command line: --config data=FOLDER"
+            + looked_from(folder),
         )
     for task in sorted(tasks):
         for file in task_files(task):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from lomo.errors import UserError
+from lomo.files import cannot_write
 
 
 @contextmanager
@@ -19,8 +20,7 @@ def exclusive(path: Path) -> Iterator[float]:
     A pipeline that was killed leaves its running jobs behind. The same job, started again, waits
     here for the old one, and finds its work done.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with _opened(path) as file:
         waited_s = 0.0
         if not _try(file):
             print(f"waiting for another process that works on {path.parent}", flush=True)
@@ -31,9 +31,11 @@ def exclusive(path: Path) -> Iterator[float]:
 
 
 def hold(path: Path) -> IO[str]:
-    """Holds the lock file `path` until the process ends. Raises UserError if another holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("w")
+    """Holds the lock file `path` until the process ends.
+
+    Raises UserError if another process holds it, or where it can't be made.
+    """
+    file = _opened(path)
     if not _try(file):
         raise UserError(
             "another snakemake is working on this study",
@@ -41,6 +43,14 @@ def hold(path: Path) -> IO[str]:
             fix="wait for it, or stop it; a lock never outlives its process",
         )
     return file
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w")
+    except OSError as error:
+        raise (cannot_write(path, error) or error) from None
 
 
 def _try(file: IO[str]) -> bool:

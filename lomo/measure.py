@@ -20,6 +20,7 @@ from lomo.clock import Clock
 from lomo.efficiency import efficiency
 from lomo.engines.single import Single
 from lomo.engines.step import StepPhase, training_step
+from lomo.files import write_text
 from lomo.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.instruments import StepInstruments
 from lomo.memory.cuda import (
@@ -33,7 +34,7 @@ from lomo.memory.host import host_peak_rss_bytes
 from lomo.memory.ledger import Ledger, StepMeter
 from lomo.methods import Prepared
 from lomo.preparation import prepare_model
-from lomo.record import AllocatorPeaks, CudaMemory, LedgerParts, Memory, SumOfTerms, write_text
+from lomo.record import AllocatorPeaks, CudaMemory, LedgerParts, Memory, SumOfTerms
 from lomo.specs import MeasureSpec
 from lomo.throughput import TimedStep, summarise
 from lomo.tracking import History

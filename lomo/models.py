@@ -7,6 +7,7 @@ folder. Weights are safetensors only and no code of a model is ever executed.
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from lomo.config import Strict, parse, read_yaml
 from lomo.errors import UserError, nearest
 
 REGISTRY = Path("config/models.yaml")
+# Set by the pipeline to the folder of its Snakefile; jobs inherit it.
+CHECKOUT = "LOMO_CHECKOUT"
 # Stands in the config.json of a model whose weights are random and made anew in each run.
 RANDOM_WEIGHTS = "random_weights_seed"
 
@@ -73,10 +76,18 @@ class ModelEntry(Strict):
         return int(positions) if positions is not None else None
 
 
+def registry_path() -> Path:
+    """The registry of the working folder; where it has none, that of the checkout."""
+    checkout = os.environ.get(CHECKOUT) or Path(__file__).resolve().parents[1]
+    beside = Path(os.path.relpath(Path(checkout, REGISTRY)))
+    return REGISTRY if REGISTRY.is_file() or not beside.is_file() else beside
+
+
 @cache
-def registry(path: Path = REGISTRY) -> dict[str, ModelEntry]:
+def registry(path: Path | None = None) -> dict[str, ModelEntry]:
     """All named models. Raises UserError for a bad entry."""
     entries = {}
+    path = path or registry_path()
     for name, data in read_yaml(path).items():
         where = f"{path}: {name}"
         entry = parse(
@@ -128,6 +139,11 @@ def random_config(entry: ModelEntry) -> dict[str, Any]:
     return {**entry.architecture, RANDOM_WEIGHTS: 0}
 
 
+def looked_from(path: Path) -> str:
+    """Where a relative path starts, as the end of an advice; nothing for an absolute one."""
+    return "" if path.is_absolute() else f"; a path starts at the working folder, {Path.cwd()}"
+
+
 def local_entry(folder: Path, *, where: str) -> ModelEntry:
     """The model in a local Hugging Face folder. Raises UserError if it is not usable as it is."""
     place = f"{where}: {folder}"
@@ -137,7 +153,9 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
             "no model folder (it has no config.json)",
             where=place,
             allowed="a folder with config.json, tokenizer.json and *.safetensors",
-            fix=None if folder.is_dir() else f"give the folder, or a name of {REGISTRY}",
+            fix=None
+            if folder.is_dir()
+            else f"give the folder, or a name of {REGISTRY}{looked_from(folder)}",
         )
     try:
         # Infinity and NaN are no JSON, yet some configs hold them; they concern no key used here.

@@ -7,7 +7,6 @@ to which section. It imports no torch.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lomo import methods
 from lomo.ablation import plan_ablation
 from lomo.config import Ablation, Accuracy, HyperValue, Measure, Peers, Strict, Study, parse
 from lomo.errors import UserError
+from lomo.files import read_json, read_text
 from lomo.inputs import check_data, data_folder, model_folder
 from lomo.models import ModelEntry, local_entry, resolve_model, with_random_weights
 from lomo.native_dtype import in_native_dtype
@@ -263,17 +263,16 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
     Two study files must not write into one folder: the plan that stands there names its file.
     """
     plan = make_plan(parse(Study, config, where=source), source=source)
+    _check_braces(plan)
     standing = Path(f"results/{plan.study.study}/plan.json")
     if standing.is_file():
+        # Snakemake takes a file that is there for done.
+        fix = "delete it: the pipeline makes it again, and repeats no run for that"
         try:
-            other = json.loads(standing.read_text(encoding="utf-8")).get("source")
-        except (ValueError, AttributeError) as error:
-            # Snakemake takes a file that is there for done.
-            raise UserError(
-                "is no plan; it was cut or edited",
-                where=str(standing),
-                fix="delete it: the pipeline makes it again, and repeats no run for that",
-            ) from error
+            other = read_json(standing).get("source")
+        except (UserError, AttributeError) as error:
+            what = "is no plan; it was cut or edited"
+            raise UserError(what, where=str(standing), fix=fix) from error
         if other not in (None, source):
             raise UserError(
                 f"results/{plan.study.study}/ belongs to the study file {other}",
@@ -281,6 +280,19 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
                 fix="give this study another name, or remove that folder",
             )
     return plan
+
+
+def _check_braces(plan: Plan) -> None:
+    """Snakemake takes a brace in a path for a wildcard, and knows no way to write it otherwise."""
+    places = {"data": plan.study.data}
+    places |= {f"model {name}": entry.path or name for name, entry in plan.models.items()}
+    for key, path in places.items():
+        if "{" in path or "}" in path:
+            raise UserError(
+                f"a brace in {path!r}, which Snakemake takes for a wildcard",
+                where=f"{plan.source}: {key}",
+                fix="rename it, or give a link to it: ln -s",
+            )
 
 
 def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
@@ -319,14 +331,12 @@ def read_plan(results: Path) -> Plan:
     """The plan of a results folder. Raises UserError if it is missing, cut or of other code."""
     path = results / "plan.json"
     fix = "delete it and run the pipeline again, which writes it first"
+    if not path.exists():
+        begun = "give the folder of a study, results/<study>, that the pipeline has begun"
+        raise UserError("cannot be read (No such file or directory)", where=str(path), fix=begun)
+    text = read_text(path, fix=fix)
     try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"cannot be read ({error.strerror})",
-            where=str(path),
-            fix="give the folder of a study, results/<study>, that the pipeline has begun",
-        ) from error
+        return Plan.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

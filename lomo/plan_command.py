@@ -36,8 +36,8 @@ def answer(options: argparse.Namespace, say: Callable[[str], None]) -> str:
     plan, machine = check(options)
     from lomo.estimates import read_estimates
     from lomo.estimating import make_estimates
+    from lomo.files import write_text
     from lomo.plan_text import plan_line, plan_table
-    from lomo.record import write_text
 
     if options.estimates is not None:
         estimates = read_estimates(options.estimates)
@@ -77,7 +77,7 @@ class Planning:
 
 def start(plan: Plan, estimates: Path, num_processes: int) -> Planning:
     """Begins to estimate a plan's runs into the file; the line of all is printed at the end."""
-    from lomo.record import write_text
+    from lomo.files import write_text
 
     results = estimates.parent
     written, log = results / ".start" / "plan.json", results / "logs" / "estimate.log"

@@ -6,7 +6,6 @@ They are trained on generated text alone and never see a task. AdamW, fp32, on t
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from lomo.batches import Batch
 from lomo.engines.step import training_step
+from lomo.files import read_text, whole
 from lomo.models import ModelEntry, Pretraining
 
 END = "<|end|>"
@@ -31,7 +31,7 @@ def make_base_model(entry: ModelEntry, text: Path, folder: Path, *, progress: bo
     """
     assert entry.architecture is not None and entry.pretrain is not None
     torch.manual_seed(entry.pretrain.seed)
-    lines = text.read_text(encoding="utf-8").splitlines()
+    lines = read_text(text).splitlines()
     tokenizer = make_tokenizer(lines, int(entry.architecture["vocab_size"]))
     settings = {k: v for k, v in entry.architecture.items() if k != "model_type"}
     config = AutoConfig.for_model(
@@ -48,12 +48,9 @@ def make_base_model(entry: ModelEntry, text: Path, folder: Path, *, progress: bo
     encoded = tokenizer(documents)["input_ids"]
     tokens = [token for row in encoded for token in [*row, tokenizer.eos_token_id]]
     loss = _train(model, torch.tensor(tokens), entry.pretrain, progress=progress)
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with whole(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
     return loss
 
 

@@ -44,7 +44,9 @@ NOT_DEFINING = frozenset(
         "lomo.engines",
         "lomo.engines.launch",
         "lomo.errors",
+        "lomo.files",
         "lomo.inputs",
+        "lomo.interrupts",
         "lomo.lock",
         "lomo.methods",
         "lomo.models",
@@ -56,6 +58,8 @@ NOT_DEFINING = frozenset(
         "lomo.specs",
         "lomo.support",
         "lomo.tracking",
+        "lomo.typed",
+        "lomo.wandb_runs",
         "lomo.warm",
     }
 )

@@ -7,14 +7,13 @@ are never put in one table.
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lomo.errors import UserError
+from lomo.files import read_json, write_text
 
 SCHEMA_VERSION = 2
 # Raised when a definition of docs/measurement.md or docs/protocol.md changes its meaning.
@@ -251,14 +250,6 @@ class Record(Block):
     memory: Memory | None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path` whole or not at all (temporary name, then rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def write_record(path: Path, record: Record) -> None:
     """Writes the record as indented JSON, whole or not at all."""
     write_text(path, record.model_dump_json(indent=1) + "\n")
@@ -266,16 +257,8 @@ def write_record(path: Path, record: Record) -> None:
 
 def read_record(path: Path) -> Record:
     """The record at `path`. Raises UserError for a cut, foreign or other-version file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"not a whole JSON file (line {error.lineno}); it was cut or edited",
-            where=str(path),
-            fix="delete its folder and run the pipeline again: only that run is repeated",
-        ) from error
+    fix = "delete its folder and run the pipeline again: only that run is repeated"
+    data = read_json(path, fix=fix)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
@@ -289,4 +272,4 @@ def read_record(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "record"
-        raise UserError(f"{key}: {first['msg']}", where=str(path)) from error
+        raise UserError(f"{key}: {first['msg']}", where=str(path), fix=fix) from error

@@ -24,8 +24,8 @@ from lomo.config import (
     TrainSettings,
     Variant,
 )
+from lomo.files import write_text
 from lomo.models import ModelEntry, Pretraining
-from lomo.record import write_text
 
 README = Path("config/README.md")
 SCHEMA = Path("config/study.schema.json")

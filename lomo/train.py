@@ -18,6 +18,7 @@ from lomo.batches import Batch, Example, encode, epoch_batches, micro_batches
 from lomo.clock import Clock
 from lomo.engines.single import Single
 from lomo.engines.step import StepResult, training_step
+from lomo.files import whole
 from lomo.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.methods import Prepared
 from lomo.preparation import prepare_model
@@ -219,10 +220,8 @@ class _Trainer:
 
     def _keep(self) -> None:
         with self.clock.phase("save"):
-            self.best_file.parent.mkdir(exist_ok=True)
-            temporary = self.best_file.with_suffix(".tmp")
-            save_file(self.engine.own_parts(self.model), temporary)  # each rank its own
-            temporary.replace(self.best_file)
+            with whole(self.best_file) as temporary:
+                save_file(self.engine.own_parts(self.model), temporary)  # each rank its own
 
     def _restore(self) -> None:
         with self.clock.phase("load"):

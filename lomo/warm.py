@@ -20,7 +20,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ _PR_SET_PDEATHSIG = 1
 _SIGNALLED = 128  # what a shell adds to the number of the signal that killed a command
 _HINTS = {9: " (often the kernel's, when memory runs out)"}
 _START_S = 120.0
+_END = b"\n"  # of a request, whose JSON holds none
 
 
 def hand_over(arguments: Sequence[str]) -> int | None:
@@ -48,12 +51,18 @@ def hand_over(arguments: Sequence[str]) -> int | None:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            connection.connect(path)
+            with _short(Path(path)) as address:
+                connection.connect(address)
         except OSError:
             return None
         request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd())})
-        socket.send_fds(connection, [request.encode()], [1, 2])
-        answer = connection.recv(16)
+        data = request.encode() + _END
+        try:
+            sent = socket.send_fds(connection, [data], [1, 2])
+            connection.sendall(data[sent:])
+            answer = connection.recv(16)
+        except OSError:
+            answer = b""
     if not answer:
         # The run itself may live on: its lock makes us wait for it and take its record.
         print("the warm process has died; running without it", file=sys.stderr)
@@ -65,6 +74,16 @@ def hand_over(arguments: Sequence[str]) -> int | None:
             file=sys.stderr,
         )
     return int(answer)
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """`path` as the address of a socket, which holds 107 bytes: below an opened folder."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def start(path: Path, num_threads: int) -> subprocess.Popen[bytes]:
@@ -96,43 +115,67 @@ def serve(path: Path) -> None:
     runs: dict[int, socket.socket] = {}
     signal.signal(signal.SIGTERM, lambda *_: _end(runs, path))
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
-        listener.bind(str(path))
+        try:
+            with _short(path) as address:
+                listener.bind(address)
+        except OSError as error:
+            print(f"no warm process ({path}: {error.strerror}); runs import anew", file=sys.stderr)
+            return
         listener.listen(64)
         selector.register(listener, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select(timeout=0.02):
                 if key.fileobj is listener:
-                    _accept(listener, selector, runs)
+                    client = _Client(listener.accept()[0])
+                    selector.register(client.connection, selectors.EVENT_READ, data=client)
+                elif isinstance(key.data, _Client):
+                    _hear(key.data, selector, runs)
                 else:
                     _let_go(key.data)
                     selector.unregister(key.fileobj)
             _reap(runs, selector)
 
 
-def _accept(
-    listener: socket.socket, selector: selectors.BaseSelector, runs: dict[int, socket.socket]
+@dataclass
+class _Client:
+    """Who has connected, and what they have said so far: nothing, for as long as they like."""
+
+    connection: socket.socket
+    request: bytes = b""
+    outputs: list[int] = field(default_factory=list)
+
+
+def _hear(
+    client: _Client, selector: selectors.BaseSelector, runs: dict[int, socket.socket]
 ) -> None:
-    connection, _ = listener.accept()
-    connection.settimeout(5)  # a client that says nothing must not hold up the others
+    """Takes what a client says now; with the end of its request, forks its run."""
+    connection = client.connection
     try:
-        request, outputs, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+        heard, outputs, _, _ = socket.recv_fds(connection, 1 << 20, 2)
     except OSError:
-        request, outputs = b"", []
-    if not request:
-        connection.close()
+        heard, outputs = b"", []
+    client.request += heard
+    client.outputs += outputs
+    if heard and not client.request.endswith(_END):
         return
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        # Held open here, they would keep waiting those whose run has ended.
-        for held in (listener, connection, *runs.values()):
-            held.close()
-        selector.close()
-        _run(request, outputs)
-    for output in outputs:
+    selector.unregister(connection)
+    if heard and len(client.outputs) == 2:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            # Held open here, they would keep waiting those whose run has ended.
+            others = [key.fileobj for key in selector.get_map().values()]
+            for held in (connection, *runs.values(), *others):
+                if isinstance(held, socket.socket):
+                    held.close()
+            selector.close()
+            _run(client.request, client.outputs)
+        runs[child] = connection
+        selector.register(connection, selectors.EVENT_READ, data=child)
+    else:
+        connection.close()
+    for output in client.outputs:
         os.close(output)
-    runs[child] = connection
-    selector.register(connection, selectors.EVENT_READ, data=child)
 
 
 def _run(request: bytes, outputs: Sequence[int]) -> None:

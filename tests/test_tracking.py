@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +14,25 @@ import wandb
 
 from lomo.clock import Clock
 from lomo.config import Study
+from lomo.errors import UserError
 from lomo.plan import make_plan
-from lomo.run import execute
+from lomo.provenance import read_provenance
+from lomo.record import Evidence, Record, write_record
+from lomo.run import as_record, execute
 from lomo.specs import TrainSpec
-from lomo.tracking import History, publish
+from lomo.tracking import History
+from lomo.wandb_runs import publish, wandb_id
+
+ROOT = Path(__file__).parent.parent
 
 
 class FakeRun:
-    """Takes what a W&B run would be told."""
+    """Takes what a W&B run would be told, and leaves its folder."""
 
     def __init__(self, **told: Any) -> None:
         self.told, self.logged, self.summary, self.exit_code = told, [], {}, None
+        if told["mode"] == "offline":
+            (told["dir"] / "wandb" / f"offline-run-20261125_101112-{told['id']}").mkdir()
 
     def log(self, numbers: dict[str, Any], step: int) -> None:
         self.logged.append((step, numbers))
@@ -94,3 +105,116 @@ def test_a_run_without_a_record_ends_as_failed(
     assert run.exit_code == 1
     lines = (tmp_path / "history.jsonl").read_text()
     assert "NaN" not in lines and '"loss": null' in lines
+
+
+@pytest.fixture
+def finished(tmp_path: Path, spec: TrainSpec) -> list[str]:
+    """Two records of a study, without having trained; their run ids."""
+    made = failed_record(spec)
+    for run_id in ("train/m/lomo/rte/s42/t0", "train/m/sgd/rte/s42/t0"):
+        write_record(
+            tmp_path / "runs" / run_id / "record.json", made.model_copy(update={"run_id": run_id})
+        )
+    return ["train/m/lomo/rte/s42/t0", "train/m/sgd/rte/s42/t0"]
+
+
+def failed_record(spec: TrainSpec) -> Record:
+    evidence = Evidence(
+        message="it is too large",
+        step=1,
+        peak_before_bytes=None,
+        missing={"peak_before_bytes": "-"},
+    )
+    return as_record(spec, "oom", evidence, read_provenance(spec, "cpu"), Clock())
+
+
+def test_what_was_published_is_not_written_again(
+    finished: list[str], started: list[FakeRun], tmp_path: Path
+) -> None:
+    first, second = finished
+    publish(tmp_path, [first])
+    publish(tmp_path, [first, second])  # as after a method more
+    assert [run.told["name"] for run in started] == [first, second]
+    (tmp_path / "wandb" / "published.json").unlink()  # as Snakemake does before the job
+    publish(tmp_path, [first, second])
+    assert len(started) == 2
+    # The run done again is another record: it gets an id of its own, and the old one goes.
+    path = tmp_path / "runs" / first / "record.json"
+    path.write_text(path.read_text().replace("too large", "much too large"))
+    publish(tmp_path, [first, second])
+    assert len(started) == 3
+    ids = [run.told["id"] for run in started]
+    assert len(set(ids)) == 3
+    there = {folder.name.split("-", 3)[-1] for folder in (tmp_path / "wandb").glob("offline-*")}
+    assert there == set(ids[1:])
+
+
+def test_a_run_that_was_cut_short_is_written_again(
+    finished: list[str], started: list[FakeRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeRun, "finish", lambda *_, **__: 1 / 0)
+    with pytest.raises(UserError, match="records are whole") as refused:
+        publish(tmp_path, finished[:1])
+    assert "wandb=off" in str(refused.value)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        wandb, "init", lambda **told: started.append(FakeRun(**told)) or started[-1]
+    )
+    publish(tmp_path, finished)
+    assert [run.told["name"] for run in started[1:]] == finished
+
+
+@pytest.mark.parametrize("name", ["qwen:0.5b", "bob's llama", "a;b,c#d?e/f", "モデル", "x" * 250])
+def test_what_wandb_refuses_in_a_name_is_replaced(name: str) -> None:
+    found = wandb_id("s", f"train/{name}/lomo", "of a record")
+    settings = wandb.Settings(run_id=found)
+    assert settings.run_id == found and 0 < len(found) <= 128
+    # Names that differ only in what is replaced stay two.
+    assert found != wandb_id("s", f"train/{name.replace(name[1], '-')}/lomo", "of a record")
+    assert wandb_id("s", f"train/{name}/lomo") != wandb_id("s", "train/-----/lomo")
+
+
+def test_a_plain_name_stays_as_it_is() -> None:
+    assert wandb_id("tiny", "train/tiny-s/lomo") == "tiny-train-tiny-s-lomo"
+
+
+HOSTILE = {
+    "WANDB_PROJECT": "team/lomo:1",
+    "WANDB_API_KEY": "x" * 40 + "\n",
+    "WANDB_BASE_URL": "wandb.local",
+    "WANDB_MODE": "disabled",
+    "WANDB_DIR": "/proc/nowhere",
+    "WANDB_TAGS": f"a,,{'long' * 30}",
+    "WANDB_RUN_ID": "a/b",
+    "HOME": "/proc/nowhere",
+    "XDG_CONFIG_HOME": "/proc/nowhere",
+    "XDG_CACHE_HOME": "/proc/nowhere",
+}
+
+
+@pytest.mark.slow
+def test_offline_needs_no_key_no_server_and_no_home(finished: list[str], tmp_path: Path) -> None:
+    run_id = "train/bob's qwen:0.5b/lomo/rte/s42/t0"
+    (tmp_path / "runs" / finished[0]).rename(tmp_path / "moved")
+    (tmp_path / "runs" / run_id).parent.mkdir(parents=True)
+    (tmp_path / "moved").rename(tmp_path / "runs" / run_id)
+    (tmp_path / "runs" / run_id / "history.jsonl").write_text(
+        '{"event": "step", "step": 1, "loss": 2.0}\n'
+    )
+    code = (
+        "import pathlib; from lomo.wandb_runs import publish;"
+        f"publish(pathlib.Path({str(tmp_path)!r}), [{run_id!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **HOSTILE, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'team-lomo-1' is written" in done.stderr
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    (written,) = folder.glob("run-*.wandb")
+    assert written.stat().st_size > 0

@@ -36,9 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def answer(options: argparse.Namespace, *, progress: bool) -> str:
     """What fits, as text. Raises UserError for what cannot be asked."""
+    from lomo.files import write_text
     from lomo.memory.fits_text import as_json, as_text
     from lomo.memory.fitting import card_counts, find
-    from lomo.record import write_text
 
     architectures, methods = _check(options)
     if options.out:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from lomo import engines, methods
 from lomo.errors import UserError
+from lomo.files import write_text
 from lomo.memory import forked
 from lomo.memory.architecture import entry_architecture
 from lomo.memory.peaks import PeakByBatch
@@ -21,7 +22,6 @@ from lomo.memory.predict import predict
 from lomo.memory.study import Asked, fingerprint_of_prediction, stands
 from lomo.models import ModelEntry
 from lomo.plan import MeasureSpec, Plan, TrainSpec
-from lomo.record import write_text
 from lomo.specs import AblationSpec, PeerSpec
 
 # Hyper-parameters that move weights and take no memory.

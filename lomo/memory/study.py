@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from lomo import engines
 from lomo.errors import UserError
+from lomo.files import write_text
 from lomo.memory import forked, june_2023
 from lomo.memory.architecture import entry_architecture
 from lomo.memory.predict import ZERO3, Device, predict
@@ -21,7 +22,6 @@ from lomo.memory.zero3 import AUTHORS, Zero3
 from lomo.models import ModelEntry
 from lomo.plan import MeasureSpec, Plan
 from lomo.provenance import fingerprint
-from lomo.record import write_text
 from lomo.specs import AblationSpec
 
 SECTIONS = ("memory", "throughput", "ablation")

@@ -11,8 +11,9 @@ from typing import Any
 
 import lomo.plan
 from lomo.config import Study, parse
+from lomo.files import write_text
 from lomo.plan import Plan, make_plan
-from lomo.record import Record, write_record, write_text
+from lomo.record import Record, write_record
 from lomo.specs import MeasureSpec, TrainSpec
 
 TASKS = ["rte", "boolq", "wsc", "wic", "multirc", "copa"]

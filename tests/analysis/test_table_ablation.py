@@ -16,9 +16,9 @@ from analysis.collected import load
 from analysis.figure_ablation import figure_ablation
 from analysis.table_ablation import table_ablation
 from lomo.config import Study, parse
+from lomo.files import write_text
 from lomo.memory.study import asked_by
 from lomo.plan import Plan, make_plan
-from lomo.record import write_text
 from lomo.specs import AblationSpec
 
 MIB = 2**20

@@ -11,9 +11,10 @@ import synthetic
 from analysis.cli import main
 from lomo.errors import UserError
 from lomo.estimates import Estimate, Estimates
+from lomo.files import write_text
 from lomo.machine import GIB, Machine, Speed
 from lomo.plan import read_plan
-from lomo.record import read_record, write_text
+from lomo.record import read_record
 
 FAILED = "measure/small/adamw"
 

@@ -5,20 +5,22 @@ import os
 import sys
 from pathlib import Path
 
-from lomo import native_dtype, plan_command, warm
-from lomo.cli import refuse, settle_jobs
+from lomo import interrupts, native_dtype, plan_command, warm
+from lomo.cli import refuse, settle_jobs, settle_place
 from lomo.errors import UserError
 from lomo.estimates import resources_of
 from lomo.foresight import forget_unlaunched
 from lomo.inputs import data_folder, gpus_a_run, model_files, task_files
 from lomo.lock import hold
-from lomo.machine import host_bytes
 from lomo.plan import plan_from_config
 from lomo.provenance import fingerprint, fingerprint_of
+from lomo.typed import as_typed
 
+# Named as it is seen from the working folder, where results/ and resources/ are made.
 SOURCE = os.path.relpath(workflow.configfiles[-1])
+settle_place(workflow.basedir)
 try:
-    PLAN = plan_from_config(config, source=SOURCE)
+    PLAN = plan_from_config(as_typed(config, workflow.config_settings.config_args), source=SOURCE)
 except UserError as error:
     sys.exit(refuse(error))
 
@@ -32,9 +34,6 @@ ESTIMATES = f"results/{STUDY}/estimates.json"
 
 if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.output_settings.dryrun:
     forget_unlaunched([Path(f"results/{STUDY}/runs", run) for run in RUN_IDS])
-if workflow.local_exec and "mem_mb" not in workflow.global_resources:
-    # Jobs say what they take of the host; on this one there is no more than that.
-    workflow.register_resource("mem_mb", host_bytes() // 10**6)
 
 
 wildcard_constraints:
@@ -42,26 +41,34 @@ wildcard_constraints:
 
 
 onstart:
-    # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
+    interrupts.end_once()
+    planning = None
     try:
+        # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
+        native_dtype.keep(PLAN.study)
+        if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
+            planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
+        if not gpus_a_run(PLAN.study):
+            WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
+        print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
+        if planning is not None:
+            planning.finish()  # no run starts before; its line is printed
     except UserError as error:
         sys.exit(refuse(error))
-    native_dtype.keep(PLAN.study)
-    planning = None
-    if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
-        planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
-    if not gpus_a_run(PLAN.study):
-        WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
-    print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
-    if planning is not None:
-        planning.finish()  # no run starts before; its line is printed
+    except KeyboardInterrupt:
+        sys.exit(interrupts.INTERRUPTED)
 
 
 onsuccess:
     # Another target than `all` may have been asked for, beside a report that already stands.
     if any(job.rule.name == "report" for job in workflow.dag.jobs):
         print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
+
+
+def beside_snakefile(name):
+    """A file of the checkout, as it is seen from the working folder."""
+    return os.path.relpath(Path(workflow.basedir, name))
 
 
 def spec_of(wildcards):
@@ -88,6 +95,7 @@ def rounds_to_come(wildcards):
 
 def model_of(wildcards):
     """The files of the run's model."""
+    hold_triggers()
     return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
 
 

@@ -1,5 +1,6 @@
 """`snakemake fits`: what fits which card, predicted; no run, weights, GPU or network."""
 
+from lomo.models import registry_path
 from lomo.memory.fits import fingerprint_of_fits, shown_models, trained_methods
 
 CARDS_GIB = [16, 24, 40, 48, 80, 141]
@@ -8,7 +9,7 @@ MOST_CARDS = 8
 
 rule what_fits:
     input:
-        "config/models.yaml",
+        str(registry_path()),
     output:
         "results/fits/what_fits.json",
     log:

@@ -87,7 +87,7 @@ rule fetch_superglue:
 
 rule fetch_modelling:
     input:
-        "workflow/envs/modelling-2023-06.txt",
+        beside_snakefile("workflow/envs/modelling-2023-06.txt"),
     output:
         "resources/modelling-2023-06/modelling-2023-06.txt",
     log:

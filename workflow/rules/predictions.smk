@@ -29,7 +29,7 @@ rule predictions:
 rule predicted_tables:
     input:
         "results/{study}/predictions/index.json",
-        june_2023="results/published/modelling-2023-06/index.json",
+        june_2023=beside_snakefile("results/published/modelling-2023-06/index.json"),
     output:
         expand(
             "results/{{study}}/tables/predicted_{table}.{format}",

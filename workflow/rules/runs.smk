@@ -15,6 +15,7 @@ rule train:
         "../../environment.yml"
     threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
     resources:
+        machine=1,
         gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
         mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
         runtime=lambda wildcards: asked_for(wildcards)["runtime"],
@@ -44,6 +45,7 @@ rule measure:
     # A measured run has the machine alone: all cores are taken, however many it uses.
     threads: workflow.cores
     resources:
+        machine=SHARES,
         gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
         mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
         runtime=lambda wildcards: asked_for(wildcards)["runtime"],

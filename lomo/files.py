@@ -1,0 +1,146 @@
+"""Files written whole or not at all, and read with one message where they are broken."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lomo.errors import UserError
+
+# What a place can't take, whatever is written. Memory, pipes and bugs are not among them.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+)
+# How Rust's libraries (safetensors, tokenizers) pass it on, which know no OSError.
+_NO_SPACE = ("no space left on device", "os { code: 28,", "(os error 28)")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write a file or a folder under; renamed to `path` after.
+
+    Where the block fails, nothing is left. Raises UserError where the disk is full or the place
+    is not writable.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    except BaseException as error:
+        _remove(temporary)
+        told = cannot_write(path, error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` whole or not at all. Raises UserError where that can't be."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes `data` to `path` whole or not at all. Raises UserError where that can't be."""
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def cannot_write(path: Path, error: BaseException) -> UserError | None:
+    """What to tell where writing `path` met a full disk or a closed door; None for other errors."""
+    code = error.errno if isinstance(error, OSError) else None
+    message = str(error).lower()
+    if code in _FULL or (code is None and any(sign in message for sign in _NO_SPACE)):
+        return UserError(
+            f"cannot be written ({os.strerror(code or errno.ENOSPC)})",
+            where=str(path),
+            fix="make room on that disk and start again: what is finished is not repeated",
+        )
+    if code in _NOT_WRITABLE:
+        return UserError(
+            f"cannot be written ({os.strerror(code or errno.EACCES)})",
+            where=str(path),
+            fix="make its folder writable, or work elsewhere: snakemake -s .../Snakefile -d FOLDER",
+        )
+    return None
+
+
+def cannot_use(error: OSError) -> UserError | None:
+    """What to tell of a full disk or a closed door that nobody expected; None for other errors."""
+    if error.errno not in (*_FULL, *_NOT_WRITABLE):
+        return None
+    fix = "make room on its disk and start again" if error.errno in _FULL else None
+    place = error.filename if error.filename is not None else "output"
+    return UserError(f"cannot be used ({error.strerror})", where=str(place), fix=fix)
+
+
+def read_text(path: Path, *, fix: str | None = None) -> str:
+    """The text of a file. Raises UserError, with `fix`, where it is not there or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(_unreadable(error), where=str(path), fix=fix) from error
+
+
+def read_json(path: Path, *, fix: str | None = None) -> Any:
+    """What a JSON file holds. Raises UserError, with `fix`, for one that is missing or cut."""
+    text = read_text(path, fix=fix)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{error}; it was cut or edited", where=str(path), fix=fix) from error
+
+
+def parse_json(text: str) -> Any:
+    """What JSON text says. Raises ValueError, in one line, whatever is wrong with it."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not a whole JSON file (line {error.lineno})") from error
+    except RecursionError as error:
+        raise ValueError("not a usable JSON file: nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"not a usable JSON file: {str(error).split(';')[0]}") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, [] if there is none. Raises UserError for a broken line."""
+    fix = "delete its folder and run the pipeline again: only that run is repeated"
+    if not path.is_file():
+        return []
+    events = []
+    for number, line in enumerate(read_text(path, fix=fix).splitlines(), start=1):
+        try:
+            event = parse_json(line)
+        except ValueError as error:
+            raise UserError(
+                f"line {number} is not JSON; the file was cut or edited", where=str(path), fix=fix
+            ) from error
+        if not isinstance(event, dict):
+            raise UserError(f"line {number} is not a JSON object", where=str(path), fix=fix)
+        events.append(event)
+    return events
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8 text"
+    return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
