@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lomo.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Raised when a definition of docs/measurement.md or docs/protocol.md changes its meaning.
 PROTOCOL_VERSION = "1.0"
 
@@ -113,6 +113,9 @@ class Evaluation(Block):
     value: float
     stderr: float | None
     num_examples: int
+    # Of these, cut to fit `max_length`; and with several best candidates, of which the first counts.
+    num_cut: int
+    num_ties: int
     other_metrics: dict[str, float]
 
 
@@ -124,6 +127,7 @@ class Training(Block):
     num_skipped_steps: int
     num_epochs: int
     num_train_examples: int
+    num_cut: int  # of these, to fit `max_length`
     num_tokens: int
     first_loss: float | None
     last_loss: float | None

@@ -133,6 +133,12 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def num_rows(folder: str) -> int:
+    """How many tokens the model in `folder` has an embedding for, by its config."""
+    config = AutoConfig.from_pretrained(folder, **_SAFE)
+    return int(config.get_text_config().vocab_size)
+
+
 def weights_sha256(folder: str) -> str | None:
     """One hash over a folder's safetensors files, in the order of their names; None for none."""
     digest = hashlib.sha256()

@@ -28,15 +28,21 @@ class TaskFiles:
     text_fields: tuple[str, ...]
     # Label as it stands in the file -> index of the candidate in the task's YAML.
     labels: dict[Any, int]
+    # The field with which the prompt begins, and which loses its left end where all is too long.
+    passage: str | None = None
 
 
 TASKS = {
-    "rte": TaskFiles("RTE", ("premise", "hypothesis"), {"entailment": 0, "not_entailment": 1}),
-    "boolq": TaskFiles("BoolQ", ("passage", "question"), {False: 0, True: 1}),
-    "wsc": TaskFiles("WSC", ("text",), {False: 0, True: 1}),
+    "rte": TaskFiles(
+        "RTE", ("premise", "hypothesis"), {"entailment": 0, "not_entailment": 1}, "premise"
+    ),
+    "boolq": TaskFiles("BoolQ", ("passage", "question"), {False: 0, True: 1}, "passage"),
+    "wsc": TaskFiles("WSC", ("text",), {False: 0, True: 1}, "text"),
     "wic": TaskFiles("WiC", ("word", "sentence1", "sentence2"), {False: 0, True: 1}),
-    "multirc": TaskFiles("MultiRC", (), {0: 0, 1: 1}),
-    "copa": TaskFiles("COPA", ("premise", "choice1", "choice2", "question"), {0: 0, 1: 1}),
+    "multirc": TaskFiles("MultiRC", (), {0: 0, 1: 1}, "paragraph"),
+    "copa": TaskFiles(
+        "COPA", ("premise", "choice1", "choice2", "question"), {0: 0, 1: 1}, "premise"
+    ),
 }
 
 
