@@ -128,7 +128,8 @@ def _check(encoder: Encoder, encoded: Encoded, room: Room, *, num_kept: int, whe
             where="max_length",
             allowed=f"at least {room.max_length + num_needed - num_kept} for this one, it is "
             f"{room.max_length}",
-            fix="raise max_length, or take the example out",
+            fix="raise max_length, or take the example out"
+            + ("" if room.passage else "; of this task's prompt nothing may be cut"),
         )
 
 

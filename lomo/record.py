@@ -18,7 +18,7 @@ from lomo.errors import UserError
 
 SCHEMA_VERSION = 3
 # Raised when a definition of docs/measurement.md or docs/protocol.md changes its meaning.
-PROTOCOL_VERSION = "1.0"
+PROTOCOL_VERSION = "1.1"
 
 # Between the metered step and the timed ones, as a share of the latter.
 MAX_PEAK_DIFFERENCE = 0.01
@@ -113,9 +113,8 @@ class Evaluation(Block):
     value: float
     stderr: float | None
     num_examples: int
-    # Of these, cut to fit `max_length`; and with several best candidates, of which the first counts.
-    num_cut: int
-    num_ties: int
+    num_cut: int  # of these, to fit `max_length`
+    num_ties: int  # of these, with several best candidates: the first of them counts
     other_metrics: dict[str, float]
 
 

@@ -123,7 +123,7 @@ def _num_common(rows: Sequence[list[int]]) -> int:
 
 
 def check_tokens(encoder: Encoder, encoded: Encoded, *, num_rows: int, where: str) -> None:
-    """Raises UserError for what a model of `num_rows` embeddings can't read, or can't tell apart."""
+    """Raises UserError for what a model of `num_rows` embeddings can't read or can't tell apart."""
     named = f"{encoder.folder}/tokenizer.json"
     largest = max(max(row, default=0) for row in (encoded.prompt, *encoded.answers))
     if max(largest, encoder.end_id) >= num_rows:
@@ -138,7 +138,7 @@ def check_tokens(encoder: Encoder, encoded: Encoded, *, num_rows: int, where: st
         raise UserError(f"{where}: an answer gets no token", where=named)
     if len({tuple(answer) for answer in encoded.answers}) < len(encoded.answers):
         raise UserError(
-            f"{where}: two answers get the same tokens {encoded.answers[0]}: no score tells them apart",
+            f"{where}: two answers get the same tokens, and no score tells them apart",
             where=named,
             fix="mend the example if its answers are alike; or else give another tokenizer",
         )

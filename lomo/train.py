@@ -44,7 +44,7 @@ def work(
     findings: Findings,
 ) -> None:
     """Trains on the spec's task and scores it; what is found goes to `findings`."""
-    # Data first: what can't be read, trained on or scored stops the run before any weight is loaded.
+    # Data first: what can't be read or scored stops the run before any weight is loaded.
     documents = split_documents(
         Path(spec.data_path),
         spec.task,

@@ -132,7 +132,7 @@ def test_a_long_prompt_loses_the_start_of_its_passage_and_is_counted(
 def test_no_cut_takes_anything_but_the_passage(
     lm: Any, study_dict: dict[str, Any], task_name: str
 ) -> None:
-    """The shortest room that is accepted holds all that follows the passage, and not a token less."""
+    """The shortest room that is accepted holds just what follows the passage."""
     spec = spec_of(study_dict, task_name)
     task, passage = evaluate.load_task(spec, "test"), TASKS[task_name].passage
     document = documents_of(spec)[0]

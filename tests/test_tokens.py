@@ -43,7 +43,7 @@ def edited(test_data: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-# transformers builds a LLaMA tokenizer anew from some parts of the file; this one is as the file says.
+# transformers builds a LLaMA tokenizer anew from parts of the file; this one is as the file says.
 PLAIN_CLASS = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
