@@ -90,7 +90,7 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase, folder: str) -> Encoder:
             allowed="a tokenizer.json (a fast tokenizer)",
             fix="write it with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
         )
-    model: Any = tokenizer.backend_tokenizer.model  # type: ignore[attr-defined]
+    model: Any = tokenizer.backend_tokenizer.model
     if getattr(model, "dropout", None):
         raise UserError(
             f"model.dropout is {model.dropout:g}: each text is split at random, anew each time",

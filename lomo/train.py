@@ -185,7 +185,8 @@ class _Trainer:
         scores = [score for sample in samples for score in sample["log_likelihoods"]]
         if self.engine.agreed(not all(map(math.isfinite, scores))):
             raise RunStopped("diverged", "a score is not finite", step=step or None)
-        if evaluation.num_ties == evaluation.num_examples >= NUM_TIES_FOR_SURE:
+        tied = evaluation.num_ties == evaluation.num_examples >= NUM_TIES_FOR_SURE
+        if self.engine.agreed(tied):
             raise RunStopped(
                 "diverged",
                 f"each of the {evaluation.num_ties} examples of {split} has the same score for its "
