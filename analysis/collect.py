@@ -53,6 +53,7 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
     **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
     "num_skipped_steps": WHOLE,
+    **dict.fromkeys(("num_train_examples", "num_cut_train", "num_cut_test", "num_ties"), WHOLE),
     **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
     **_columns_of(Throughput, ""),
     **_columns_of(Efficiency, ""),
@@ -123,6 +124,8 @@ def _measured(record: Record) -> dict[str, Any]:
     if record.training:
         for name in ("selected_epoch", "num_steps", "num_skipped_steps"):
             row[name] = getattr(record.training, name)
+        row["num_train_examples"] = record.training.num_train_examples
+        row["num_cut_train"] = record.training.num_cut
         for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)
     for block in (record.throughput, record.efficiency):
@@ -144,6 +147,8 @@ def _accuracy(record: Record) -> dict[str, Any]:
         "test_accuracy": result.value if result.split == "test" else None,
         "test_stderr": result.stderr,
         "num_test_examples": result.num_examples,
+        "num_cut_test": result.num_cut if result.split == "test" else None,
+        "num_ties": result.num_ties if result.split == "test" else None,
     }
 
 

@@ -1,12 +1,12 @@
 """From a task's documents to batches of tokens, in one order for all methods.
 
-Prompts are rendered and split into tokens by lm-eval itself, the same way as when it scores.
+Prompts are rendered by lm-eval and split into tokens as for scoring.
 Letters: B batch, S sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from lomo.errors import UserError
+from lomo.tokens import Encoded, Encoder, check_tokens
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
-    from lm_eval.models.huggingface import HFLM
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
@@ -29,6 +29,7 @@ class Example:
 
     tokens: list[int]
     num_prompt_tokens: int
+    is_cut: bool = False  # its prompt was too long
 
 
 @dataclass(frozen=True)
@@ -60,29 +61,76 @@ class Batch:
         return moved
 
 
+@dataclass(frozen=True)
+class Room:
+    """What an example has to fit in."""
+
+    max_length: int  # tokens
+    num_rows: int  # of the model's embedding
+    passage: str | None  # the field with which the prompt begins, and which a cut may shorten
+
+
 def encode(
-    lm: HFLM, task: Task, documents: Sequence[dict[str, object]], *, max_length: int
+    encoder: Encoder,
+    task: Task,
+    documents: Sequence[dict[str, object]],
+    *,
+    room: Room,
+    name: str = "train",
 ) -> list[Example]:
-    """The documents as examples of at most `max_length` tokens: long prompts lose their left end.
+    """The documents as examples of at most `max_length` tokens: long passages lose their left end.
 
     That is two tokens of the prompt less than lm-eval keeps when it scores, for the end token.
-    Raises UserError for an answer that leaves no room for a prompt.
+    Raises UserError for what `check` refuses, which names the part `name` of the data.
     """
     examples = []
-    for document in documents:
-        choices = task.doc_to_choice(document)
-        answer = task.config.target_delimiter + choices[task.doc_to_target(document)]
-        prompt, target = lm._encode_pair(task.fewshot_context(document, 0), answer)
-        target = [*target, lm.tokenizer.eos_token_id]
-        if len(target) >= max_length:
-            raise UserError(
-                f"an answer of {len(target)} tokens leaves no room for its prompt",
-                where="max_length",
-                allowed=f"more than {len(target)}, it is {max_length}",
-            )
-        prompt = prompt[len(target) - max_length :]
-        examples.append(Example(prompt + target, len(prompt)))
+    for document, encoded, where in _encoded(encoder, task, documents, room, name):
+        target = [*encoded.answers[task.doc_to_target(document)], encoder.end_id]
+        num_kept = room.max_length - len(target)
+        _check(encoder, encoded, room, num_kept=num_kept, where=where)
+        prompt = encoded.prompt[-num_kept:]
+        examples.append(Example(prompt + target, len(prompt), len(prompt) < len(encoded.prompt)))
     return examples
+
+
+def check(encoder: Encoder, task: Task, *, room: Room, name: str) -> None:
+    """Raises UserError for a document of the task that can't be scored.
+
+    Its question and answers do not fit, or it gets tokens that the model has no row for, or that
+    no score tells apart.
+    """
+    for _, encoded, where in _encoded(encoder, task, task.eval_docs, room, name):
+        # One more than fits the model: the last token is scored, and never read.
+        num_kept = room.max_length + 1 - max(map(len, encoded.answers))
+        _check(encoder, encoded, room, num_kept=num_kept, where=where)
+
+
+def _encoded(
+    encoder: Encoder, task: Task, documents: Iterable[dict[str, object]], room: Room, name: str
+) -> Iterator[tuple[dict[str, object], Encoded, str]]:
+    """Each document with its tokens and where it is, so that it can be found in its file."""
+    for number, document in enumerate(documents):
+        prompt: str = task.fewshot_context(document, 0)
+        answers = [task.config.target_delimiter + choice for choice in task.doc_to_choice(document)]
+        passage = str(document[room.passage]) if room.passage else ""
+        num_free = len(passage) if prompt.startswith(passage) else 0
+        encoded = encoder.encode(prompt, answers, num_free=num_free)
+        question = prompt.removesuffix("\nAnswer:")[-60:]
+        yield document, encoded, f"example {number} of {name} ({question!r})"
+
+
+def _check(encoder: Encoder, encoded: Encoded, room: Room, *, num_kept: int, where: str) -> None:
+    check_tokens(encoder, encoded, num_rows=room.num_rows, where=where)
+    num_needed = max(1, encoded.num_needed)
+    if num_kept < num_needed:
+        raise UserError(
+            f"{where}: its question and answer do not fit, even without a passage",
+            where="max_length",
+            allowed=f"at least {room.max_length + num_needed - num_kept} for this one, it is "
+            f"{room.max_length}",
+            fix="raise max_length, or take the example out"
+            + ("" if room.passage else "; of this task's prompt nothing may be cut"),
+        )
 
 
 def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:

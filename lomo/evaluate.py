@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from torch import nn
 from lomo.files import write_text
 from lomo.record import Evaluation
 from lomo.specs import TrainSpec
+from lomo.tokens import Encoder
 
 METRIC = "acc"
 TASK_FOLDER = Path(__file__).parent / "tasks"
@@ -30,11 +32,32 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 class QuietLM(HFLM):
-    """lm-eval's model without a progress bar of its own for each batch of requests."""
+    """lm-eval's model with our tokens, and without a progress bar for each batch of requests."""
+
+    def __init__(self, encoder: Encoder, **options: Any) -> None:
+        super().__init__(tokenizer=encoder.tokenizer, **options)
+        self.encoder = encoder
+        self.num_cut = 0  # documents of the last evaluation that were too long
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-likelihood of each (context, continuation), and whether greedy decoding gives it."""
-        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        """Log-likelihood of each (context, continuation), and whether greedy decoding gives it.
+
+        The continuations of one document follow one and the same context (lomo/tokens.py).
+        """
+        pairs = []
+        self.num_cut = 0
+        for (_, _, context), group in groupby(
+            requests, key=lambda request: (request.task_name, request.doc_id, request.args[0])
+        ):
+            answers = [request.args[1] for request in group]
+            encoded = self.encoder.encode(context, answers)
+            pairs += [
+                ((context, answer), encoded.prompt, tokens)
+                for answer, tokens in zip(answers, encoded.answers, strict=True)
+            ]
+            longest = len(encoded.prompt) + max(map(len, encoded.answers))
+            self.num_cut += longest > self.max_length + 1
+        scores: list[tuple[float, bool]] = self._loglikelihood_tokens(pairs, disable_tqdm=True)
         return scores
 
 
@@ -53,11 +76,11 @@ def load_task(spec: TrainSpec, split: Literal["dev", "test"]) -> Task:
     return task
 
 
-def wrap(model: nn.Module, tokenizer: Any, spec: TrainSpec, device: str) -> HFLM:
-    """The model as lm-eval sees it: the one place that turns text into tokens."""
+def wrap(model: nn.Module, encoder: Encoder, spec: TrainSpec, device: str) -> QuietLM:
+    """The model as lm-eval sees it."""
     return QuietLM(
+        encoder,
         pretrained=model,
-        tokenizer=tokenizer,
         device=device,
         batch_size=spec.eval_batch_size,
         max_length=spec.max_length,
@@ -65,7 +88,7 @@ def wrap(model: nn.Module, tokenizer: Any, spec: TrainSpec, device: str) -> HFLM
 
 
 def score(
-    lm: HFLM, task: Task, *, split: Literal["dev", "test"], step: int, epoch: int
+    lm: QuietLM, task: Task, *, split: Literal["dev", "test"], step: int, epoch: int
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
     """The evaluation of `split` and one entry an example (index, candidates' log-likelihoods)."""
     training = lm.model.training
@@ -82,6 +105,7 @@ def score(
         if key.endswith(",none") and isinstance(value, float)
     }
     stderr = metrics.get(f"{METRIC}_stderr")
+    samples = _per_example(outcome["samples"][name])
     evaluation = Evaluation(
         split=split,
         step=step,
@@ -89,7 +113,9 @@ def score(
         metric=METRIC,
         value=metrics[METRIC],
         stderr=stderr,
-        num_examples=len(outcome["samples"][name]),
+        num_examples=len(samples),
+        num_cut=lm.num_cut,
+        num_ties=sum(_is_tie(sample) for sample in samples),
         other_metrics={
             key: value
             for key, value in metrics.items()
@@ -97,7 +123,12 @@ def score(
         },
         missing={} if stderr is not None else {"stderr": "lm-eval gave none"},
     )
-    return evaluation, _per_example(outcome["samples"][name])
+    return evaluation, samples
+
+
+def _is_tie(sample: dict[str, Any]) -> bool:
+    scores = sample["log_likelihoods"]
+    return scores.count(max(scores)) > 1
 
 
 def _per_example(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

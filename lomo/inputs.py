@@ -8,7 +8,8 @@ from lomo.config import Study
 from lomo.errors import UserError
 from lomo.machine import has_gpu
 from lomo.models import ModelEntry, looked_from
-from lomo.tasks.superglue import TASKS, read_documents
+from lomo.tasks.jsonl import broken_link
+from lomo.tasks.superglue import TASKS, find_file, read_documents
 
 SPLITS = ("train", "val")
 
@@ -22,8 +23,14 @@ def data_folder(study: Study) -> str:
     return Path(study.data).as_posix()
 
 
-def task_files(task: str | None = None) -> list[str]:
-    """The files of one task, or of all, relative to the data folder."""
+def task_files(task: str | None = None, folder: Path | None = None) -> list[str]:
+    """The files of one task, or of all, relative to the data folder.
+
+    Given the folder, the names that they have there: `datasets` exports a validation.jsonl.
+    """
+    if task and folder:
+        found = [find_file(folder, task, split)[0] for split in SPLITS]
+        return [path.relative_to(folder).as_posix() for path in found]
     tasks = [TASKS[task]] if task else list(TASKS.values())
     return [f"{files.folder}/{split}.jsonl" for files in tasks for split in SPLITS]
 
@@ -69,11 +76,13 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
             + looked_from(folder),
         )
     for task in sorted(tasks):
-        for file in task_files(task):
+        for file in task_files(task, folder):
             path = folder / file
             if not path.is_file() or path.stat().st_size == 0:
+                link = broken_link(path)
+                problem = f"a broken link to {link}" if link else "no such file"
                 raise UserError(
-                    f"{'is empty' if path.is_file() else 'no such file'}: {path}",
+                    f"{'is empty' if path.is_file() else problem}: {path}",
                     where=f"{where}: data",
                     allowed=f"{', '.join(task_files(task))} in the data folder",
                     fix=f"add it, or leave {task} out of `tasks`",

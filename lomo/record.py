@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lomo.errors import UserError
 from lomo.files import read_json, write_text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Raised when a definition of docs/measurement.md or docs/protocol.md changes its meaning.
-PROTOCOL_VERSION = "1.0"
+PROTOCOL_VERSION = "1.1"
 
 # Between the metered step and the timed ones, as a share of the latter.
 MAX_PEAK_DIFFERENCE = 0.01
@@ -112,6 +112,8 @@ class Evaluation(Block):
     value: float
     stderr: float | None
     num_examples: int
+    num_cut: int  # of these, to fit `max_length`
+    num_ties: int  # of these, with several best candidates: the first of them counts
     other_metrics: dict[str, float]
 
 
@@ -123,6 +125,7 @@ class Training(Block):
     num_skipped_steps: int
     num_epochs: int
     num_train_examples: int
+    num_cut: int  # of these, to fit `max_length`
     num_tokens: int
     first_loss: float | None
     last_loss: float | None

@@ -124,13 +124,33 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`. Raises UserError if it has no end-of-sequence token."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
-    )
+    """The tokenizer in `folder`. Raises UserError if it is broken or has no end token."""
+    fix = "write it anew: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
+    tokenizer: PreTrainedTokenizerBase
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_SAFE)
+    except Exception as error:  # a broken file raises whatever its reader stumbles over
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(
+            f"the tokenizer can't be read: {lines[0]}",
+            where=f"{folder}/tokenizer.json",
+            allowed="tokenizer.json, and beside it tokenizer_config.json, as they were saved",
+            fix=fix,
+        ) from error
     if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no end-of-sequence token", where=folder)
+        raise UserError(
+            "the tokenizer has no end-of-sequence token",
+            where=f"{folder}/tokenizer_config.json",
+            allowed="eos_token: one of the tokens of tokenizer.json",
+            fix="set it to the token that ended the model's texts",
+        )
     return tokenizer
+
+
+def num_rows(folder: str) -> int:
+    """How many tokens the model in `folder` has an embedding for, by its config."""
+    config = AutoConfig.from_pretrained(folder, **_SAFE)
+    return int(config.get_text_config().vocab_size)
 
 
 def weights_sha256(folder: str) -> str | None:

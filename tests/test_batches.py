@@ -13,6 +13,8 @@ from lomo import evaluate
 from lomo.batches import (
     IGNORED,
     Example,
+    Room,
+    check,
     collate,
     encode,
     epoch_batches,
@@ -24,6 +26,7 @@ from lomo.errors import UserError
 from lomo.plan import make_plan
 from lomo.specs import TrainSpec
 from lomo.tasks.superglue import TASKS, split_documents
+from lomo.tokens import text_encoder
 from lomo.weights import load_model, load_tokenizer
 
 EXAMPLES = [Example(list(range(10 * n, 10 * n + n)), n - 2) for n in range(3, 12)]
@@ -35,10 +38,14 @@ def lm(model_folder: Path) -> Any:
 
 
 def wrapped(folder: Path) -> Any:
-    """lm-eval's model, the one place that turns text into tokens."""
+    """lm-eval's model, with the encoder that training uses too."""
     model = load_model(str(folder), dtype="float32", attention="sdpa", device="cpu")
-    tokenizer = load_tokenizer(str(folder))
-    return evaluate.QuietLM(pretrained=model, tokenizer=tokenizer, device="cpu", max_length=200)
+    encoder = text_encoder(load_tokenizer(str(folder)), str(folder))
+    return evaluate.QuietLM(encoder, pretrained=model, device="cpu", max_length=200)
+
+
+def room(max_length: int, passage: str | None = None) -> Room:
+    return Room(max_length, num_rows=10_000, passage=passage)
 
 
 def spec_of(study_dict: dict[str, Any], task: str) -> TrainSpec:
@@ -93,35 +100,66 @@ def real_lm(test_data: Path) -> Any:
 
 def check_tokens(lm: Any, spec: TrainSpec) -> None:
     task = evaluate.load_task(spec, "test")
-    examples = encode(lm, task, documents_of(spec), max_length=10_000)
+    examples = encode(lm.encoder, task, documents_of(spec), room=room(10_000))
     expected = scored(lm, task)
     assert len(examples) == len(expected) == 16
-    end = lm.tokenizer.eos_token_id
+    end = lm.encoder.end_id
     for example, (context, answer) in zip(examples, expected, strict=True):
         assert example.tokens == [*context, *answer, end]
         assert example.num_prompt_tokens == len(context)
 
 
-def test_a_long_prompt_is_cut_on_the_left_and_the_answer_kept(
-    lm: Any, study_dict: dict[str, Any]
+@pytest.mark.parametrize(("task_name", "passage"), [("boolq", "passage"), ("multirc", "paragraph")])
+def test_a_long_prompt_loses_the_start_of_its_passage_and_is_counted(
+    lm: Any, study_dict: dict[str, Any], task_name: str, passage: str
 ) -> None:
-    spec = spec_of(study_dict, "boolq")
+    spec = spec_of(study_dict, task_name)
     task = evaluate.load_task(spec, "test")
-    whole = encode(lm, task, documents_of(spec), max_length=10_000)
-    cut = encode(lm, task, documents_of(spec), max_length=16)
-    assert any(len(example.tokens) > 16 for example in whole)
+    assert TASKS[task_name].passage == passage
+    whole = encode(lm.encoder, task, documents_of(spec), room=room(10_000, passage))
+    lengths = sorted(len(example.tokens) for example in whole)
+    limit = lengths[len(lengths) // 2]
+    cut = encode(lm.encoder, task, documents_of(spec), room=room(limit, passage))
     for long, short in zip(whole, cut, strict=True):
-        assert short.tokens == long.tokens[-16:]
+        assert short.tokens == long.tokens[-limit:]
+        assert short.is_cut == (len(long.tokens) > limit) and not long.is_cut
         answer = long.tokens[long.num_prompt_tokens :]
         assert short.tokens[short.num_prompt_tokens :] == answer
+    assert 0 < sum(example.is_cut for example in cut) < len(cut)
 
 
-def test_no_example_is_longer_than_the_limit(lm: Any, study_dict: dict[str, Any]) -> None:
-    spec = spec_of(study_dict, "copa")
+@pytest.mark.parametrize("task_name", TASKS)
+def test_no_cut_takes_anything_but_the_passage(
+    lm: Any, study_dict: dict[str, Any], task_name: str
+) -> None:
+    """The shortest room that is accepted holds just what follows the passage."""
+    spec = spec_of(study_dict, task_name)
+    task, passage = evaluate.load_task(spec, "test"), TASKS[task_name].passage
+    document = documents_of(spec)[0]
+    tail = task.fewshot_context(document, 0)
+    answer = " " + task.doc_to_choice(document)[task.doc_to_target(document)]
+    if passage is not None:
+        assert tail.startswith(document[passage])
+        tail = tail[len(document[passage]) :]
+    needed = len(lm.tokenizer.encode(tail + answer)) + 1
+    (example,) = encode(lm.encoder, task, [document], room=room(needed, passage))
+    assert lm.tokenizer.decode(example.tokens[:-1]) == tail + answer
+    with pytest.raises(UserError, match="example 0 of train .* do not fit") as caught:
+        encode(lm.encoder, task, [document], room=room(needed - 1, passage))
+    assert caught.value.allowed == f"at least {needed} for this one, it is {needed - 1}"
+
+
+def test_what_can_not_be_scored_is_found_before_it_is(lm: Any, study_dict: dict[str, Any]) -> None:
+    spec = spec_of(study_dict, "rte")
     task = evaluate.load_task(spec, "test")
-    assert max(len(e.tokens) for e in encode(lm, task, documents_of(spec), max_length=20)) == 20
-    with pytest.raises(UserError, match="leaves no room for its prompt"):
-        encode(lm, task, documents_of(spec), max_length=3)
+    check(lm.encoder, task, room=room(100, "premise"), name="test")
+    with pytest.raises(UserError, match="example 0 of test .* do not fit"):
+        check(lm.encoder, task, room=room(12, "premise"), name="test")
+    few = Room(200, num_rows=50, passage="premise")
+    with pytest.raises(UserError, match="does not fit the model") as caught:
+        check(lm.encoder, task, room=few, name="test")
+    assert caught.value.where.endswith("tokenizer.json")
+    assert "0 to 49" in str(caught.value.allowed)
 
 
 def test_labels_stand_on_the_answer_and_the_end_alone() -> None:

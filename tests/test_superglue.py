@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lomo.errors import UserError
 from lomo.tasks.superglue import TASKS, lm_eval_dataset, read_documents, split_documents
 
 FIELDS = {
@@ -120,6 +122,81 @@ def test_multirc_becomes_one_document_an_answer(tmp_path: Path) -> None:
     ]
 
 
+EXPORTED = {
+    "rte": {"premise": "A cat sat.", "hypothesis": "A cat sat down.", "idx": 0},
+    "boolq": {"question": "is ice cold", "passage": "Ice is cold.", "idx": 0},
+    "wic": {"word": "bank", "sentence1": "a", "sentence2": "b", "start1": 4, "idx": 0},
+    "wsc": {"text": "t", "span1_index": 0, "span2_index": 4, "span1_text": "Ann"}
+    | {"span2_text": "she", "idx": 0},
+    "multirc": {"paragraph": "p", "question": "q", "answer": "", "idx": {"paragraph": 0}},
+    "copa": {"premise": "p", "choice1": "a", "choice2": "b", "question": "cause", "idx": 0},
+}
+
+
+@every_task
+def test_an_export_of_datasets_is_read_as_the_original_is(
+    data_folder: Path, task: str, tmp_path: Path
+) -> None:
+    """Written by hand from the documents of the original files, as `datasets` does it."""
+    originals = {split: read_documents(data_folder, task, split) for split in ("train", "val")}
+    for split, name in (("train", "train"), ("val", "validation")):
+        documents = originals[split]
+        path = tmp_path / TASKS[task].folder / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        lines = [json.dumps(EXPORTED[task] | document) + "\n" for document in documents]
+        path.write_text("".join(lines), encoding="utf-8")
+    assert {split: read_documents(tmp_path, task, split) for split in originals} == originals
+    sizes = {"num_train": 20, "num_dev": 5, "num_test": 10, "seed": 1}
+    assert split_documents(tmp_path, task, **sizes) == split_documents(data_folder, task, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("rte", ("entailment", "not_entailment")),
+        ("boolq", (False, True)),
+        ("wic", (False, True)),
+        ("wsc", (False, True)),
+        ("multirc", (0, 1)),
+        ("copa", (0, 1)),
+    ],
+)
+def test_a_number_of_the_export_is_the_class_that_datasets_numbers_so(
+    task: str, names: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """`names`: the ClassLabel of each task in `super_glue`, in its order."""
+    path = tmp_path / TASKS[task].folder / "validation.jsonl"
+    path.parent.mkdir()
+    for label, name in enumerate(names):
+        path.write_text(json.dumps(EXPORTED[task] | {"label": label}))
+        (document,) = read_documents(tmp_path, task, "val")
+        assert document["label"] == TASKS[task].labels[name]
+
+
+def test_marks_and_line_ends_of_other_systems_are_no_mistakes(tmp_path: Path) -> None:
+    line = {"premise": "caf\u00e9 \u2028 \u0000", "hypothesis": "h", "label": "entailment"}
+    text = json.dumps(line, ensure_ascii=False)
+    path = tmp_path / "RTE" / "val.jsonl"
+    path.parent.mkdir()
+    mark = "\N{ZERO WIDTH NO-BREAK SPACE}"
+    path.write_bytes(f"{mark}{text}\r\n{mark}{text}\r\n\r\n{text}".encode())
+    expected = {**line, "label": 0}
+    assert read_documents(tmp_path, "rte", "val") == [expected] * 3
+
+
+def test_a_line_of_any_length_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "RTE" / "val.jsonl"
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        file.write(b'{"premise": "' + b"x" * 100)
+        file.truncate(10**8)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=f"{path}:1: the line is too long"):
+        read_documents(tmp_path, "rte", "val")
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
 @every_source
 @every_task
 def test_dev_and_train_are_disjoint_parts_of_train_and_test_is_of_val(
@@ -131,8 +208,26 @@ def test_dev_and_train_are_disjoint_parts_of_train_and_test_is_of_val(
     assert keys(splits["test"]) <= keys(read_documents(folder, task, "val"))
     sizes = {name: len(documents) for name, documents in splits.items()}
     num_lines = pool.total()
-    assert sizes["dev"] == min(200, num_lines // 5)
-    assert sizes["train"] == min(1000, num_lines - sizes["dev"])
+    if task == "multirc":  # whole paragraphs are taken
+        assert 0 < sizes["dev"] <= min(200, num_lines // 5)
+        parts = [{d["paragraph"] for d in splits[name]} for name in ("train", "dev")]
+        assert parts[0].isdisjoint(parts[1])
+    else:
+        assert sizes["dev"] == min(200, num_lines // 5)
+        assert sizes["train"] == min(1000, num_lines - sizes["dev"])
+
+
+def test_paragraphs_are_not_divided_between_dev_and_train_and_none_is_wasted(
+    test_data: Path,
+) -> None:
+    sizes = {"num_train": 1000, "num_dev": 200, "num_test": 1}
+    splits = split_documents(test_data / "superglue", "multirc", **sizes, seed=3)
+    assert (len(splits["dev"]), len(splits["train"])) == (200, 1000)
+    dev, train = ({d["paragraph"] for d in splits[name]} for name in ("dev", "train"))
+    assert dev.isdisjoint(train)
+    assert len(dev) > 30 and len(train) > 150, "drawn from all, not from a few"
+    whole = split_documents(test_data / "superglue", "multirc", **{**sizes, "num_dev": 0}, seed=3)
+    assert not whole["dev"] and len(whole["train"]) == 1000
 
 
 def test_the_seed_alone_draws_the_examples(data_folder: Path) -> None:

@@ -19,6 +19,7 @@ from lomo.plan import Plan, make_plan
 from lomo.record import Record, read_record
 from lomo.run import execute
 from lomo.specs import MeasureSpec, TrainSpec
+from lomo.weights import load_tokenizer
 
 Trained = Callable[[Plan, str], Path]
 
@@ -184,6 +185,41 @@ def test_weights_that_the_last_step_spoilt_are_no_score(plan: Plan, tmp_path: Pa
     record = run(spec.model_copy(update={"epochs": 1, "batch_size": 32}), tmp_path)
     assert record.training is not None and record.training.num_steps == 1
     assert record.status == "diverged" and record.result is None and not record.evaluations
+
+
+def test_a_model_that_tells_nothing_is_no_score(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All candidates of all examples tie: the accuracy would be the rate of the first label."""
+    from lomo.evaluate import QuietLM
+
+    def dumb(lm: QuietLM, requests: Any, **_: Any) -> Any:
+        return [(-1.5, False)] * len(requests)
+
+    monkeypatch.setattr(QuietLM, "_loglikelihood_tokens", dumb)
+    record = run(spec_of(plan, "zero_shot"), tmp_path)
+    assert record.status == "diverged" and record.result is None and not record.evaluations
+    assert record.evidence is not None and "same score" in record.evidence.message
+
+
+def test_cut_examples_are_counted(plan: Plan, tmp_path: Path) -> None:
+    from lomo.evaluate import load_task
+
+    spec = spec_of(plan, "lomo").model_copy(update={"epochs": 1, "max_length": 60})
+    record = run(spec, tmp_path / "cut")
+    assert record.training is not None and record.result is not None
+    assert 0 < record.training.num_cut <= record.training.num_train_examples
+    tokenizer = load_tokenizer(spec.model_path)
+    prompts = [
+        task.fewshot_context(d, 0) for task in [load_task(spec, "test")] for d in task.test_docs()
+    ]
+    longest = [
+        max(len(tokenizer.encode(p + answer)) for answer in (" Yes", " No")) for p in prompts
+    ]
+    assert record.result.num_cut == sum(length > 61 for length in longest) > 0
+    whole = run(spec.model_copy(update={"max_length": 200}), tmp_path / "whole")
+    assert whole.training is not None and whole.training.num_cut == 0
+    assert {evaluation.num_cut for evaluation in whole.evaluations} == {0}
 
 
 def test_skipped_steps_are_counted(

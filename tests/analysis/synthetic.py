@@ -195,6 +195,8 @@ def _training(spec: TrainSpec) -> dict[str, Any]:
             "value": number,
             "stderr": None,
             "num_examples": spec.num_dev if split == "dev" else spec.num_test,
+            "num_cut": 0,
+            "num_ties": 0,
             "other_metrics": {},
             "missing": {"stderr": "made up"},
         }
@@ -206,6 +208,7 @@ def _training(spec: TrainSpec) -> dict[str, Any]:
         "num_skipped_steps": 0,
         "num_epochs": spec.epochs,
         "num_train_examples": spec.num_train,
+        "num_cut": 0,
         "num_tokens": 40_000,
         "first_loss": 3.0,
         "last_loss": 0.1,

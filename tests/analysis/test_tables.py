@@ -183,6 +183,32 @@ def test_skipped_steps_are_told_under_table_3(tmp_path: Path) -> None:
     assert any("train/mini/sgd/rte/s42/t0 (3)." in note for note in table_superglue(found).notes)
 
 
+def test_cut_examples_and_ties_are_told_under_table_3(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        few = {"num_examples": 200, "num_cut": 7 if "/boolq/" in run_id else 0}
+        tied = {"num_ties": 150} if "/sgd/boolq/" in run_id else {}
+        result = record["result"] | few | tied
+        training = record["training"] and record["training"] | {
+            "num_train_examples": 1000,
+            "num_cut": 100 if "/boolq/" in run_id else 0,
+        }
+        others = record["evaluations"][:-1]
+        return record | {
+            "result": result,
+            "evaluations": [*others, result],
+            "training": training,
+        }
+
+    study = accuracy_study()
+    study["superglue"]["tasks"] = ["rte", "boolq"]
+    notes = table_superglue(collected(tmp_path, study, change)).notes
+    warning, told = (note for note in notes if "cut" in note)
+    assert warning.startswith("Warning: a tenth or more of the examples were cut in mini boolq.")
+    assert told.endswith("passage: mini boolq, 7 of 200 test and 100 of 1000 training.")
+    (tie,) = (note for note in notes if "tie" in note)
+    assert "train/mini/sgd/boolq/s42/t0 (150 of 200)" in tie and "/rte/" not in tie
+
+
 def test_busy_neighbours_are_told_under_tables_1_and_2(built: Path, tmp_path: Path) -> None:
     def change(run_id: str, record: dict) -> dict:
         if not run_id.startswith("measure/mini/sgd/"):

@@ -104,5 +104,5 @@ def data_of(wildcards):
     return expand(
         "{folder}/{file}",
         folder=data_folder(PLAN.study),
-        file=task_files(PLAN.runs[wildcards.run].task),
+        file=task_files(PLAN.runs[wildcards.run].task, Path(data_folder(PLAN.study))),
     )
