@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lomo.causality import check_causal
+from lomo.checkpoint import check_unquantised, read_config
 from lomo.errors import UserError, nearest
+from lomo.memory import june_2023
 from lomo.models import REGISTRY, ModelEntry, registry
 from lomo.refusals import check_head_loss
 
@@ -93,7 +95,7 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
     if model in known:
         entry = known[model]
         if entry.path is not None:
-            return _read_json(Path(entry.path) / "config.json"), str(entry.path)
+            return read_config(Path(entry.path) / "config.json"), str(entry.path)
         if entry.architecture is not None:
             return dict(entry.architecture), f"{REGISTRY}: {model}"
         return _from_hub(str(entry.hub), entry.revision, where), str(entry.hub)
@@ -106,7 +108,7 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
                 where=f"{where}: {model}",
                 allowed="a folder with config.json; weights are not needed",
             )
-        return _read_json(path), str(path)
+        return read_config(path), str(path)
     if _is_hub_id(model):
         return _from_hub(model, None, where), model
     close = nearest(model, known)
@@ -128,7 +130,7 @@ def _from_hub(model: str, revision: str | None, where: str) -> dict[str, Any]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return _read_json(Path(hf_hub_download(model, "config.json", revision=revision)))
+        return read_config(Path(hf_hub_download(model, "config.json", revision=revision)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
@@ -139,20 +141,15 @@ def _from_hub(model: str, revision: str | None, where: str) -> dict[str, Any]:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(path)) from error
-    if not isinstance(data, dict):
-        raise UserError("is not a JSON object", where=str(path))
-    return data
+def read_family(values: Mapping[str, Any], source: str) -> tuple[Any, Any]:
+    """The classes of a config's family: configuration and causal LM, both of transformers.
 
-
-def _config(values: dict[str, Any], source: str) -> Any:
+    Raises UserError where there are none, and for quantised weights.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    check_unquantised(values, where=source)
     kind = values.get("model_type")
     if kind is None:
         raise UserError("the config lacks model_type", where=source)
@@ -166,12 +163,27 @@ def _config(values: dict[str, Any], source: str) -> Any:
         )
     config_class = CONFIG_MAPPING[kind]
     if config_class not in AutoModelForCausalLM._model_mapping:
-        raise UserError(f"{kind} is no causal language model", where=source)
-    _check_sizes(values, config_class, source)
+        both = getattr(config_class, "is_encoder_decoder", False) is True
+        what = "an encoder-decoder, no" if both else "no"
+        raise UserError(f"{kind} is {what} causal language model", where=source)
+    return config_class, AutoModelForCausalLM._model_mapping[config_class]
+
+
+def sound_config(values: Mapping[str, Any], config_class: Any, source: str) -> Any:
+    """The configuration of `values`, a causal one. Raises UserError for one that is not sound."""
     try:
-        config = config_class.from_dict(values)
+        config = config_class.from_dict(dict(values))
     except (ValueError, TypeError, KeyError) as error:  # transformers checks much of it itself
         raise UserError(f"is no sound config: {_last_line(error)}", where=source) from error
+    if not june_2023.in_use():  # it is asked for LLaMA alone
+        check_causal(config, where=source)
+    return config
+
+
+def _config(values: dict[str, Any], source: str) -> Any:
+    config_class, _ = read_family(values, source)
+    _check_sizes(values, config_class, source)
+    config = sound_config(values, config_class, source)
     shared, heads = getattr(config, "num_key_value_heads", None), config.num_attention_heads
     if shared is not None and (shared < 1 or heads % shared):
         raise UserError(f"{shared} key-value heads do not divide {heads} heads", where=source)
@@ -185,14 +197,25 @@ def _last_line(error: Exception) -> str:
 def _check_sizes(values: Mapping[str, Any], config_class: Any, source: str) -> None:
     own_names: dict[str, str] = getattr(config_class, "attribute_map", {})
     fields = set(dir(config_class)) | set(getattr(config_class, "__dataclass_fields__", ()))
+    if own_names.get("num_attention_heads", "num_attention_heads") not in fields:
+        raise UserError(
+            f"{values['model_type']} has no attention layers: such models are not covered",
+            where=source,
+            allowed="causal language models with attention in each layer",
+        )
     wanted = [*_NEEDED, *(name for name in _NEEDED_IF_KNOWN if name in fields)]
     sizes: dict[str, int] = {}
     for name in wanted:
         own = own_names.get(name, name)
         others = (name, *_OTHER_NAMES.get(name, ()))
         value = next((values[key] for key in (own, *others) if values.get(key) is not None), None)
+        if value is None and own in values and getattr(config_class, own, name) is None:
+            continue  # null stands for a size that the family works out from others
         if value is None:
             raise UserError(f"the config lacks {own}", where=source)
+        if isinstance(value, list) and name in _NEEDED_IF_KNOWN:
+            _check_by_layer(value, sizes["num_hidden_layers"], own, source)
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{own} is {value!r}, no whole number above 0", where=source)
         sizes[name] = value
@@ -202,4 +225,12 @@ def _check_sizes(values: Mapping[str, Any], config_class: Any, source: str) -> N
             f"{heads} attention heads do not divide the width of {width}",
             where=source,
             allowed="a width that is a multiple of the heads, or head_dim in the config",
+        )
+
+
+def _check_by_layer(value: list[Any], num_layers: int, name: str, source: str) -> None:
+    """A list holds one size a layer."""
+    if len(value) != num_layers or not all(type(size) is int and size > 0 for size in value):
+        raise UserError(
+            f"{name} is no list of {num_layers} sizes, one a layer, but {value!r:.60}", where=source
         )
