@@ -47,8 +47,8 @@ def check_causal(config: Any, *, where: str) -> None:
 
     `config` is of transformers. A configuration that can't be made small is judged by its flags.
     """
-    model_class = type(config)
-    ahead = _looks_ahead(model_class, config.to_json_string(use_diff=False))
+    config_class: Any = type(config)
+    ahead = _looks_ahead(config_class, config.to_json_string(use_diff=False))
     name, value, fix = next(
         (flag for flag in _FLAGS if getattr(config, flag[0], None) is flag[1]), (None, None, None)
     )
@@ -129,8 +129,8 @@ def _plain_rope(rope: dict[str, Any]) -> dict[str, Any]:
     """Its factors are lists as long as a head is wide, and turn nothing around in time."""
     if any(isinstance(part, dict) for part in rope.values()):
         return {k: _plain_rope(v) if isinstance(v, dict) else v for k, v in rope.items()}
-    kept = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
-    return {"rope_type": "default", **kept}
+    kept = ("rope_theta", "partial_rotary_factor")
+    return {"rope_type": "default", **{key: rope[key] for key in kept if key in rope}}
 
 
 def _attention(config: Any) -> str:

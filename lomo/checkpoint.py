@@ -49,8 +49,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def check_unquantised(config: Mapping[str, Any], *, where: str) -> None:
     """Raises UserError for weights that are packed, which none of the methods can train."""
-    for part in (config, config.get("text_config")):
-        for key in _QUANTISED if isinstance(part, dict) else ():
+    nested = config.get("text_config")
+    for part in (config, nested if isinstance(nested, dict) else {}):
+        for key in _QUANTISED:
             found = part.get(key)
             if found:
                 method = found.get("quant_method") if isinstance(found, dict) else None
@@ -64,14 +65,18 @@ def check_unquantised(config: Mapping[str, Any], *, where: str) -> None:
                 )
 
 
-def check_folder(folder: Path, config: dict[str, Any], *, where: str) -> None:
+def check_folder(folder: Path, config: Mapping[str, Any], *, where: str) -> None:
     """Raises UserError unless the files that a run reads are there, whole, and all that is read."""
+    check_present(folder, config, where=where)
+    tensors_in(weight_files(folder, where=where))
+    _check_tokenizer(folder, where)
+
+
+def check_present(folder: Path, config: Mapping[str, Any], *, where: str) -> None:
+    """Raises UserError for a file that is no true one, and for what would add other weights."""
     for pattern in _READ_BESIDE:
         for path in sorted(folder.glob(pattern)):
-            if path.suffix != ".safetensors":
-                _check_file(path)
-            elif path.is_symlink() and not path.exists():
-                _check_file(path)
+            _check_file(path)
     if (folder / "adapter_config.json").exists():
         raise UserError(
             "holds an adapter (adapter_config.json), which would be loaded on top of the weights",
@@ -88,8 +93,6 @@ def check_folder(folder: Path, config: dict[str, Any], *, where: str) -> None:
             fix="remove the key, and give the file that name",
         )
     check_unquantised(config, where=f"{folder}/config.json")
-    tensors_in(weight_files(folder, where=where))
-    _check_tokenizer(folder, where)
 
 
 def weight_files(folder: Path, *, where: str) -> list[Path]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import socket
+import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lomo.causality import check_causal
-from lomo.checkpoint import check_unquantised, read_config
+from lomo.checkpoint import check_present, check_unquantised, read_config
 from lomo.errors import UserError, nearest
 from lomo.memory import june_2023
-from lomo.models import REGISTRY, ModelEntry, registry
+from lomo.models import REGISTRY, ModelEntry, registry, snapshot_hint
 from lomo.refusals import check_head_loss
 
 if TYPE_CHECKING:
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 # What decides sizes. A config that lacks one would silently get the library's default.
 _NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _NEEDED_IF_KNOWN = ("intermediate_size", "ffn_dim")
+HUB_ANSWERS_S = 4.0
 _OTHER_NAMES = {"hidden_size": ("n_embed", "d_model"), "intermediate_size": ("n_inner",)}
 
 
@@ -58,14 +64,18 @@ def entry_architecture(entry: ModelEntry) -> Architecture:
 
 def count_parameters(architecture: Architecture) -> int:
     """Parameters of the model, tied ones once; nothing is allocated."""
+    return sum(parameter.numel() for parameter in without_bytes(architecture).parameters())
+
+
+def without_bytes(architecture: Architecture) -> Any:
+    """The model on the meta device: modules and shapes."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(
+        return AutoModelForCausalLM.from_config(
             copy.deepcopy(architecture.config), trust_remote_code=False
         )
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_request(architecture: Architecture, spec: MeasureSpec) -> None:
@@ -102,13 +112,16 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
     folder = Path(model)
     if folder.is_dir():
         path = folder / "config.json"
-        if not path.is_file():
+        if not (path.is_file() or path.is_symlink()):
             raise UserError(
                 "no model folder (it has no config.json)",
                 where=f"{where}: {model}",
                 allowed="a folder with config.json; weights are not needed",
+                fix=snapshot_hint(folder),
             )
-        return read_config(path), str(path)
+        values = read_config(path)
+        check_present(folder, values, where=f"{where}: {model}")
+        return values, str(path)
     if _is_hub_id(model):
         return _from_hub(model, None, where), model
     close = nearest(model, known)
@@ -126,19 +139,42 @@ def _is_hub_id(model: str) -> bool:
 
 
 def _from_hub(model: str, revision: str | None, where: str) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    # Without a network its client tries again for half a minute.
+    cached = constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)
     try:
-        return read_config(Path(hf_hub_download(model, "config.json", revision=revision)))
+        found = hf_hub_download(model, "config.json", revision=revision, local_files_only=cached)
+        return read_config(Path(found))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
+        first = "it cannot be reached, and the local cache has none" if cached else first
         raise UserError(
             f"the hub gives no config.json of {model!r}: {first}",
             where=where,
             allowed="a model that is public, or in the local cache",
             fix="check the id and the network, or give a folder with its config.json",
         ) from error
+
+
+def _answers(address: str) -> bool:
+    """Whether a connection can be made within HUB_ANSWERS_S; a proxy is taken to answer."""
+    split = urllib.parse.urlsplit(address)
+    if split.hostname is None or split.scheme in urllib.request.getproxies():
+        return True
+    place = split.hostname, split.port or (443 if split.scheme == "https" else 80)
+    made: list[bool] = []
+
+    def connect() -> None:
+        with suppress(OSError), socket.create_connection(place, timeout=HUB_ANSWERS_S):
+            made.append(True)
+
+    # A thread, since looking a name up has no limit of its own.
+    asking = threading.Thread(target=connect, daemon=True)
+    asking.start()
+    asking.join(HUB_ANSWERS_S)
+    return bool(made)
 
 
 def read_family(values: Mapping[str, Any], source: str) -> tuple[Any, Any]:
@@ -166,7 +202,23 @@ def read_family(values: Mapping[str, Any], source: str) -> tuple[Any, Any]:
         both = getattr(config_class, "is_encoder_decoder", False) is True
         what = "an encoder-decoder, no" if both else "no"
         raise UserError(f"{kind} is {what} causal language model", where=source)
-    return config_class, AutoModelForCausalLM._model_mapping[config_class]
+    model_class = AutoModelForCausalLM._model_mapping[config_class]
+    _check_class(values.get("architectures"), model_class.__name__, source)
+    return config_class, model_class
+
+
+def _check_class(saved: Any, asked: str, source: str) -> None:
+    """Weights of one family may bear the names of another's, and would be loaded as those."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    others = [name for name in saved if name in known] if isinstance(saved, list) else []
+    if others and asked not in others:
+        raise UserError(
+            f"architectures says {others[0]}, its model_type is that of {asked}",
+            where=source,
+            fix="give the config that the weights were saved with",
+        )
 
 
 def sound_config(values: Mapping[str, Any], config_class: Any, source: str) -> Any:
