@@ -6,13 +6,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoModelForCausalLM
+
 from lomo import methods
 from lomo.duration import Sizes, run_seconds, speed_of
 from lomo.estimates import Estimate, Estimates, fit_of, held_bytes
 from lomo.machine import GIB, Machine, Speed
-from lomo.memory.architecture import count_parameters, entry_architecture
+from lomo.matching import check_weights
+from lomo.memory.architecture import (
+    Architecture,
+    count_parameters,
+    entry_architecture,
+    without_bytes,
+)
 from lomo.memory.closed_form import BYTES
 from lomo.memory.steps import predict_steps, step_of
+from lomo.methods import lora
 from lomo.plan import MeasureSpec, Plan, TrainSpec
 
 # Python with torch, transformers and lm-eval, and what a run keeps of its data.
@@ -29,12 +38,13 @@ def make_estimates(
     num_processes: int = 1,
 ) -> Estimates:
     """The estimates of a plan; the steps' predictions are kept as files below `predictions`."""
+    models = {name: entry_architecture(entry) for name, entry in plan.models.items()}
+    _check_models(plan, models)
     asked = {run_id: step_of(run, machine.kind) for run_id, run in plan.runs.items()}
     steps = {step.name: step for step in asked.values() if step is not None}
     answers = predict_steps(steps.values(), plan, predictions, say, num_processes=num_processes)
     # Only now: a product on several threads, and then a fork, would leave the forked ones waiting.
     speed = speed_of(machine, plan.study.num_threads)
-    models = {name: entry_architecture(entry) for name, entry in plan.models.items()}
     counts = {name: count_parameters(architecture) for name, architecture in models.items()}
     runs = {}
     for run_id, run in plan.runs.items():
@@ -48,6 +58,23 @@ def make_estimates(
     return Estimates(
         machine=machine, speed=speed, download_bytes=_download_bytes(plan, counts), runs=runs
     )
+
+
+def _check_models(plan: Plan, models: Mapping[str, Architecture]) -> None:
+    """Raises UserError for weights that are not their config's, and adapters without a place."""
+    for name, entry in plan.models.items():
+        if entry.weights == "local":
+            config = models[name].config
+            check_weights(
+                str(entry.path), config, AutoModelForCausalLM._model_mapping[type(config)]
+            )
+    adapted = {
+        run.model
+        for run in plan.runs.values()
+        if "rank" in methods.describe(run.method).hyper.model_fields
+    }
+    for name in sorted(adapted):
+        lora.target_modules(without_bytes(models[name]))
 
 
 def _estimate(

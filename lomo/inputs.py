@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lomo.checkpoint import weight_files
 from lomo.config import Study
 from lomo.errors import UserError
 from lomo.machine import has_gpu
@@ -48,8 +49,9 @@ def model_files(entry: ModelEntry, study: str) -> list[str]:
     """What a run reads of its model; where it is made or fetched, the file that is written last."""
     folder = model_folder(entry, study)
     if entry.weights == "local":
-        weights = sorted(path.as_posix() for path in Path(folder).glob("*.safetensors"))
-        return [f"{folder}/config.json", f"{folder}/tokenizer.json", *weights]
+        weights = weight_files(Path(folder), where=folder)
+        names = [path.as_posix() for path in weights]
+        return [f"{folder}/config.json", f"{folder}/tokenizer.json", *names]
     last = {"hub": "fetched.json", "pretrain": "model.safetensors", "random": "config.json"}
     return [f"{folder}/{last[entry.weights]}"]
 

@@ -6,14 +6,15 @@ folder. Weights are safetensors only and no code of a model is ever executed.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from lomo.checkpoint import LAYOUT, check_folder, read_config
 from lomo.config import Strict, parse, read_yaml
 from lomo.errors import UserError, nearest
 
@@ -22,6 +23,7 @@ REGISTRY = Path("config/models.yaml")
 CHECKOUT = "LOMO_CHECKOUT"
 # Stands in the config.json of a model whose weights are random and made anew in each run.
 RANDOM_WEIGHTS = "random_weights_seed"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Pretraining(Strict):
@@ -37,9 +39,12 @@ class Pretraining(Strict):
 class ModelEntry(Strict):
     """One model."""
 
+    # Some configs hold Infinity, which would be written as null: another architecture.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
     name: str = Field("", description="filled in from the key or the folder")
     weights: Literal["pretrain", "hub", "local", "random"] = Field(description="where from")
-    architecture: dict[str, str | int | float | bool] | None = Field(
+    architecture: dict[str, Any] | None = Field(
         None, description="Hugging Face config values, `model_type` among them"
     )
     hub: str | None = Field(None, description="repository on the hub")
@@ -72,8 +77,9 @@ class ModelEntry(Strict):
     @property
     def num_positions(self) -> int | None:
         """Longest sequence, or None where only the downloaded config will tell."""
-        positions = (self.architecture or {}).get("max_position_embeddings")
-        return int(positions) if positions is not None else None
+        values = self.architecture or {}
+        found = (values.get(name) for name in ("max_position_embeddings", "n_positions"))
+        return next((number for number in found if type(number) is int), None)
 
 
 def registry_path() -> Path:
@@ -148,39 +154,35 @@ def local_entry(folder: Path, *, where: str) -> ModelEntry:
     """The model in a local Hugging Face folder. Raises UserError if it is not usable as it is."""
     place = f"{where}: {folder}"
     config = folder / "config.json"
-    if not config.is_file():
+    if not (config.is_file() or config.is_symlink()):
         raise UserError(
             "no model folder (it has no config.json)",
             where=place,
-            allowed="a folder with config.json, tokenizer.json and *.safetensors",
-            fix=None
-            if folder.is_dir()
-            else f"give the folder, or a name of {REGISTRY}{looked_from(folder)}",
+            allowed=LAYOUT,
+            fix=snapshot_hint(folder)
+            or (
+                None
+                if folder.is_dir()
+                else f"give the folder, or a name of {REGISTRY}{looked_from(folder)}"
+            ),
         )
-    try:
-        # Infinity and NaN are no JSON, yet some configs hold them; they concern no key used here.
-        data = json.loads(config.read_text(encoding="utf-8"), parse_constant=str)
-    except ValueError as error:
-        raise UserError(f"is not JSON: {error}", where=str(config)) from error
-    if not isinstance(data, dict):
-        raise UserError("is not a JSON object", where=str(config))
-    simple = {key: value for key, value in data.items() if isinstance(value, str | int | float)}
-    name = folder.resolve().name.lower()
+    data = read_config(config)
+    name = folder_name(folder)
     if RANDOM_WEIGHTS in data:
-        return ModelEntry(name=name, weights="random", architecture=simple)
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
-        raise UserError(
-            "no safetensors" + (f", only {', '.join(pickles)}" if pickles else ""),
-            where=place,
-            allowed="*.safetensors (a pickle can run code when it is read)",
-            fix="load it where you trust it, and save_pretrained(FOLDER) writes safetensors",
-        )
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(
-            "no tokenizer.json",
-            where=place,
-            allowed="a folder with config.json, tokenizer.json and *.safetensors",
-            fix="write it there with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
-        )
-    return ModelEntry(name=name, weights="local", path=str(folder), architecture=simple)
+        return ModelEntry(name=name, weights="random", architecture=data)
+    check_folder(folder, data, where=place)
+    return ModelEntry(name=name, weights="local", path=str(folder), architecture=data)
+
+
+def folder_name(folder: Path) -> str:
+    """A model's name from its folder; in the hub's cache from the repository, not the commit."""
+    whole = folder.resolve()
+    is_snapshot = whole.parent.name == "snapshots" and _COMMIT.fullmatch(whole.name)
+    repository = whole.parent.parent.name.removeprefix("models--") if is_snapshot else ""
+    return (repository or whole.name).lower()
+
+
+def snapshot_hint(folder: Path) -> str | None:
+    """What to give in place of a repository's folder in the hub's cache; None if it is none."""
+    found = sorted(path.parent for path in folder.glob("snapshots/*/config.json"))
+    return f"did you mean {' or '.join(map(str, found))}?" if found else None

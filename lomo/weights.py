@@ -17,9 +17,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lomo.checkpoint import read_config, weight_files
 from lomo.engines.ranks import decoder_layers
 from lomo.engines.single import Draw, as_it_is
 from lomo.errors import UserError
+from lomo.matching import check_ties, check_weights
+from lomo.memory.architecture import read_family, sound_config
 from lomo.models import RANDOM_WEIGHTS
 
 _SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -29,17 +32,30 @@ def load_model(folder: str, *, dtype: str, attention: str, device: str) -> PreTr
     """The causal LM in `folder`, weights in `dtype`, on `device`. Never executes a model's code.
 
     Random weights are drawn on the device: as they are seeded, the same for a device and a dtype.
+    Raises UserError, before any weight is loaded, for a model that is not causal, and for files
+    that do not hold just the weights that the config asks for.
     """
-    config = AutoConfig.from_pretrained(folder, **_SAFE)
+    config, model_class = _read_config(folder)
     kind = _kind(dtype, attention)
     seed = getattr(config, RANDOM_WEIGHTS, None)
     model: PreTrainedModel
     if seed is None:
+        check_weights(folder, config, model_class)
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **kind, **_SAFE)
+        check_ties(folder, model)
     else:
         model = _random_model(config, int(seed), torch.device(device), kind)
     model.config.use_cache = False
     return model.to(torch.device(device))  # type: ignore[arg-type]
+
+
+def _read_config(folder: str) -> tuple[PretrainedConfig, Any]:
+    """The checked config in `folder`, and the class of its causal LM."""
+    path = Path(folder) / "config.json"
+    values = read_config(path)
+    config_class, model_class = read_family(values, str(path))
+    sound_config(values, config_class, str(path))
+    return AutoConfig.from_pretrained(folder, **_SAFE), model_class
 
 
 def _random_model(
@@ -62,7 +78,7 @@ def open_for_ranks(
     # Here, since predictions with the modelling code of June 2023 import this module, too.
     from transformers.initialization import no_init_weights
 
-    config = AutoConfig.from_pretrained(folder, **_SAFE)
+    config, _ = _read_config(folder)
     seed = getattr(config, RANDOM_WEIGHTS, None)
     if rank == 0 and seed is None:
         whole = load_model(folder, dtype=dtype, attention=attention, device="cpu")
@@ -154,10 +170,11 @@ def num_rows(folder: str) -> int:
 
 
 def weights_sha256(folder: str) -> str | None:
-    """One hash over a folder's safetensors files, in the order of their names; None for none."""
+    """One hash over the files that a model's weights are loaded from; None for random weights."""
+    if RANDOM_WEIGHTS in read_config(Path(folder) / "config.json"):
+        return None
     digest = hashlib.sha256()
-    files = sorted(Path(folder).glob("*.safetensors"))
-    for path in files:
+    for path in weight_files(Path(folder), where=folder):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest() if files else None
+    return digest.hexdigest()

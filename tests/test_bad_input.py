@@ -37,10 +37,11 @@ GOOD_STUDY: dict[str, Any] = {
     },
     "memory": {"models": ["model"], "methods": ["lomo"], "batch_size": 2, "sequence_length": 32},
 }
+NO_WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # a safetensors file of no tensor
 GOOD_MODEL = {
     "config.json": '{"model_type": "llama", "max_position_embeddings": 256}',
     "tokenizer.json": "{}",
-    "model.safetensors": "no weights: a command that loads them fails with a traceback",
+    "model.safetensors": NO_WEIGHTS,  # a command that loads them fails
 }
 
 

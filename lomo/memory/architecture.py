@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
+import socket
+import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lomo.causality import check_causal
+from lomo.checkpoint import check_present, check_unquantised, read_config
 from lomo.errors import UserError, nearest
-from lomo.models import REGISTRY, ModelEntry, registry
+from lomo.memory import june_2023
+from lomo.models import REGISTRY, ModelEntry, registry, snapshot_hint
 from lomo.refusals import check_head_loss
 
 if TYPE_CHECKING:
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 # What decides sizes. A config that lacks one would silently get the library's default.
 _NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _NEEDED_IF_KNOWN = ("intermediate_size", "ffn_dim")
+HUB_ANSWERS_S = 4.0
 _OTHER_NAMES = {"hidden_size": ("n_embed", "d_model"), "intermediate_size": ("n_inner",)}
 
 
@@ -56,14 +64,18 @@ def entry_architecture(entry: ModelEntry) -> Architecture:
 
 def count_parameters(architecture: Architecture) -> int:
     """Parameters of the model, tied ones once; nothing is allocated."""
+    return sum(parameter.numel() for parameter in without_bytes(architecture).parameters())
+
+
+def without_bytes(architecture: Architecture) -> Any:
+    """The model on the meta device: modules and shapes."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(
+        return AutoModelForCausalLM.from_config(
             copy.deepcopy(architecture.config), trust_remote_code=False
         )
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_request(architecture: Architecture, spec: MeasureSpec) -> None:
@@ -93,20 +105,23 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
     if model in known:
         entry = known[model]
         if entry.path is not None:
-            return _read_json(Path(entry.path) / "config.json"), str(entry.path)
+            return read_config(Path(entry.path) / "config.json"), str(entry.path)
         if entry.architecture is not None:
             return dict(entry.architecture), f"{REGISTRY}: {model}"
         return _from_hub(str(entry.hub), entry.revision, where), str(entry.hub)
     folder = Path(model)
     if folder.is_dir():
         path = folder / "config.json"
-        if not path.is_file():
+        if not (path.is_file() or path.is_symlink()):
             raise UserError(
                 "no model folder (it has no config.json)",
                 where=f"{where}: {model}",
                 allowed="a folder with config.json; weights are not needed",
+                fix=snapshot_hint(folder),
             )
-        return _read_json(path), str(path)
+        values = read_config(path)
+        check_present(folder, values, where=f"{where}: {model}")
+        return values, str(path)
     if _is_hub_id(model):
         return _from_hub(model, None, where), model
     close = nearest(model, known)
@@ -124,13 +139,17 @@ def _is_hub_id(model: str) -> bool:
 
 
 def _from_hub(model: str, revision: str | None, where: str) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    # Without a network its client tries again for half a minute.
+    cached = constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)
     try:
-        return _read_json(Path(hf_hub_download(model, "config.json", revision=revision)))
+        found = hf_hub_download(model, "config.json", revision=revision, local_files_only=cached)
+        return read_config(Path(found))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
+        first = "it cannot be reached, and the local cache has none" if cached else first
         raise UserError(
             f"the hub gives no config.json of {model!r}: {first}",
             where=where,
@@ -139,20 +158,34 @@ def _from_hub(model: str, revision: str | None, where: str) -> dict[str, Any]:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(path)) from error
-    if not isinstance(data, dict):
-        raise UserError("is not a JSON object", where=str(path))
-    return data
+def _answers(address: str) -> bool:
+    """Whether a connection can be made within HUB_ANSWERS_S; a proxy is taken to answer."""
+    split = urllib.parse.urlsplit(address)
+    if split.hostname is None or split.scheme in urllib.request.getproxies():
+        return True
+    place = split.hostname, split.port or (443 if split.scheme == "https" else 80)
+    made: list[bool] = []
+
+    def connect() -> None:
+        with suppress(OSError), socket.create_connection(place, timeout=HUB_ANSWERS_S):
+            made.append(True)
+
+    # A thread, since looking a name up has no limit of its own.
+    asking = threading.Thread(target=connect, daemon=True)
+    asking.start()
+    asking.join(HUB_ANSWERS_S)
+    return bool(made)
 
 
-def _config(values: dict[str, Any], source: str) -> Any:
+def read_family(values: Mapping[str, Any], source: str) -> tuple[Any, Any]:
+    """The classes of a config's family: configuration and causal LM, both of transformers.
+
+    Raises UserError where there are none, and for quantised weights.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    check_unquantised(values, where=source)
     kind = values.get("model_type")
     if kind is None:
         raise UserError("the config lacks model_type", where=source)
@@ -166,12 +199,43 @@ def _config(values: dict[str, Any], source: str) -> Any:
         )
     config_class = CONFIG_MAPPING[kind]
     if config_class not in AutoModelForCausalLM._model_mapping:
-        raise UserError(f"{kind} is no causal language model", where=source)
-    _check_sizes(values, config_class, source)
+        both = getattr(config_class, "is_encoder_decoder", False) is True
+        what = "an encoder-decoder, no" if both else "no"
+        raise UserError(f"{kind} is {what} causal language model", where=source)
+    model_class = AutoModelForCausalLM._model_mapping[config_class]
+    _check_class(values.get("architectures"), model_class.__name__, source)
+    return config_class, model_class
+
+
+def _check_class(saved: Any, asked: str, source: str) -> None:
+    """Weights of one family may bear the names of another's, and would be loaded as those."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    others = [name for name in saved if name in known] if isinstance(saved, list) else []
+    if others and asked not in others:
+        raise UserError(
+            f"architectures says {others[0]}, its model_type is that of {asked}",
+            where=source,
+            fix="give the config that the weights were saved with",
+        )
+
+
+def sound_config(values: Mapping[str, Any], config_class: Any, source: str) -> Any:
+    """The configuration of `values`, a causal one. Raises UserError for one that is not sound."""
     try:
-        config = config_class.from_dict(values)
+        config = config_class.from_dict(dict(values))
     except (ValueError, TypeError, KeyError) as error:  # transformers checks much of it itself
         raise UserError(f"is no sound config: {_last_line(error)}", where=source) from error
+    if not june_2023.in_use():  # it is asked for LLaMA alone
+        check_causal(config, where=source)
+    return config
+
+
+def _config(values: dict[str, Any], source: str) -> Any:
+    config_class, _ = read_family(values, source)
+    _check_sizes(values, config_class, source)
+    config = sound_config(values, config_class, source)
     shared, heads = getattr(config, "num_key_value_heads", None), config.num_attention_heads
     if shared is not None and (shared < 1 or heads % shared):
         raise UserError(f"{shared} key-value heads do not divide {heads} heads", where=source)
@@ -185,14 +249,25 @@ def _last_line(error: Exception) -> str:
 def _check_sizes(values: Mapping[str, Any], config_class: Any, source: str) -> None:
     own_names: dict[str, str] = getattr(config_class, "attribute_map", {})
     fields = set(dir(config_class)) | set(getattr(config_class, "__dataclass_fields__", ()))
+    if own_names.get("num_attention_heads", "num_attention_heads") not in fields:
+        raise UserError(
+            f"{values['model_type']} has no attention layers: such models are not covered",
+            where=source,
+            allowed="causal language models with attention in each layer",
+        )
     wanted = [*_NEEDED, *(name for name in _NEEDED_IF_KNOWN if name in fields)]
     sizes: dict[str, int] = {}
     for name in wanted:
         own = own_names.get(name, name)
         others = (name, *_OTHER_NAMES.get(name, ()))
         value = next((values[key] for key in (own, *others) if values.get(key) is not None), None)
+        if value is None and own in values and getattr(config_class, own, name) is None:
+            continue  # null stands for a size that the family works out from others
         if value is None:
             raise UserError(f"the config lacks {own}", where=source)
+        if isinstance(value, list) and name in _NEEDED_IF_KNOWN:
+            _check_by_layer(value, sizes["num_hidden_layers"], own, source)
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{own} is {value!r}, no whole number above 0", where=source)
         sizes[name] = value
@@ -202,4 +277,12 @@ def _check_sizes(values: Mapping[str, Any], config_class: Any, source: str) -> N
             f"{heads} attention heads do not divide the width of {width}",
             where=source,
             allowed="a width that is a multiple of the heads, or head_dim in the config",
+        )
+
+
+def _check_by_layer(value: list[Any], num_layers: int, name: str, source: str) -> None:
+    """A list holds one size a layer."""
+    if len(value) != num_layers or not all(type(size) is int and size > 0 for size in value):
+        raise UserError(
+            f"{name} is no list of {num_layers} sizes, one a layer, but {value!r:.60}", where=source
         )

@@ -169,13 +169,7 @@ class _Step:
             self.num_trainable_parameters = sum(p.numel() for p in trainable)
             return self.engine.spread(adapted)
 
-        try:
-            prepared = prepare(self.spec.method)(model, self.spec, spread)
-        except ValueError as error:
-            if isinstance(error, UserError) or "arget modules" not in str(error):
-                raise
-            what = f"{self.spec.model} has no q_proj and v_proj, which {self.spec.method} adapts"
-            raise UserError(what, where="--method") from error
+        prepared = prepare(self.spec.method)(model, self.spec, spread)
         prepared.model.train()
         return self.engine.ready(prepared, max_grad_norm=self.spec.max_grad_norm)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BloomConfig
+from transformers import BloomConfig, CTRLConfig
 
 from lomo.cli import main
 from tests.memory.predictions import CONFIGS, MIXTURE
@@ -128,9 +128,9 @@ def test_an_attention_that_the_model_lacks(
 
 
 def test_adapters_without_a_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    CONFIGS["gpt2"].save_pretrained(folder)
-    told = refused(capsys, "--model", str(folder), "--method", "lora")
-    assert "has no q_proj and v_proj" in told
+    CTRLConfig(vocab_size=120, n_embd=32, dff=64, n_layer=2, n_head=4).save_pretrained(folder)
+    told = refused(capsys, "--model", str(folder), "--method", "lora", "--attention", "eager")
+    assert "has no q_proj and v_proj" in told and "Wk, Wq, Wv" in told
 
 
 def test_a_batch_of_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
