@@ -21,22 +21,20 @@ from .bystanders import gradients_kept, multiply_gradients
 from .checks import (
     require_group_options,
     require_non_negative,
-    require_positive,
     require_real,
     require_unique,
 )
-from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
+from .clipping import GradientNorms, NormScope, clip_coefficient
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
 from .hooks import ACCUMULATION, FAILED, PLAIN_BACKWARD, UNSCALED, Mode, Slot, hook_of
-from .loss_scale import LossScale
+from .options import OptimizerOptions
 from .ownership import claim, release, require_free
-from .rounding import Rounding, Stream, require_rounding
+from .rounding import Rounding, Stream
 from .sharding import Shard, release_gathered, shard_of
-from .state import ExactStateOptimizer
 from .tensors import SIXTEEN_BIT, norm_fp32
 
 
-class FusedBackward(ExactStateOptimizer):
+class FusedBackward(OptimizerOptions):
     """Base of optimizers whose update happens inside the backward pass.
 
     An ordinary loop trains: `loss.backward(); optimizer.step(); optimizer.zero_grad()`. Weights
@@ -44,7 +42,7 @@ class FusedBackward(ExactStateOptimizer):
     needed for what a plain backward can't give: clipping by a global norm, and a loss scale.
 
     Args:
-        max_grad_norm: limit of the L2 norm of the gradients, or None (no clipping).
+        max_grad_norm: limit of the L2 norm of the gradients; inf measures only; None: no clipping.
         norm_scope: "global" (over all groups, exact: one forward, two backwards, one host sync),
             "parameter" (each gradient by its own norm, one pass) or "previous_step" (the global
             norm of the step before, one pass: an approximation; exact where there is none yet).
@@ -75,13 +73,13 @@ class FusedBackward(ExactStateOptimizer):
         rounding: Rounding = "nearest",
         seed: int = 0,
     ) -> None:
-        require_rounding(rounding)
-        require_scope(norm_scope, max_grad_norm)
-        self.max_grad_norm = max_grad_norm
-        self.norm_scope = norm_scope
-        self.rounding = rounding
-        self.seed = seed
-        self.loss_scale = None if loss_scale is None else LossScale(loss_scale)
+        self._set_options(
+            max_grad_norm=max_grad_norm,
+            norm_scope=norm_scope,
+            loss_scale=loss_scale,
+            rounding=rounding,
+            seed=seed,
+        )
         self.grad_norm: float | None = None
         self._handles: list[RemovableHandle] = []
         self._undo: list[Callable[[], None]] = []  # what else `close` takes back
@@ -89,7 +87,6 @@ class FusedBackward(ExactStateOptimizer):
         self._last_pass: list[int] = []  # by position: the pass in which its gradient came last
         self._norms = GradientNorms()
         self._mode: Mode | None = None  # None outside of backward(loss)
-        self._clip = 1.0  # coefficient of this pass, where it is known beforehand
         self._pass = 0
         self._num_steps = 0
         self._part = 0  # of the parameter that is updated: which part of it this rank holds
@@ -126,7 +123,7 @@ class FusedBackward(ExactStateOptimizer):
         trained = [parameter for parameter in group["params"] if parameter.requires_grad]
         try:
             require_unique(group["params"])
-            require_positive("lr", group["lr"])
+            require_non_negative("lr", group["lr"])
             require_non_negative("weight_decay", group["weight_decay"])
             require_real(trained)
             require_free(group["params"])
@@ -219,11 +216,6 @@ class FusedBackward(ExactStateOptimizer):
         self._num_steps += 1
         self._backward_called = self._step_is_open = False
 
-    @property
-    def skipped(self) -> bool:
-        """Whether the last step had a norm that is not finite."""
-        return self.grad_norm is not None and not math.isfinite(self.grad_norm)
-
     def state_dict(self) -> dict[str, Any]:
         """Groups and state as torch has them, and beside them what a step leaves for the next."""
         scale = None if self.loss_scale is None else self.loss_scale.state_dict()
@@ -272,25 +264,6 @@ class FusedBackward(ExactStateOptimizer):
             f"a {type(self).__name__} can't be copied or pickled: its hooks belong to the "
             "parameters that it was given; keep state_dict() and load it into a new one"
         )
-
-    def _measures_first(self) -> bool:
-        if self.max_grad_norm is None or self.norm_scope == "parameter":
-            self._clip = 1.0
-            return False
-        if self.norm_scope == "previous_step" and self.grad_norm is not None and not self.skipped:
-            self._clip = self._clip_for(self.grad_norm)
-            return False
-        return True
-
-    def _asks_for(self) -> str:
-        """The option that a plain loss.backward() can't honour, or nothing."""
-        if self.max_grad_norm is not None and self.norm_scope != "parameter":
-            return f"max_grad_norm={self.max_grad_norm}"
-        return "loss_scale" if self.loss_scale is not None else ""
-
-    @property
-    def _loss_factor(self) -> float:
-        return 1.0 if self.loss_scale is None else self.loss_scale.value
 
     def _run(self, loss: Tensor, mode: Mode, retain_graph: bool = False) -> None:
         self._mode, self._pass = mode, self._pass + 1
@@ -382,10 +355,6 @@ class FusedBackward(ExactStateOptimizer):
         self.grad_norm = self._norms.read() / self._loss_factor
         if self.max_grad_norm is not None and self.norm_scope != "parameter":
             self._clip = self._clip_for(self.grad_norm)
-
-    def _clip_for(self, norm: float) -> float:
-        assert self.max_grad_norm is not None
-        return float(clip_coefficient(torch.tensor(norm, dtype=torch.float32), self.max_grad_norm))
 
     def _check_not_failed(self) -> None:
         if self._failed:

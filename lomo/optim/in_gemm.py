@@ -57,6 +57,7 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
     undo = weakref.finalize(optimizer, _restore, weakref.WeakSet(chosen.values()))
     undo.atexit = False
     optimizer._undo.append(undo)
+    optimizer._fixed |= dict.fromkeys(("rounding", "clip_value"), _FIXED)
     return list(chosen)
 
 
@@ -338,6 +339,7 @@ def _reduced_as(plain: type, reduced: Any) -> Any:
     return object.__new__, (plain,), *reduced[2:]
 
 
+_FIXED = "update_in_gemm updates weights inside a product, which can't honour another value"
 _TWICE = (
     "{slot} got a second gradient in one step: its module was used twice in the forward pass, or "
     "backward ran twice before step(). An update inside the product has used the first gradient "
