@@ -130,6 +130,7 @@ class _LinearFunction(torch.autograd.Function):
             optimizer,
             mode,
             ctx.site.slot,
+            (dy_TO, x_TI),
             lambda: linear_gradient_norm(x_TI, dy_TO),
             lambda scale: _update_linear(optimizer, ctx.site, x_TI, dy_TO, scale),
         )
@@ -164,6 +165,7 @@ class _EmbeddingFunction(torch.autograd.Function):
             optimizer,
             mode,
             ctx.site.slot,
+            (dy,),
             gradient.norm,
             lambda scale: _update_embedding(optimizer, ctx.site, ids_T, gradient, scale),
         )
@@ -201,9 +203,12 @@ def _use(
     optimizer: Lomo,
     mode: Mode,
     slot: Slot,
+    factors: tuple[Tensor, ...],
     norm: Callable[[], Tensor],
     update: Callable[[float | Tensor], None],
 ) -> None:
+    if mode is not Mode.DROP:
+        optimizer._note(mode, slot, *factors)
     if mode is Mode.MEASURE:
         optimizer._record_norm(slot, norm())
     elif mode is Mode.UPDATE:

@@ -2,13 +2,18 @@
 
 import math
 import operator
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from .clipping import NormScope, clip_coefficient, require_scope
+from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
+from .hooks import Slot
 from .loss_scale import LossScale
 from .rounding import Rounding, require_rounding
+from .second_pass import SecondPass
 from .state import ExactStateOptimizer
 
 
@@ -19,8 +24,11 @@ class OptimizerOptions(ExactStateOptimizer):
     value that is not allowed, RuntimeError while a step is open or for what `update_in_gemm` fixed.
     """
 
+    # Whether an update must have its coefficient as a number: a host sync a tensor on a GPU.
+    _coefficient_on_host = False
     grad_norm: float | None = None
     _step_is_open = False  # a gradient of this step has been used
+    _last_pass: list[int]  # by position: the pass in which its gradient came last
     _clip = 1.0  # coefficient of this pass, where it is known beforehand
 
     def _set_options(
@@ -37,6 +45,8 @@ class OptimizerOptions(ExactStateOptimizer):
         self._max_grad_norm, self._norm_scope = max_grad_norm, norm_scope
         self._rounding, self._seed = rounding, _checked_seed(seed)
         self._loss_scale = None if loss_scale is None else LossScale(loss_scale)
+        self._norms = GradientNorms()
+        self._check: SecondPass | None = None  # while two passes run
         self._fixed: dict[str, str] = {}  # options that can't be changed any more, and why
 
     @property
@@ -137,6 +147,45 @@ class OptimizerOptions(ExactStateOptimizer):
         assert self._max_grad_norm is not None
         norm_tensor = torch.tensor(norm, dtype=torch.float32)
         return float(clip_coefficient(norm_tensor, self._max_grad_norm))
+
+    def _record_norm(self, slot: Slot, norm: Tensor, group: ProcessGroup | None = None) -> None:
+        """Note the norm of the (still loss-scaled) gradient: fp32, 0-dim, on its device.
+
+        With a `group`, `norm` is that of this rank's part.
+        """
+        self._norms.record(slot.position, len(self._last_pass), norm, group)
+        if self._check is not None and group is not None:
+            self._check.spread_over(group, norm.device)
+
+    def _coefficient(self, slot: Slot, norm_of: Callable[[], Tensor]) -> float | Tensor | None:
+        """What a gradient is multiplied with: its clip coefficient and the inverse loss scale.
+
+        `norm_of` gives the norm of the gradient as it came. A number where the host knows it; a
+        0-dim tensor where it is made on a device, so that nothing waits; None: skip the parameter,
+        its gradient is not finite.
+        """
+        one_pass = self.max_grad_norm is not None and self.norm_scope != "global"
+        if not one_pass and (self.loss_scale is None or self.max_grad_norm is not None):
+            return self._clip / self._loss_factor
+        norm = norm_of()
+        self._record_norm(slot, norm)
+        own = self.max_grad_norm if self.norm_scope == "parameter" else None
+        if norm.device.type == "cpu" or self._coefficient_on_host:
+            value = float(norm)
+            if not math.isfinite(value):
+                return None
+            clip = self._clip if own is None else min(1.0, own / (value / self._loss_factor + 1e-6))
+            return clip / self._loss_factor
+        clips = torch.full_like(norm, self._clip)
+        if own is not None:
+            clips = clip_coefficient(norm / self._loss_factor, own)
+        return torch.where(norm.isfinite(), clips / self._loss_factor, 0.0)
+
+    @torch.no_grad()
+    def _read_norm(self) -> None:
+        self.grad_norm = self._norms.read() / self._loss_factor
+        if self.max_grad_norm is not None and self.norm_scope != "parameter":
+            self._clip = self._clip_for(self.grad_norm)
 
 
 def _checked_seed(seed: int) -> int:
