@@ -25,7 +25,7 @@ _SAMPLE = 1 << 12
 # Largest difference over the sample's norm. On a CPU only the order of some fp32 sums is left to
 # chance (1e-6); 16 bits or a GPU's atomic additions leave more (some 1e-3 each).
 _TOLERANCE, _TOLERANCE_ROUGH = 1e-3, 5e-2
-# Gradients far below the global norm may be nothing but such noise (a key's bias in attention).
+# Over the global norm: gradients far below it may be nothing but noise (a key's bias in attention).
 _FLOOR, _FLOOR_ROUGH = 1e-6, 1e-3
 
 Number = float | Tensor  # a tensor on its way from a device
@@ -108,8 +108,8 @@ def _close(first: Statistic, second: Statistic, norm: float) -> bool:
     of_norm = abs(float(second.norm) - size)
     of_sum = abs(float(second.sum) - total)
     # Where all elements have one sign, a common factor's rounding moves the sum by more.
-    limit = tolerance * max(size, floor)
-    limit_of_sum = tolerance * max(size, floor, abs(total))
+    limit = max(floor, tolerance * size)
+    limit_of_sum = max(limit, tolerance * abs(total))
     return of_norm <= limit and of_sum <= limit_of_sum  # false for nan
 
 
