@@ -28,6 +28,7 @@ class Bystanders:
 
     def __init__(self) -> None:
         self._hidden: list[weakref.ref[Tensor]] | None = None
+        self._collections = _num_collections()
 
     def of(self, loss: Tensor, own: Collection[Tensor], named: Iterable[Tensor]) -> list[Tensor]:
         """All of this backward; `named` are known already, `own` are the optimizer's.
@@ -40,12 +41,23 @@ class Bystanders:
         found |= {id(leaf): leaf for leaf in leaves if leaf is not None and leaf not in own}
         _require_no_hooks(found.values())
         if not isinstance(loss, FakeTensor):
-            found |= {id(tensor): tensor for tensor in _retaining(nodes)}
+            found |= {id(tensor): tensor for tensor in self._retaining(nodes)}
             if self._hidden is None and any(map(_may_hide_leaves, nodes)):
                 self._hidden = [weakref.ref(leaf) for leaf in _leaves_alive() if leaf not in own]
             alive = (reference() for reference in self._hidden or ())
             found |= {id(leaf): leaf for leaf in alive if leaf is not None and leaf not in own}
         return list(found.values())
+
+    def _retaining(self, nodes: Collection[Node]) -> Iterator[Tensor]:
+        """Tensors with `retain_grad()`, which no node of the graph knows."""
+        # This step's forward has made them, so Python's collector has them among its young objects
+        # (some thousand to look at, instead of all that there are) unless it has run since.
+        before, self._collections = self._collections, _num_collections()
+        for generation in (0, 1) if before == self._collections else (0, 1, 2):
+            for thing in gc.get_objects(generation):
+                if issubclass(type(thing), Tensor) and thing.retains_grad:
+                    if thing.grad_fn in nodes:
+                        yield thing
 
 
 @contextmanager
@@ -101,16 +113,12 @@ def _may_hide_leaves(node: Node) -> bool:
     return not getattr(function, "__module__", "").startswith(f"{__package__}.")
 
 
-def _retaining(nodes: Collection[Node]) -> Iterator[Tensor]:
-    # This step's forward has made them, so Python's collector has them among its young objects:
-    # some thousand to look at, where all would take as long as a small model's step.
-    for generation in (0, 1):
-        for thing in gc.get_objects(generation):
-            if issubclass(type(thing), Tensor) and thing.retains_grad and thing.grad_fn in nodes:
-                yield thing
-
-
 def _leaves_alive() -> Iterator[Tensor]:
     for thing in gc.get_objects():
         if issubclass(type(thing), Tensor) and thing.requires_grad and thing.is_leaf:
             yield thing
+
+
+def _num_collections() -> int:
+    """How often the collector has moved objects to the oldest."""
+    return sum(of_generation["collections"] for of_generation in gc.get_stats()[1:])

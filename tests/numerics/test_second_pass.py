@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lomo.optim import AdaLomo, Lomo, update_in_gemm
 
-from .models import CHECKPOINTING, llama, loss_of, max_difference, weights
+from .models import llama, loss_of, max_difference, weights
 
 CLIP = {"max_grad_norm": 1e3}
 
@@ -300,9 +300,8 @@ def test_layouts_and_shapes_that_are_odd() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
-def test_a_long_training_without_alarm(checkpointing: str) -> None:
-    model = llama(checkpointing=checkpointing)
+def test_a_long_training_without_alarm() -> None:
+    model = llama(checkpointing="reentrant")
     optimizer = Lomo(model.parameters(), lr=0.05, max_grad_norm=1.0)
     before = weights(model)
     for step in range(300):
