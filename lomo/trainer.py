@@ -128,6 +128,12 @@ def _not_the_optimizers(trainer: Trainer, optimizer: FusedBackward) -> Iterator[
             "torch_compile=True with clipping by the global norm: a compiled backward can't run "
             'twice; set torch_compile=False, or norm_scope="parameter" in the optimizer'
         )
+    if args.use_liger_kernel and limit is not None and optimizer.norm_scope != "parameter":
+        yield (
+            "use_liger_kernel=True with clipping by the global norm: its kernels write over what "
+            "they have saved, so the second of two passes would make other gradients; set "
+            'use_liger_kernel=False, or norm_scope="parameter" in the optimizer'
+        )
     decays = sorted({group["weight_decay"] for group in optimizer.param_groups})
     if args.weight_decay and args.weight_decay not in decays:
         yield (

@@ -43,7 +43,7 @@ class AdaLomo(FusedBackward):
 
     Args:
         params: parameters, named parameters or groups; fp32, bf16 or fp16.
-        lr: step size relative to RMS(theta), above 0; the paper uses 5e-4 to 1e-3.
+        lr: step size relative to RMS(theta), 0 or above; the paper uses 5e-4 to 1e-3.
         eps: floor of g^2, floor of RMS(theta); both above 0.
         clip_threshold: limit of RMS(u), above 0.
         decay_rate: exponent of beta_t, above 0.

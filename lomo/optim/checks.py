@@ -21,6 +21,13 @@ def require_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
+def require_limit(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a number above 0; inf is a limit that limits nothing."""
+    allowed = "a number above 0, or inf to measure only"
+    if not 0.0 < _number(name, value, allowed):
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
 def require_non_negative(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a finite number, 0 or above."""
     allowed = "a finite number, 0 or above"

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .checks import require_positive
+from .checks import require_limit
 
 NormScope = Literal["global", "parameter", "previous_step"]
 """global: the norm over all gradients, exact, by two passes.
@@ -69,7 +69,7 @@ def _whole(norms: Tensor, group: ProcessGroup | None) -> Tensor:
 def require_scope(scope: str, max_grad_norm: float | None) -> None:
     """Raise ValueError for an unknown scope, a bad limit, or a scope without a limit."""
     if max_grad_norm is not None:
-        require_positive("max_grad_norm", max_grad_norm)
+        require_limit("max_grad_norm", max_grad_norm)
     allowed = get_args(NormScope)
     if scope not in allowed:
         raise ValueError(f"norm_scope must be one of {', '.join(allowed)}, got {scope!r}")

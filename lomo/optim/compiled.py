@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
+from .graph import leaf_of, nodes_behind
+
 _WARNING = (
     "the model is compiled as a whole: its backward returns all gradients at once, so they take "
     "as much memory as without a fused update; compile each layer instead "
@@ -24,17 +26,10 @@ def warn_if_named_as_compiled(names: Sequence[str]) -> None:
 
 def warn_if_compiled_as_a_whole(loss: Tensor, parameters: Collection[Tensor]) -> None:
     """Warn if one compiled node of the graph behind `loss` feeds most of `parameters`."""
-    nodes, seen = [loss.grad_fn], {loss.grad_fn}
-    while nodes:
-        node = nodes.pop()
-        if node is None:
-            continue
-        following = [function for function, _ in node.next_functions if function is not None]
+    for node, following in nodes_behind([loss]).items():
         if "CompiledFunction" in node.name():
-            leaves = [getattr(function, "variable", None) for function in following]
+            leaves = [leaf_of(next_node) for next_node in following]
             fed = sum(leaf is not None and leaf in parameters for leaf in leaves)
             if fed > 1 and 2 * fed > len(parameters):
                 warnings.warn(_WARNING, UserWarning, stacklevel=4)
                 return
-        nodes += [function for function in following if function not in seen]
-        seen.update(following)

@@ -13,31 +13,41 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from .bystanders import gradients_kept, multiply_gradients
+from .bystanders import Bystanders, gradients_divided, gradients_kept
 from .checks import (
     require_group_options,
     require_non_negative,
-    require_positive,
     require_real,
     require_unique,
 )
-from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
+from .clipping import NormScope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
-from .hooks import ACCUMULATION, FAILED, PLAIN_BACKWARD, UNSCALED, Mode, Slot, hook_of
+from .grad_scaler import asked_by_scaler, require_unscaled, roots_of_running_backward
+from .hooks import (
+    ACCUMULATION,
+    APPLIED,
+    FAILED,
+    NOTHING_TRAINED,
+    PLAIN_BACKWARD,
+    SCALED_BY_OTHERS,
+    UNSCALED,
+    Mode,
+    Slot,
+    hook_of,
+)
 from .lightning import refuse_what_lightning_asks
-from .loss_scale import LossScale
+from .options import OptimizerOptions
 from .ownership import claim, release, require_free
-from .rounding import Rounding, Stream, require_rounding
+from .rounding import Rounding, Stream
+from .second_pass import SecondPass
 from .sharding import Shard, release_gathered, shard_of
-from .state import ExactStateOptimizer
 from .tensors import SIXTEEN_BIT, norm_fp32
 
 
-class FusedBackward(ExactStateOptimizer):
+class FusedBackward(OptimizerOptions):
     """Base of optimizers whose update happens inside the backward pass.
 
     An ordinary loop trains: `loss.backward(); optimizer.step(); optimizer.zero_grad()`. Weights
@@ -45,7 +55,7 @@ class FusedBackward(ExactStateOptimizer):
     needed for what a plain backward can't give: clipping by a global norm, and a loss scale.
 
     Args:
-        max_grad_norm: limit of the L2 norm of the gradients, or None (no clipping).
+        max_grad_norm: limit of the L2 norm of the gradients; inf measures only; None: no clipping.
         norm_scope: "global" (over all groups, exact: one forward, two backwards, one host sync),
             "parameter" (each gradient by its own norm, one pass) or "previous_step" (the global
             norm of the step before, one pass: an approximation; exact where there is none yet).
@@ -60,8 +70,6 @@ class FusedBackward(ExactStateOptimizer):
             moved; else the tensors whose gradients were not finite were skipped.
     """
 
-    # Whether `_update` must have its coefficient as a number: a host sync a tensor on a GPU.
-    _coefficient_on_host = False
     # Whether an element's update needs nothing of the others, so that any part will do.
     _elementwise = True
 
@@ -76,26 +84,28 @@ class FusedBackward(ExactStateOptimizer):
         rounding: Rounding = "nearest",
         seed: int = 0,
     ) -> None:
-        require_rounding(rounding)
-        require_scope(norm_scope, max_grad_norm)
-        self.max_grad_norm = max_grad_norm
-        self.norm_scope = norm_scope
-        self.rounding = rounding
-        self.seed = seed
-        self.loss_scale = None if loss_scale is None else LossScale(loss_scale)
+        self._set_options(
+            max_grad_norm=max_grad_norm,
+            norm_scope=norm_scope,
+            loss_scale=loss_scale,
+            rounding=rounding,
+            seed=seed,
+        )
         self.grad_norm: float | None = None
         self._handles: list[RemovableHandle] = []
         self._undo: list[Callable[[], None]] = []  # what else `close` takes back
         self._slots: dict[Tensor, Slot] = {}
         self._last_pass: list[int] = []  # by position: the pass in which its gradient came last
-        self._norms = GradientNorms()
+        self._bystanders = Bystanders()
         self._mode: Mode | None = None  # None outside of backward(loss)
-        self._clip = 1.0  # coefficient of this pass, where it is known beforehand
         self._pass = 0
         self._num_steps = 0
         self._part = 0  # of the parameter that is updated: which part of it this rank holds
         self._backward_called = False  # backward(loss) has run in this step
         self._step_is_open = False  # a gradient of this step has been used
+        self._dropped = False  # ... or dropped, by a norm that was not finite
+        self._got_gradient = False  # some hook was called in this step
+        self._told_of_nothing = self._scalers_seen = False
         self._failed = False  # backward(loss) has raised when some weights may have moved
         self._closed = False
         self._graph_checked = False
@@ -127,7 +137,7 @@ class FusedBackward(ExactStateOptimizer):
         trained = [parameter for parameter in group["params"] if parameter.requires_grad]
         try:
             require_unique(group["params"])
-            require_positive("lr", group["lr"])
+            require_non_negative("lr", group["lr"])
             require_non_negative("weight_decay", group["weight_decay"])
             require_real(trained)
             require_free(group["params"])
@@ -159,12 +169,14 @@ class FusedBackward(ExactStateOptimizer):
     def backward(self, loss: Tensor, *, others: Iterable[Tensor] = ()) -> None:
         """Run backward on the scalar `loss` and update every parameter that gets a gradient.
 
-        `others` are parameters of other optimizers: of the two passes of clipping only one may add
-        to their gradients, and a loss scale is taken out of them.
+        Gradients of what the loss reaches beside them (parameters of other optimizers, inputs,
+        tensors with `retain_grad()`) are what a plain backward would add, neither doubled by two
+        passes nor scaled. They are found in the graph; `others` names what can't be found there.
 
         Exact clipping by the global norm: the first backward, which keeps the graph, measures; the
         second scales by min(1, max_grad_norm / (norm + 1e-6)) and updates. A norm that is not
-        finite skips the step.
+        finite skips the step. The second must make what the first has measured, by samples of each
+        gradient: RuntimeError, with the weights moved, where it does not.
         Raises RuntimeError for a second call before `step()`, a call after `close()`, or one after
         a backward that failed half-way; `load_state_dict` makes a fresh start.
         """
@@ -172,27 +184,25 @@ class FusedBackward(ExactStateOptimizer):
         self._check_not_failed()
         if self._step_is_open:
             raise RuntimeError(ACCUMULATION.format(what="backward(loss) was called again"))
+        if not self._scalers_seen:
+            self._scalers_seen = require_unscaled([loss])
         if not self._graph_checked:
             warn_if_compiled_as_a_whole(loss, self._slots)
             self._graph_checked = True
-        others = list(others)
         self._norms.clear()
+        self._dropped = False
         scaled = loss if self.loss_scale is None else loss.float() * self.loss_scale.value
         if self._measures_first():
-            with gradients_kept(others):
-                self._run(scaled, Mode.MEASURE, retain_graph=True)
-            self._read_norm()
-            assert self.grad_norm is not None
-            # After a bad norm the second pass still runs, without updates: it frees the graph,
-            # which `loss` would otherwise hold through the next forward.
-            self._run(scaled, Mode.UPDATE if math.isfinite(self.grad_norm) else Mode.DROP)
+            self._run_twice(scaled, self._bystanders.of(loss, self._slots, others))
         else:
-            self._run(scaled, Mode.UPDATE)
+            factor = self._loss_factor
+            beside = self._bystanders.of(loss, self._slots, others) if factor != 1.0 else ()
+            with gradients_divided(beside, factor):
+                self._run(scaled, Mode.UPDATE)
             if self._norms:
                 self._read_norm()
         self._backward_called = self._step_is_open = True
         if self.loss_scale is not None:
-            multiply_gradients(others, 1.0 / self._loss_factor)
             self.loss_scale.update(math.nan if self.grad_norm is None else self.grad_norm)
 
     @overload
@@ -204,7 +214,8 @@ class FusedBackward(ExactStateOptimizer):
 
         A `closure` is run once, with gradients enabled, and its value is given, as by torch's SGD.
         Raises RuntimeError where a gradient would be lost in silence: clipping without
-        `backward(loss)`, a gradient that no hook has taken, after `close()`.
+        `backward(loss)`, a gradient that no hook has taken, after `close()`. Warns once where no
+        parameter got a gradient.
         """
         self._check_not_closed()
         self._check_not_failed()
@@ -224,15 +235,30 @@ class FusedBackward(ExactStateOptimizer):
         if self._norms:  # a plain backward with norm_scope="parameter"
             self._read_norm()
         release_gathered(self._slots)
+        if not self._got_gradient and not self._told_of_nothing:
+            self._told_of_nothing = True
+            warnings.warn(NOTHING_TRAINED, UserWarning, stacklevel=3)
         self._pass += 1
         self._num_steps += 1
-        self._backward_called = self._step_is_open = False
+        self._backward_called = self._step_is_open = self._got_gradient = False
         return value
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop gradients that no hook has taken, as torch does; a skipped step is closed.
+
+        Raises RuntimeError between a backward that has updated and `step()`.
+        """
+        if self._step_is_open and self._got_gradient and not self._dropped and not self._closed:
+            raise RuntimeError(APPLIED)
+        self._backward_called = self._step_is_open = False
+        super().zero_grad(set_to_none)
+
     @property
-    def skipped(self) -> bool:
-        """Whether the last step had a norm that is not finite."""
-        return self.grad_norm is not None and not math.isfinite(self.grad_norm)
+    def _step_supports_amp_scaling(self) -> bool:
+        # What GradScaler.step asks first, before it misses the gradients.
+        if asked_by_scaler():
+            raise RuntimeError(SCALED_BY_OTHERS)
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state as torch has them, and beside them what a step leaves for the next."""
@@ -283,24 +309,32 @@ class FusedBackward(ExactStateOptimizer):
             "parameters that it was given; keep state_dict() and load it into a new one"
         )
 
-    def _measures_first(self) -> bool:
-        if self.max_grad_norm is None or self.norm_scope == "parameter":
-            self._clip = 1.0
-            return False
-        if self.norm_scope == "previous_step" and self.grad_norm is not None and not self.skipped:
-            self._clip = self._clip_for(self.grad_norm)
-            return False
-        return True
+    def _run_twice(self, loss: Tensor, beside: list[Tensor]) -> None:
+        """Measure, then update or, after a norm that is not finite, drop."""
+        check = self._check = SecondPass(self._num_steps)
+        try:
+            with gradients_kept(beside):
+                self._run(loss, Mode.MEASURE, retain_graph=True)
+            self._read_norm()
+            norm = self.grad_norm
+            assert norm is not None
+            # After a bad norm the second pass still runs, without updates: it frees the graph,
+            # which `loss` would otherwise hold through the next forward.
+            self._dropped = not math.isfinite(norm)
+            mode = Mode.DROP if self._dropped else Mode.UPDATE
+            with gradients_divided(beside, self._loss_factor):
+                self._run(loss, mode)
+        finally:
+            self._check = None
+        if mode is Mode.UPDATE:
+            self._failed = True  # until it is known to be right
+            check.require_reproduced(norm * self._loss_factor, self._slots.values())
+            self._failed = False
 
-    def _asks_for(self) -> str:
-        """The option that a plain loss.backward() can't honour, or nothing."""
-        if self.max_grad_norm is not None and self.norm_scope != "parameter":
-            return f"max_grad_norm={self.max_grad_norm}"
-        return "loss_scale" if self.loss_scale is not None else ""
-
-    @property
-    def _loss_factor(self) -> float:
-        return 1.0 if self.loss_scale is None else self.loss_scale.value
+    def _note(self, mode: Mode, slot: Slot, *tensors: Tensor) -> None:
+        """Take note of a gradient, or of its factors, for the comparison of two passes."""
+        if self._check is not None:
+            self._check.note(int(mode is Mode.UPDATE), slot.position, tensors)
 
     def _run(self, loss: Tensor, mode: Mode, retain_graph: bool = False) -> None:
         self._mode, self._pass = mode, self._pass + 1
@@ -321,6 +355,7 @@ class FusedBackward(ExactStateOptimizer):
         mode = self._admit(slot)
         if mode is Mode.DROP:
             return
+        self._note(mode, slot, gradient)
         elementwise = self._elementwise or mode is Mode.MEASURE
         shard = shard_of(parameter, gradient, elementwise=elementwise)
         del gradient  # of ZeRO-3 it is the whole, and no longer needed
@@ -342,60 +377,22 @@ class FusedBackward(ExactStateOptimizer):
         asked = self._asks_for()
         if self._mode is None and asked:
             raise RuntimeError(PLAIN_BACKWARD.format(asked=asked))
+        if self._mode is None and not self._step_is_open and not self._scalers_seen:
+            self._scalers_seen = require_unscaled(roots_of_running_backward())
         if self._last_pass[slot.position] == self._pass:
             what = f"parameter {slot} got a second gradient"
             raise RuntimeError(ACCUMULATION.format(what=what))
         self._last_pass[slot.position] = self._pass
+        self._got_gradient = True
         mode = self._mode or Mode.UPDATE
         self._step_is_open |= mode is Mode.UPDATE
         return mode
-
-    def _record_norm(self, slot: Slot, norm: Tensor, group: ProcessGroup | None = None) -> None:
-        """Note the norm of the (still loss-scaled) gradient: fp32, 0-dim, on its device.
-
-        With a `group`, `norm` is that of this rank's part.
-        """
-        self._norms.record(slot.position, len(self._last_pass), norm, group)
-
-    def _coefficient(self, slot: Slot, norm_of: Callable[[], Tensor]) -> float | Tensor | None:
-        """What a gradient is multiplied with: its clip coefficient and the inverse loss scale.
-
-        `norm_of` gives the norm of the gradient as it came. A number where the host knows it; a
-        0-dim tensor where it is made on a device, so that nothing waits; None: skip the parameter,
-        its gradient is not finite.
-        """
-        one_pass = self.max_grad_norm is not None and self.norm_scope != "global"
-        if not one_pass and (self.loss_scale is None or self.max_grad_norm is not None):
-            return self._clip / self._loss_factor
-        norm = norm_of()
-        self._record_norm(slot, norm)
-        own = self.max_grad_norm if self.norm_scope == "parameter" else None
-        if norm.device.type == "cpu" or self._coefficient_on_host:
-            value = float(norm)
-            if not math.isfinite(value):
-                return None
-            clip = self._clip if own is None else min(1.0, own / (value / self._loss_factor + 1e-6))
-            return clip / self._loss_factor
-        clips = torch.full_like(norm, self._clip)
-        if own is not None:
-            clips = clip_coefficient(norm / self._loss_factor, own)
-        return torch.where(norm.isfinite(), clips / self._loss_factor, 0.0)
 
     def _stream(self, parameter: Tensor, slot: Slot) -> Stream | None:
         """Random numbers for rounding this update of `parameter`; None: round to nearest."""
         if self.rounding == "nearest" or parameter.dtype not in SIXTEEN_BIT:
             return None
         return Stream(self.seed, self._num_steps, slot.position, self._part)
-
-    @torch.no_grad()
-    def _read_norm(self) -> None:
-        self.grad_norm = self._norms.read() / self._loss_factor
-        if self.max_grad_norm is not None and self.norm_scope != "parameter":
-            self._clip = self._clip_for(self.grad_norm)
-
-    def _clip_for(self, norm: float) -> float:
-        assert self.max_grad_norm is not None
-        return float(clip_coefficient(torch.tensor(norm, dtype=torch.float32), self.max_grad_norm))
 
     def _check_not_failed(self) -> None:
         if self._failed:

@@ -40,6 +40,39 @@ PLAIN_BACKWARD = (
     "{asked} needs optimizer.backward(loss) in each step: a plain loss.backward() can't honour "
     "it. No weight was changed."
 )
+HOOKED_BY_OTHERS = (
+    "this backward reaches a parameter of shape {shape} that this optimizer does not update, but a "
+    "hook (of another fused optimizer?) does: with clipping in two passes or a loss scale it would "
+    "get false gradients. Set its requires_grad to False in this backward (a GAN's other half), or "
+    "give all parameters to one optimizer. No weight was changed."
+)
+NOT_REPRODUCED = (
+    "the second backward pass made other gradients than the first, which was measured for "
+    "clipping ({where}): the weights have been moved by them. Something in the model keeps no "
+    "promise to give the same twice: a kernel that writes over its saved tensors (Liger's SwiGLU, "
+    "Unsloth, in-place cross entropies), a checkpoint with preserve_rng_state=False, a mask from a "
+    "counter, a hook that counts its calls. Leave it out, or take one pass: "
+    'norm_scope="parameter", or no clipping. Then load weights and this optimizer\'s state from a '
+    "checkpoint."
+)
+APPLIED = (
+    "zero_grad() between backward and step(): the update has been applied in the backward, and "
+    "can't be taken back. Call step() to close the step; to look at a loss or at gradients first "
+    "(a rejected step, FGSM, a GAN's other half), set requires_grad to False in that backward or "
+    "use torch.autograd.grad, which updates nothing."
+)
+NOTHING_TRAINED = (
+    "step() was called, but no parameter of this optimizer got a gradient since the last one: no "
+    "weight moved. The optimizer may hold parameters that the model no longer has (it was made "
+    "before fully_shard, to_empty or load_state_dict(assign=True): make it afterwards), the loss "
+    "may be another model's, all of them may be frozen, or backward was not called."
+)
+SCALED_BY_OTHERS = (
+    "a torch.amp.GradScaler has scaled the loss: the update happens in backward, before a scaler "
+    "could unscale, so the weights would move by the scale. Leave the scaler out and give this "
+    'optimizer loss_scale="dynamic", or train in bfloat16, which needs no scale. (If the scaler is '
+    "another optimizer's, call optimizer.backward(loss) here.)"
+)
 UNSCALED = (
     "float16 weights without a loss scale: small gradients become zero and their weights stay; "
     'give loss_scale="dynamic" and call optimizer.backward(loss), or use bfloat16'

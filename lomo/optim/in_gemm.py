@@ -57,6 +57,7 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
     undo = weakref.finalize(optimizer, _restore, weakref.WeakSet(chosen.values()))
     undo.atexit = False
     optimizer._undo.append(undo)
+    optimizer._fixed |= dict.fromkeys(("rounding", "clip_value"), _FIXED)
     return list(chosen)
 
 
@@ -129,6 +130,7 @@ class _LinearFunction(torch.autograd.Function):
             optimizer,
             mode,
             ctx.site.slot,
+            (dy_TO, x_TI),
             lambda: linear_gradient_norm(x_TI, dy_TO),
             lambda scale: _update_linear(optimizer, ctx.site, x_TI, dy_TO, scale),
         )
@@ -163,6 +165,7 @@ class _EmbeddingFunction(torch.autograd.Function):
             optimizer,
             mode,
             ctx.site.slot,
+            (dy,),
             gradient.norm,
             lambda scale: _update_embedding(optimizer, ctx.site, ids_T, gradient, scale),
         )
@@ -200,9 +203,12 @@ def _use(
     optimizer: Lomo,
     mode: Mode,
     slot: Slot,
+    factors: tuple[Tensor, ...],
     norm: Callable[[], Tensor],
     update: Callable[[float | Tensor], None],
 ) -> None:
+    if mode is not Mode.DROP:
+        optimizer._note(mode, slot, *factors)
     if mode is Mode.MEASURE:
         optimizer._record_norm(slot, norm())
     elif mode is Mode.UPDATE:
@@ -338,6 +344,7 @@ def _reduced_as(plain: type, reduced: Any) -> Any:
     return object.__new__, (plain,), *reduced[2:]
 
 
+_FIXED = "update_in_gemm updates weights inside a product, which can't honour another value"
 _TWICE = (
     "{slot} got a second gradient in one step: its module was used twice in the forward pass, or "
     "backward ran twice before step(). An update inside the product has used the first gradient "

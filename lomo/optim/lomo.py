@@ -25,7 +25,7 @@ class Lomo(FusedBackward):
 
     Args:
         params: parameters, named parameters or groups; any float dtype, any shape.
-        lr: step size, above 0; read at each update, so schedulers (which may reach 0) work.
+        lr: step size, 0 or above; read at each update, so schedulers work.
         weight_decay: L2 penalty, added to the gradient as torch.optim.SGD does; 0 or above.
         max_grad_norm, norm_scope: clipping by a norm; see `FusedBackward`.
         loss_scale, rounding, seed: for 16-bit weights; see `FusedBackward`.
@@ -48,11 +48,8 @@ class Lomo(FusedBackward):
         rounding: Rounding = "nearest",
         seed: int = 0,
     ) -> None:
-        if clip_value is not None:
-            require_positive("clip_value", clip_value)
-            if max_grad_norm is not None:
-                raise ValueError("give max_grad_norm or clip_value, not both: their order matters")
-        self.clip_value = clip_value
+        _require_one_clipping(clip_value, max_grad_norm)
+        self._clip_value = clip_value
         self._ones: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         super().__init__(
             params,
@@ -63,6 +60,20 @@ class Lomo(FusedBackward):
             rounding=rounding,
             seed=seed,
         )
+
+    @property
+    def clip_value(self) -> float | None:
+        """Limit of each element of the gradient; None: no such limit."""
+        return self._clip_value
+
+    @clip_value.setter
+    def clip_value(self, limit: float | None) -> None:
+        self._require_changeable("clip_value", changes=limit != self._clip_value)
+        _require_one_clipping(limit, self.max_grad_norm)
+        self._clip_value = limit
+
+    def _check_clipping(self, max_grad_norm: float | None) -> None:
+        _require_one_clipping(self._clip_value, max_grad_norm)
 
     def _update(
         self, parameter: Tensor, gradient: Tensor, slot: Slot, scale: float | Tensor
@@ -93,3 +104,11 @@ class Lomo(FusedBackward):
         if key not in self._ones:
             self._ones[key] = torch.ones((), device=key[0], dtype=key[1])
         return self._ones[key]
+
+
+def _require_one_clipping(clip_value: float | None, max_grad_norm: float | None) -> None:
+    if clip_value is None:
+        return
+    require_positive("clip_value", clip_value)
+    if max_grad_norm is not None:
+        raise ValueError("give max_grad_norm or clip_value, not both: their order matters")

@@ -93,6 +93,17 @@ def test_clipping_in_a_compiled_model_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "torch_compile=True with clipping", clipping_lomo, **options)
 
 
+@pytest.mark.parametrize("scope", ["global", "previous_step"])
+def test_liger_kernels_with_two_passes_are_refused(tmp_path: Path, scope: Any) -> None:
+    def make(params: Any) -> Optimizer:
+        return Lomo(params, lr=0.1, max_grad_norm=1.0, norm_scope=scope)
+
+    trainer = make_trainer(tmp_path, make)
+    trainer.args.use_liger_kernel = True  # without the package, which patches the model at once
+    with pytest.raises(ValueError, match="use_liger_kernel=True with clipping"):
+        trainer.train()
+
+
 def test_another_optimizer_is_refused(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, sgd, callback=True)
     with pytest.raises(TypeError, match="is a SGD, not a FusedBackward"):
