@@ -32,11 +32,11 @@ from .loss_scale import LossScale
 from .ownership import claim, release, require_free
 from .rounding import Rounding, Stream, require_rounding
 from .sharding import Shard, release_gathered, shard_of
-from .state import ExactStateOptimizer
+from .step_state import StepState
 from .tensors import SIXTEEN_BIT, norm_fp32
 
 
-class FusedBackward(ExactStateOptimizer):
+class FusedBackward(StepState):
     """Base of optimizers whose update happens inside the backward pass.
 
     An ordinary loop trains: `loss.backward(); optimizer.step(); optimizer.zero_grad()`. Weights
@@ -82,7 +82,7 @@ class FusedBackward(ExactStateOptimizer):
         self.rounding = rounding
         self.seed = seed
         self.loss_scale = None if loss_scale is None else LossScale(loss_scale)
-        self.grad_norm: float | None = None
+        self.grad_norm = None
         self._handles: list[RemovableHandle] = []
         self._undo: list[Callable[[], None]] = []  # what else `close` takes back
         self._slots: dict[Tensor, Slot] = {}
@@ -141,9 +141,6 @@ class FusedBackward(ExactStateOptimizer):
         for parameter, name in zip(group["params"], names, strict=True):
             if parameter.requires_grad:
                 self._hook(parameter, Slot(len(self._last_pass), group_index, name))
-
-    def _check_group(self, group: dict[str, Any]) -> None:  # noqa: B027 (nothing more to check)
-        """Raise ValueError for a bad option of the subclass; groups may differ in it."""
 
     def _hook(self, parameter: Tensor, slot: Slot) -> None:
         self._slots[parameter] = slot
@@ -224,35 +221,11 @@ class FusedBackward(ExactStateOptimizer):
         """Whether the last step had a norm that is not finite."""
         return self.grad_norm is not None and not math.isfinite(self.grad_norm)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Groups and state as torch has them, and beside them what a step leaves for the next."""
-        scale = None if self.loss_scale is None else self.loss_scale.state_dict()
-        own = {"num_steps": self._num_steps, "grad_norm": self.grad_norm, "loss_scale": scale}
-        return {**super().state_dict(), "fused_backward": own}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load groups and state bit for bit, and what the last step left for the next.
-
-        A step that was open, such as one whose backward failed half-way, is forgotten. Raises
-        ValueError for the state of another kind of optimizer.
-        """
-        for group in state_dict["param_groups"]:
-            require_group_options(group)
-            missing = self._needed - group.keys()
-            if missing:
-                raise ValueError(
-                    f"the loaded state has no {', '.join(sorted(missing))}: it was not saved by "
-                    f"{type(self).__name__}"
-                )
-        super().load_state_dict(state_dict)
+    def _restore(self, saved: dict[str, Any]) -> None:
+        super()._restore(saved)
         self._norms.clear()
         self._pass += 1
         self._backward_called = self._step_is_open = self._failed = False
-        own = state_dict.get("fused_backward")
-        if own is not None:
-            self._num_steps, self.grad_norm = own["num_steps"], own["grad_norm"]
-            if self.loss_scale is not None and own["loss_scale"] is not None:
-                self.loss_scale.load_state_dict(own["loss_scale"])
 
     def close(self) -> None:
         """Remove all hooks, so that the model can be handed on; may be called twice.
