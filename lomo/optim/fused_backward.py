@@ -27,7 +27,16 @@ from .checks import (
 )
 from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
 from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
-from .hooks import ACCUMULATION, FAILED, PLAIN_BACKWARD, UNSCALED, Mode, Slot, hook_of
+from .hooks import (
+    ACCUMULATION,
+    FAILED,
+    PLAIN_BACKWARD,
+    UNSCALED,
+    GradientHook,
+    Mode,
+    Slot,
+    remove_all,
+)
 from .loss_scale import LossScale
 from .ownership import claim, release, require_free
 from .rounding import Rounding, Stream, require_rounding
@@ -84,6 +93,8 @@ class FusedBackward(StepState):
         self.loss_scale = None if loss_scale is None else LossScale(loss_scale)
         self.grad_norm = None
         self._handles: list[RemovableHandle] = []
+        # A dropped optimizer takes its hooks along: a thousand dead ones would slow down a backward.
+        weakref.finalize(self, remove_all, self._handles).atexit = False
         self._undo: list[Callable[[], None]] = []  # what else `close` takes back
         self._slots: dict[Tensor, Slot] = {}
         self._last_pass: list[int] = []  # by position: the pass in which its gradient came last
@@ -145,7 +156,7 @@ class FusedBackward(StepState):
     def _hook(self, parameter: Tensor, slot: Slot) -> None:
         self._slots[parameter] = slot
         self._last_pass.append(-1)
-        hook = hook_of(weakref.ref(self), slot)
+        hook = GradientHook(weakref.ref(self), slot)
         self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
         claim(parameter, weakref.ref(self))
 
@@ -232,9 +243,7 @@ class FusedBackward(StepState):
 
         An optimizer that was dropped (garbage-collected) leaves the model alone as well.
         """
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        remove_all(self._handles)
         while self._undo:
             self._undo.pop()()
         release(self._slots)

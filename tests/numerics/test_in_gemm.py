@@ -208,3 +208,13 @@ def test_runs_on_fake_tensors() -> None:
                 assert ghost.linear_gradient_norm(x, x).shape == ()
                 assert ghost.EmbeddingGradient(ids[0], x, 1).norm().shape == ()
             optimizer.close()
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+def test_fp64_stays_fp64(max_grad_norm: float | None) -> None:
+    """Decay reaches rows that no token has, and must not round them to fp32."""
+    model, reference = mlp(torch.float64), mlp(torch.float64)
+    train_sgd(reference, mlp_loss, weight_decay=0.3, max_grad_norm=max_grad_norm)
+    train_in_gemm(model, mlp_loss, weight_decay=0.3, max_grad_norm=max_grad_norm)
+    limit = 1e-12 if max_grad_norm is None else 1e-8  # norms are fp32
+    assert max_difference(weights(model), weights(reference)) <= limit
