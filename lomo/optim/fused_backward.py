@@ -38,11 +38,11 @@ from .hooks import (
     remove_all,
 )
 from .loss_scale import LossScale
-from .ownership import claim, release, require_free
+from .ownership import claim, release, require_free, require_own_memory
 from .rounding import Rounding, Stream, require_rounding
 from .sharding import Shard, release_gathered, shard_of
 from .step_state import StepState
-from .tensors import SIXTEEN_BIT, norm_fp32
+from .tensors import SIXTEEN_BIT, gradient_norm
 
 
 class FusedBackward(StepState):
@@ -93,7 +93,7 @@ class FusedBackward(StepState):
         self.loss_scale = None if loss_scale is None else LossScale(loss_scale)
         self.grad_norm = None
         self._handles: list[RemovableHandle] = []
-        # A dropped optimizer takes its hooks along: a thousand dead ones would slow down a backward.
+        # A dropped optimizer takes its hooks along: a thousand dead ones slow down each backward.
         weakref.finalize(self, remove_all, self._handles).atexit = False
         self._undo: list[Callable[[], None]] = []  # what else `close` takes back
         self._slots: dict[Tensor, Slot] = {}
@@ -141,6 +141,7 @@ class FusedBackward(StepState):
             require_non_negative("weight_decay", group["weight_decay"])
             require_real(trained)
             require_free(group["params"])
+            require_own_memory(self._named_parameters())
             self._check_group(group)
         except ValueError:
             self.param_groups.pop()
@@ -152,6 +153,15 @@ class FusedBackward(StepState):
         for parameter, name in zip(group["params"], names, strict=True):
             if parameter.requires_grad:
                 self._hook(parameter, Slot(len(self._last_pass), group_index, name))
+
+    def _named_parameters(self) -> dict[str, Tensor]:
+        """All of them, frozen ones as well, by a name that a user knows, or by their number."""
+        named: dict[str, Tensor] = {}
+        for group in self.param_groups:
+            for index, parameter in enumerate(group["params"]):
+                name = group["param_names"][index] if group.get("param_names") else ""
+                named[name or f"number {len(named)} {tuple(parameter.shape)}"] = parameter
+        return named
 
     def _hook(self, parameter: Tensor, slot: Slot) -> None:
         self._slots[parameter] = slot
@@ -297,7 +307,7 @@ class FusedBackward(StepState):
         shard = shard_of(parameter, gradient, elementwise=elementwise)
         del gradient  # of ZeRO-3 it is the whole, and no longer needed
         if mode is Mode.MEASURE:
-            self._record_norm(slot, norm_fp32(shard.gradient), shard.group)
+            self._record_norm(slot, gradient_norm(shard.gradient), shard.group)
             return
         scale = self._coefficient(slot, shard.norm)
         if scale is not None:
@@ -367,7 +377,9 @@ class FusedBackward(StepState):
 
     def _clip_for(self, norm: float) -> float:
         assert self.max_grad_norm is not None
-        return float(clip_coefficient(torch.tensor(norm, dtype=torch.float32), self.max_grad_norm))
+        wide = any(parameter.dtype == torch.float64 for parameter in self._slots)
+        dtype = torch.float64 if wide else torch.float32
+        return float(clip_coefficient(torch.tensor(norm, dtype=dtype), self.max_grad_norm))
 
     def _check_not_failed(self) -> None:
         if self._failed:

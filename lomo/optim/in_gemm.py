@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from .ghost_norms import EmbeddingGradient, linear_gradient_blocks, linear_gradient_norm
 from .hooks import Mode, Slot, has_hooks_of_others
 from .lomo import Lomo
+from .ownership import require_own_memory
 from .sharding import require_one_process
 from .tensors import SIXTEEN_BIT, chunks
 
@@ -51,6 +52,7 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
     for name, module in chosen.items():
         _require_ordinary(name, module)
     _require_unshared(chosen, model)
+    require_own_memory(dict(model.named_parameters()))
     for module in chosen.values():
         _OWNERS[module] = weakref.ref(optimizer)
         module.__class__ = _SWITCHED[type(module)]
@@ -272,7 +274,9 @@ def _site_of(module: nn.Linear | nn.Embedding) -> _Site | None:
     optimizer = None if owner is None else owner()
     if owner is None or optimizer is None or weight is None or not weight.requires_grad:
         return None
-    if _derives_otherwise() or has_hooks_of_others(weight):  # they want the gradient that would not exist
+    if _derives_otherwise() or has_hooks_of_others(
+        weight
+    ):  # they want the gradient that would not exist
         return None
     slot = optimizer._slots.get(weight)  # None: another parameter was put into its place
     return None if slot is None else _Site(owner, slot, weight, weight._version)

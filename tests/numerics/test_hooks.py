@@ -236,6 +236,7 @@ def test_a_dropped_optimizer_takes_its_hooks_along(make: Callable[..., Any]) -> 
         make(model.parameters(), lr=-1.0)
     optimizer = make(model.parameters(), lr=0.1)
     assert all(len(p._post_accumulate_grad_hooks) == 1 for p in model.parameters())
+    optimizer.close()
 
 
 def test_an_optimizer_keeps_no_model_alive_when_it_is_dropped() -> None:
