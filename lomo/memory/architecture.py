@@ -202,7 +202,7 @@ def read_family(values: Mapping[str, Any], source: str) -> tuple[Any, Any]:
         both = getattr(config_class, "is_encoder_decoder", False) is True
         what = "an encoder-decoder, no" if both else "no"
         raise UserError(f"{kind} is {what} causal language model", where=source)
-    model_class = AutoModelForCausalLM._model_mapping[config_class]
+    model_class: Any = AutoModelForCausalLM._model_mapping[config_class]
     _check_class(values.get("architectures"), model_class.__name__, source)
     return config_class, model_class
 

@@ -14,6 +14,7 @@ from .fused_backward import FusedBackward
 from .hooks import Slot
 from .rounding import Rounding, generator_for, write_rounded_
 from .sharding import Shard
+from .state import require_shape
 from .tensors import SIXTEEN_BIT, chunks, norm_of
 
 
@@ -57,6 +58,8 @@ class AdaLomo(FusedBackward):
 
     _coefficient_on_host = True
     _elementwise = False
+    _kind = "AdaLomo"  # of subclasses as well
+    _state_names = frozenset(["step", "row", "column", "square"])
 
     def __init__(
         self,
@@ -105,6 +108,16 @@ class AdaLomo(FusedBackward):
         require_positive("beta", beta)
         if beta >= 1.0:
             raise ValueError(f"beta must be above 0 and below 1, or None, got {beta!r}")
+
+    def _check_state(self, parameter: Tensor, values: dict[str, Any]) -> None:
+        if hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
+            return  # a rank keeps a part
+        shape = tuple(parameter.shape)
+        shapes: dict[str, tuple[int, ...]] = {"square": shape or (1,)}
+        if len(shape) > 1:
+            shapes = {"row": shape[:-1], "column": shape[:-2] + shape[-1:]}
+        for name in values.keys() - {"step"}:
+            require_shape(name, values[name], shapes.get(name))
 
     def _update(
         self, parameter: Tensor, gradient: Tensor, slot: Slot, scale: float | Tensor

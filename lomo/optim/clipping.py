@@ -19,8 +19,8 @@ class GradientNorms:
     """Norms of the gradients of one pass, kept on their devices until they are read at once."""
 
     def __init__(self) -> None:
-        # By device, and by the ranks that hold the other parts: fp32 norms by position.
-        self._norms: dict[tuple[torch.device, ProcessGroup | None], Tensor] = {}
+        # By device, dtype and the ranks that hold the other parts: norms by position.
+        self._norms: dict[tuple[torch.device, torch.dtype, ProcessGroup | None], Tensor] = {}
 
     def __bool__(self) -> bool:
         return bool(self._norms)
@@ -32,13 +32,13 @@ class GradientNorms:
         norm: Tensor,
         group: ProcessGroup | None = None,
     ) -> None:
-        """Note the norm (fp32, 0-dim) of the gradient of the parameter at `position`.
+        """Note the norm (fp32 or fp64, 0-dim) of the gradient of the parameter at `position`.
 
         With a `group` it is the norm of this rank's part, and the ranks add up at `read`.
         """
-        key = (norm.device, group)
+        key = (norm.device, norm.dtype, group)
         if key not in self._norms:
-            self._norms[key] = torch.zeros(num_positions, dtype=torch.float32, device=norm.device)
+            self._norms[key] = torch.zeros(num_positions, dtype=norm.dtype, device=norm.device)
         self._norms[key][position] = norm
 
     def clear(self) -> None:
@@ -50,7 +50,7 @@ class GradientNorms:
 
         Every rank gets the same number, so that all take the same decision.
         """
-        parts = [_whole(norms, group) for (_, group), norms in self._norms.items()]
+        parts = [_whole(norms, group) for (_, _, group), norms in self._norms.items()]
         self._norms = {}
         # A parameter stands in one of the vectors only, so adding them merges them.
         parts = parts or [torch.zeros(1, dtype=torch.float32)]

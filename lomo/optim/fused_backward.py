@@ -34,17 +34,18 @@ from .hooks import (
     PLAIN_BACKWARD,
     SCALED_BY_OTHERS,
     UNSCALED,
+    GradientHook,
     Mode,
     Slot,
-    hook_of,
+    remove_all,
 )
 from .lightning import refuse_what_lightning_asks
 from .options import OptimizerOptions
-from .ownership import claim, release, require_free
+from .ownership import claim, release, require_free, require_own_memory
 from .rounding import Rounding, Stream
 from .second_pass import SecondPass
 from .sharding import Shard, release_gathered, shard_of
-from .tensors import SIXTEEN_BIT, norm_fp32
+from .tensors import SIXTEEN_BIT, gradient_norm
 
 
 class FusedBackward(OptimizerOptions):
@@ -91,8 +92,10 @@ class FusedBackward(OptimizerOptions):
             rounding=rounding,
             seed=seed,
         )
-        self.grad_norm: float | None = None
+        self.grad_norm = None
         self._handles: list[RemovableHandle] = []
+        # A dropped optimizer takes its hooks along: a thousand dead ones slow down each backward.
+        weakref.finalize(self, remove_all, self._handles).atexit = False
         self._undo: list[Callable[[], None]] = []  # what else `close` takes back
         self._slots: dict[Tensor, Slot] = {}
         self._last_pass: list[int] = []  # by position: the pass in which its gradient came last
@@ -141,6 +144,7 @@ class FusedBackward(OptimizerOptions):
             require_non_negative("weight_decay", group["weight_decay"])
             require_real(trained)
             require_free(group["params"])
+            require_own_memory(self._named_parameters())
             self._check_group(group)
         except ValueError:
             self.param_groups.pop()
@@ -156,13 +160,19 @@ class FusedBackward(OptimizerOptions):
     def _check_strategy(self, strategy: Any) -> None:
         refuse_what_lightning_asks(self, strategy)
 
-    def _check_group(self, group: dict[str, Any]) -> None:  # noqa: B027 (nothing more to check)
-        """Raise ValueError for a bad option of the subclass; groups may differ in it."""
+    def _named_parameters(self) -> dict[str, Tensor]:
+        """All of them, frozen ones as well, by a name that a user knows, or by their number."""
+        named: dict[str, Tensor] = {}
+        for group in self.param_groups:
+            for index, parameter in enumerate(group["params"]):
+                name = group["param_names"][index] if group.get("param_names") else ""
+                named[name or f"number {len(named)} {tuple(parameter.shape)}"] = parameter
+        return named
 
     def _hook(self, parameter: Tensor, slot: Slot) -> None:
         self._slots[parameter] = slot
         self._last_pass.append(-1)
-        hook = hook_of(weakref.ref(self), slot)
+        hook = GradientHook(weakref.ref(self), slot)
         self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
         claim(parameter, weakref.ref(self))
 
@@ -260,44 +270,18 @@ class FusedBackward(OptimizerOptions):
             raise RuntimeError(SCALED_BY_OTHERS)
         return False
 
-    def state_dict(self) -> dict[str, Any]:
-        """Groups and state as torch has them, and beside them what a step leaves for the next."""
-        scale = None if self.loss_scale is None else self.loss_scale.state_dict()
-        own = {"num_steps": self._num_steps, "grad_norm": self.grad_norm, "loss_scale": scale}
-        return {**super().state_dict(), "fused_backward": own}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load groups and state bit for bit, and what the last step left for the next.
-
-        A step that was open, such as one whose backward failed half-way, is forgotten. Raises
-        ValueError for the state of another kind of optimizer.
-        """
-        for group in state_dict["param_groups"]:
-            require_group_options(group)
-            missing = self._needed - group.keys()
-            if missing:
-                raise ValueError(
-                    f"the loaded state has no {', '.join(sorted(missing))}: it was not saved by "
-                    f"{type(self).__name__}"
-                )
-        super().load_state_dict(state_dict)
+    def _restore(self, saved: dict[str, Any]) -> None:
+        super()._restore(saved)
         self._norms.clear()
         self._pass += 1
         self._backward_called = self._step_is_open = self._failed = False
-        own = state_dict.get("fused_backward")
-        if own is not None:
-            self._num_steps, self.grad_norm = own["num_steps"], own["grad_norm"]
-            if self.loss_scale is not None and own["loss_scale"] is not None:
-                self.loss_scale.load_state_dict(own["loss_scale"])
 
     def close(self) -> None:
         """Remove all hooks, so that the model can be handed on; may be called twice.
 
         An optimizer that was dropped (garbage-collected) leaves the model alone as well.
         """
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        remove_all(self._handles)
         while self._undo:
             self._undo.pop()()
         release(self._slots)
@@ -360,7 +344,7 @@ class FusedBackward(OptimizerOptions):
         shard = shard_of(parameter, gradient, elementwise=elementwise)
         del gradient  # of ZeRO-3 it is the whole, and no longer needed
         if mode is Mode.MEASURE:
-            self._record_norm(slot, norm_fp32(shard.gradient), shard.group)
+            self._record_norm(slot, gradient_norm(shard.gradient), shard.group)
             return
         scale = self._coefficient(slot, shard.norm)
         if scale is not None:

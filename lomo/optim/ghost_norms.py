@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .tensors import SIXTEEN_BIT, norm_of
+from .tensors import SIXTEEN_BIT, at_least_fp32, norm_of
 
 # Elements of scratch: 4 MiB in fp32 on a CPU; a GPU needs large products to be busy.
 _SCRATCH_ELEMENTS_CPU = 1 << 20
@@ -24,7 +24,7 @@ _GRAM_TOKENS_DEVICE = 1024
 
 
 def linear_gradient_norm(x_TI: Tensor, dy_TO: Tensor) -> Tensor:
-    """Frobenius norm of dY^T X, fp32 and 0-dim, by whichever way takes fewer operations.
+    """Frobenius norm of dY^T X, 0-dim, fp64 of fp64 and else fp32, by the way that is cheaper.
 
     By the Gram matrices of the tokens, sum((X X^T) * (dY dY^T)), or by blocks of dY^T X.
     Relative error, measured: 1e-6 in fp32, 1e-4 where tokens cancel (on CUDA more: the choice below
@@ -71,7 +71,7 @@ def _norm_by_gram(x_TI: Tensor, dy_TO: Tensor, block: int) -> Tensor | None:
     starts = range(0, x_TI.shape[0], block)
     for start, gram_x in zip(starts, _input_grams(x_TI, block), strict=True):
         rows, columns = slice(start, start + block), slice(0, start + block)
-        gram_y = _at_least_fp32(_product(dy_TO[rows], dy_TO[columns].t()))
+        gram_y = at_least_fp32(_product(dy_TO[rows], dy_TO[columns].t()))
         terms = gram_y.mul_(gram_x).view(-1)
         sums.append(terms.sum())
         if rounded or on_cpu:
@@ -81,7 +81,7 @@ def _norm_by_gram(x_TI: Tensor, dy_TO: Tensor, block: int) -> Tensor | None:
         lost = 1.0 if rounded else 2.0**-20
         if bool(total.square() < torch.stack(squares).sum() * lost):
             return None
-    return total.sqrt_().float()
+    return total.sqrt_()
 
 
 class _Last(threading.local):
@@ -121,7 +121,7 @@ def _make_input_grams(x_TI: Tensor, block: int) -> Iterator[Tensor]:
         diagonal = _squared_norms(x_TI)
     for start in range(0, x_TI.shape[0], block):
         rows, columns = slice(start, start + block), slice(0, start + block)
-        gram = _at_least_fp32(_product(x_TI[rows], x_TI[columns].t()))
+        gram = at_least_fp32(_product(x_TI[rows], x_TI[columns].t()))
         if _rounds(x_TI):
             gram.diagonal(start).copy_(diagonal[rows])
         if start:  # left of the diagonal block: stands for its mirror image as well
@@ -134,10 +134,6 @@ def _squared_norms(rows: Tensor) -> Tensor:
     parts = rows.split(max(1, _scratch_elements(rows) // rows.shape[1]))
     norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float32) for part in parts]
     return torch.cat(norms).square_()
-
-
-def _at_least_fp32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in SIXTEEN_BIT else tensor
 
 
 def _rounds(tensor: Tensor) -> bool:
@@ -181,7 +177,7 @@ class EmbeddingGradient:
         num_columns = max(1, _scratch_elements(self._dy_TH) // max(1, num_tokens))
         for start in range(0, num_hidden, num_columns):
             columns = slice(start, min(start + num_columns, num_hidden))
-            dy = _at_least_fp32(self._dy_TH[:, columns])
+            dy = at_least_fp32(self._dy_TH[:, columns])
             if self._padding_T1 is not None:
                 dy = dy.masked_fill(self._padding_T1, 0.0)
             # What autograd itself sums with, here over rows instead of the vocabulary. Unlike
@@ -190,5 +186,5 @@ class EmbeddingGradient:
             yield columns, sums(dy, self.row_of_T, num_tokens, -1, False)
 
     def norm(self) -> Tensor:
-        """Frobenius norm, fp32 and 0-dim."""
+        """Frobenius norm, 0-dim, fp64 of fp64 and else fp32."""
         return norm_of(rows for _, rows in self.blocks())

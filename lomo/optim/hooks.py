@@ -2,10 +2,11 @@
 
 import enum
 import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 
 class Mode(enum.Enum):
@@ -65,7 +66,8 @@ NOTHING_TRAINED = (
     "step() was called, but no parameter of this optimizer got a gradient since the last one: no "
     "weight moved. The optimizer may hold parameters that the model no longer has (it was made "
     "before fully_shard, to_empty or load_state_dict(assign=True): make it afterwards), the loss "
-    "may be another model's, all of them may be frozen, or backward was not called."
+    "may be another model's, all of them may be frozen, a hook of your own may have kept the "
+    "gradients, or backward was not called."
 )
 SCALED_BY_OTHERS = (
     "a torch.amp.GradScaler has scaled the loss: the update happens in backward, before a scaler "
@@ -79,16 +81,58 @@ UNSCALED = (
 )
 
 
-def hook_of(owner: "weakref.ref[Any]", slot: Slot) -> Callable[[Tensor], None]:
+class GradientHook:
     """The post-accumulate hook that hands a parameter's gradient to its optimizer.
 
-    Weak: a model must not keep its old optimizers alive and updating.
+    Weak: a model must not keep its old optimizers alive and updating. It runs after all hooks of
+    others, which may change the gradient, whenever those were registered.
     """
 
-    def hook(parameter: Tensor) -> None:
-        optimizer = owner()
-        # torch calls it as well where a Function gives None, having used the gradient itself.
-        if optimizer is not None and parameter.grad is not None:
-            optimizer._take_gradient(parameter, slot)
+    def __init__(self, owner: "weakref.ref[Any]", slot: Slot) -> None:
+        self._owner = owner
+        self._slot = slot
 
-    return hook
+    def __call__(self, parameter: Tensor) -> None:
+        optimizer = self._owner()
+        # torch calls it as well where a Function gives None, having used the gradient itself.
+        if optimizer is None or parameter.grad is None:
+            return
+        if self._is_last(parameter):
+            optimizer._take_gradient(parameter, self._slot)
+        else:  # this once the gradient stays until the end of the backward pass
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(lambda: self._take_last(parameter))
+
+    def _is_last(self, parameter: Tensor) -> bool:
+        for hook in reversed(_hooks(parameter).values()):
+            if not isinstance(hook, GradientHook):
+                return False
+            if hook is self:
+                break
+        return True
+
+    def _take_last(self, parameter: Tensor) -> None:
+        """Go to the end for the passes to come, and do what was put off."""
+        hooks = _hooks(parameter)
+        # torch calls them in the order of the plain dict, which move_to_end does not change.
+        for key in [key for key, hook in hooks.items() if hook is self]:
+            hooks[key] = hooks.pop(key)
+        self(parameter)
+
+
+def has_hooks_of_others(parameter: Tensor) -> bool:
+    """Whether somebody else wants to see the gradient of `parameter`, or to change it."""
+    others = (hook for hook in _hooks(parameter).values() if not isinstance(hook, GradientHook))
+    return bool(parameter._backward_hooks) or any(True for _ in others)
+
+
+def remove_all(handles: list[RemovableHandle]) -> None:
+    """Remove the hooks of an optimizer that is closed, or that was dropped."""
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+
+
+def _hooks(parameter: Tensor) -> dict[int, Any]:
+    hooks: dict[int, Any] | None = parameter._post_accumulate_grad_hooks
+    return {} if hooks is None else hooks

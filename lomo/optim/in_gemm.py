@@ -1,21 +1,23 @@
 """The update inside the product that would make the gradient: no gradient matrix exists at all."""
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .ghost_norms import EmbeddingGradient, linear_gradient_blocks, linear_gradient_norm
-from .hooks import Mode, Slot
+from .hooks import Mode, Slot, has_hooks_of_others
 from .lomo import Lomo
+from .ownership import require_own_memory
 from .sharding import require_one_process
-from .tensors import chunks
+from .tensors import SIXTEEN_BIT, chunks
 
 
 def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
@@ -28,7 +30,7 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
 
     All other parameters, biases among them, keep the ordinary hook, and so do the weights of
     subclasses, of modules with a patched forward, of what torch.compile traces, and weights with
-    hooks of their own (`register_hook`).
+    hooks of their own (`register_hook`, `register_post_accumulate_grad_hook`).
     `optimizer.close()`, or dropping the optimizer, makes the modules ordinary again; a copy or a
     pickle of one is ordinary too.
 
@@ -50,6 +52,7 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
     for name, module in chosen.items():
         _require_ordinary(name, module)
     _require_unshared(chosen, model)
+    require_own_memory(dict(model.named_parameters()))
     for module in chosen.values():
         _OWNERS[module] = weakref.ref(optimizer)
         module.__class__ = _SWITCHED[type(module)]
@@ -107,6 +110,18 @@ class _Site(NamedTuple):
     version: int
 
 
+def _first_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """`backward` without a graph of its own; RuntimeError where one is asked for."""
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, dy: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(_SECOND.format(slot=ctx.site.slot))
+        return backward(ctx, dy)
+
+    return checked
+
+
 class _LinearFunction(torch.autograd.Function):
     """F.linear that updates its weight in backward; it keeps the input, as F.linear does."""
 
@@ -117,7 +132,7 @@ class _LinearFunction(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         weight, (x,) = ctx.site.weight, ctx.saved_tensors
         optimizer, mode = _admit(ctx)
@@ -149,7 +164,7 @@ class _EmbeddingFunction(torch.autograd.Function):
         return F.embedding(ids, weight, padding_idx)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         weight, (ids,) = ctx.site.weight, ctx.saved_tensors
         optimizer, mode = _admit(ctx)
@@ -177,6 +192,8 @@ def _admit(ctx: Any) -> tuple[Lomo | None, Mode]:
     site: _Site = ctx.site
     optimizer = site.owner()
     if optimizer is None or optimizer._closed or not _reaches_weight(ctx):
+        optimizer, mode = None, Mode.UPDATE
+    elif has_hooks_of_others(site.weight):  # registered since the forward pass
         optimizer, mode = None, Mode.UPDATE
     elif optimizer._last_pass[site.slot.position] == optimizer._pass:
         raise RuntimeError(_TWICE.format(slot=site.slot))
@@ -247,8 +264,9 @@ def _update_embedding(
 
 
 def _decay(weight: Tensor, kept: float, scale: float | Tensor) -> None:
+    wide = torch.float32 if weight.dtype in SIXTEEN_BIT else weight.dtype
     for part in chunks(weight):
-        decayed = part.float() * kept
+        decayed = part.to(wide) * kept
         part.copy_(torch.where(scale > 0, decayed, part) if isinstance(scale, Tensor) else decayed)
 
 
@@ -257,14 +275,23 @@ def _site_of(module: nn.Linear | nn.Embedding) -> _Site | None:
     # A compiled graph must not have side effects in its backward: it hands out the gradient.
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return None
-    owner, weight = _OWNERS.get(module), module.weight
+    # Not module.weight: a parametrization (spectral_norm) moves on each time that it is asked.
+    owner, weight = _OWNERS.get(module), module._parameters.get("weight")
     optimizer = None if owner is None else owner()
-    if owner is None or optimizer is None or not weight.requires_grad:
+    if owner is None or optimizer is None or weight is None or not weight.requires_grad:
         return None
-    if weight._backward_hooks:  # somebody wants the gradient that would not exist
+    if _derives_otherwise() or has_hooks_of_others(
+        weight
+    ):  # they want the gradient that would not exist
         return None
     slot = optimizer._slots.get(weight)  # None: another parameter was put into its place
     return None if slot is None else _Site(owner, slot, weight, weight._version)
+
+
+def _derives_otherwise() -> bool:
+    """Inside of torch.func or a forward derivative, which need the formulas of F.linear itself."""
+    inside_func = torch._C._functorch.peek_interpreter_stack() is not None
+    return inside_func or forward_ad._current_level >= 0
 
 
 def _choose(optimizer: Lomo, model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
@@ -273,13 +300,13 @@ def _choose(optimizer: Lomo, model: nn.Module) -> dict[str, nn.Linear | nn.Embed
         f"{name}.weight" if name else "weight": module
         for name, module in model.named_modules()
         if type(module) in _SWITCHED and "forward" not in vars(module)
-        if module.weight in optimizer._slots
+        if module.weight in optimizer._slots and not has_hooks_of_others(module.weight)
     }
     if not chosen:
         raise ValueError(
             "the model has no nn.Linear or nn.Embedding whose weight this optimizer updates by "
-            "its hook: make the optimizer from this model's parameters, unfrozen, and call "
-            "update_in_gemm once"
+            "its hook, without hooks of others: make the optimizer from this model's parameters, "
+            "unfrozen, and call update_in_gemm once"
         )
     return chosen
 
@@ -349,6 +376,11 @@ _TWICE = (
     "{slot} got a second gradient in one step: its module was used twice in the forward pass, or "
     "backward ran twice before step(). An update inside the product has used the first gradient "
     "already. Leave out update_in_gemm for a module that is used twice; do not accumulate."
+)
+_SECOND = (
+    "a second derivative (create_graph=True) runs through {slot}, which is updated inside its "
+    "gradient's product, before the second derivative is known: do without update_in_gemm. No "
+    "weight was changed."
 )
 _AUTOCAST = (
     "update_in_gemm can't work under autocast, which computes with copies of the weights in "

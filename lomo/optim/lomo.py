@@ -35,6 +35,8 @@ class Lomo(FusedBackward):
     Raises ValueError for values that are not allowed. See `FusedBackward` for what else is refused.
     """
 
+    _kind = "Lomo"  # of subclasses as well
+
     def __init__(
         self,
         params: ParamsT,

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from .checks import require_unique
-from .state import ExactStateOptimizer
+from .state import ExactStateOptimizer, require_shape
 from .tensors import SIXTEEN_BIT
 
 
@@ -51,8 +51,9 @@ class MasterCopy(ExactStateOptimizer):
         self._inner: dict[Tensor, _Inner] = {}
         self._versions: dict[Tensor, int] = {}  # torch counts in-place writes to each tensor
         # One throw-away optimizer checks the options and knows the defaults of those not given.
-        defaults = optimizer_class([torch.zeros(1)], **self._options).defaults
-        super().__init__(params, defaults)
+        throw_away = optimizer_class([torch.zeros(1)], **self._options)
+        self._kind = f"MasterCopy({type(throw_away).__name__})"
+        super().__init__(params, throw_away.defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group and make the master copies of its parameters that are trained.
@@ -94,21 +95,26 @@ class MasterCopy(ExactStateOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load masters and inner state bit for bit; load the model's weights as well.
 
-        Raises ValueError if a trained parameter has no master in `state_dict`.
+        Raises ValueError, with nothing changed, if a trained parameter has no master of its shape
+        in `state_dict`, or if another inner optimizer has saved it.
         """
-        saved_keys = {id(p): saved.keys() for saved, p in self._saved_and_own(state_dict)}
-        if any("master" not in saved_keys.get(id(p), ()) for p in self._inner):
-            raise ValueError(
-                "the loaded state has no master copy for some parameter: it was not saved by a "
-                "MasterCopy of the same trained parameters"
-            )
         super().load_state_dict(state_dict)
-        for parameter, (master, optimizer) in self._inner.items():
-            state = self.state[parameter]
-            master.copy_(state["master"])  # into the tensor that the inner optimizer holds
-            state["master"] = master
-            inner_state = {key: value for key, value in state.items() if key != "master"}
-            optimizer.state[master] = inner_state
+
+    def _require_own(self, saved: dict[str, Any]) -> None:
+        super()._require_own(saved)
+        masters = {id(p): values.get("master") for values, p in self._saved_and_own(saved)}
+        for parameter, (master, _) in self._inner.items():
+            if masters.get(id(parameter)) is None:
+                raise ValueError(
+                    "the loaded state has no master copy for some parameter: it was not saved by a "
+                    "MasterCopy of the same trained parameters"
+                )
+            require_shape("master", masters[id(parameter)], tuple(master.shape))
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        super()._restore(saved)
+        for parameter in self._inner:
+            self._take_state(parameter)  # and let go of the copy
             self._versions[parameter] = -1  # compare with the weights at the next step
 
     def _add_inner(self, parameter: Tensor) -> None:
@@ -123,7 +129,7 @@ class MasterCopy(ExactStateOptimizer):
                 "a parameter that was frozen when MasterCopy was made has a gradient: it has no "
                 "master copy; make a new MasterCopy after the change of requires_grad"
             )
-        master, optimizer = self._inner[parameter]
+        master, optimizer = self._take_state(parameter)
         self._check_unchanged(parameter, master)
         assert parameter.grad is not None
         optimizer.param_groups[0].update(options)
@@ -132,7 +138,22 @@ class MasterCopy(ExactStateOptimizer):
         master.grad = None
         parameter.copy_(master)
         self._versions[parameter] = parameter._version
-        self.state[parameter].update(optimizer.state[master])  # the same tensors, for state_dict
+        self.state[parameter] = {"master": master, **optimizer.state[master]}
+
+    def _take_state(self, parameter: Tensor) -> _Inner:
+        """The fp32 side as `state` has it, which may have been loaded, hooked or cleared."""
+        inner = self._inner[parameter]
+        state = self.state[parameter]
+        master = state.get("master", inner.master)
+        if master is not inner.master:
+            inner.master.copy_(master)  # into the tensor that the inner optimizer holds
+            state["master"] = inner.master
+        kept = {name: value for name, value in state.items() if name != "master"}
+        if kept:
+            inner.optimizer.state[inner.master] = kept
+        else:  # it makes its first state itself
+            inner.optimizer.state.pop(inner.master, None)
+        return inner
 
     def _check_unchanged(self, parameter: Tensor, master: Tensor) -> None:
         if parameter._version == self._versions[parameter]:

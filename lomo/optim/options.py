@@ -14,10 +14,10 @@ from .hooks import Slot
 from .loss_scale import LossScale
 from .rounding import Rounding, require_rounding
 from .second_pass import SecondPass
-from .state import ExactStateOptimizer
+from .step_state import StepState
 
 
-class OptimizerOptions(ExactStateOptimizer):
+class OptimizerOptions(StepState):
     """Clipping, loss scale and rounding: what they are, and what they ask of a backward pass.
 
     Each may be changed between steps, and is checked then as it is at the start: ValueError for a
@@ -28,6 +28,7 @@ class OptimizerOptions(ExactStateOptimizer):
     _coefficient_on_host = False
     grad_norm: float | None = None
     _step_is_open = False  # a gradient of this step has been used
+    _slots: dict[Tensor, Slot]
     _last_pass: list[int]  # by position: the pass in which its gradient came last
     _clip = 1.0  # coefficient of this pass, where it is known beforehand
 
@@ -145,8 +146,9 @@ class OptimizerOptions(ExactStateOptimizer):
 
     def _clip_for(self, norm: float) -> float:
         assert self._max_grad_norm is not None
-        norm_tensor = torch.tensor(norm, dtype=torch.float32)
-        return float(clip_coefficient(norm_tensor, self._max_grad_norm))
+        wide = any(parameter.dtype == torch.float64 for parameter in self._slots)
+        dtype = torch.float64 if wide else torch.float32
+        return float(clip_coefficient(torch.tensor(norm, dtype=dtype), self._max_grad_norm))
 
     def _record_norm(self, slot: Slot, norm: Tensor, group: ProcessGroup | None = None) -> None:
         """Note the norm of the (still loss-scaled) gradient: fp32, 0-dim, on its device.

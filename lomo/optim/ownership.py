@@ -1,10 +1,17 @@
-"""Which optimizer updates a parameter: a second would take gradients that the first has used."""
+"""Which optimizer updates a parameter, and that it is the only parameter in its memory.
+
+A second optimizer would take gradients that the first has used. A second parameter in the same
+memory would be read after the first was updated.
+"""
 
 import weakref
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _owners: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -35,3 +42,84 @@ def require_free(parameters: Iterable[Tensor]) -> None:
                 "a parameter is updated by another optimizer already, which would drop its "
                 "gradient; give it to one of them, or close() the other first"
             )
+
+
+def require_own_memory(parameters: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a trained parameter shares memory with another, or with itself.
+
+    Looks at `parameters`, by name, and at what other optimizers update. Disjoint views of one
+    storage are let be, and so are sharded and fake tensors, whose memory isn't known here.
+    """
+    known = {id(parameter) for parameter in parameters.values()}
+    others = [p for p, owner in _owners.items() if owner() is not None and id(p) not in known]
+    spans = [_span(name, p) for name, p in parameters.items() if _has_memory(p)]
+    spans += [_span(_OTHERS, p) for p in others if _has_memory(p)]
+    cluster: list[_Span] = []
+    for span in sorted(spans, key=lambda span: span[:2]):
+        if cluster and (span.device, span.start) >= (cluster[-1].device, _end(cluster)):
+            _require_disjoint(cluster)
+            cluster = []
+        cluster.append(span)
+    _require_disjoint(cluster)
+
+
+class _Span(NamedTuple):
+    """The bytes from the first to the last element of a tensor; others may lie in between."""
+
+    device: str
+    start: int
+    end: int
+    name: str
+    tensor: Tensor
+
+
+def _span(name: str, tensor: Tensor) -> _Span:
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    start = tensor.data_ptr()
+    end = start + (last + 1) * tensor.element_size()
+    return _Span(str(tensor.device), start, end, name, tensor)
+
+
+def _end(spans: list[_Span]) -> int:
+    return max(span.end for span in spans)
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    elsewhere = isinstance(tensor, FakeTensor) or is_traceable_wrapper_subclass(tensor)
+    return not elsewhere and tensor.layout == torch.strided and tensor.data_ptr() != 0
+
+
+def _require_disjoint(spans: list[_Span]) -> None:
+    """The exact check, for tensors whose spans meet: columns of one matrix do, and are disjoint."""
+    if all(span.name is _OTHERS for span in spans):
+        return  # looked at when theirs was made
+    if not any(span.tensor.requires_grad for span in spans):
+        return
+    for span in spans:
+        if span.end - span.start < span.tensor.nbytes:
+            raise ValueError(_FOLDED.format(name=span.name))
+    if len(spans) == 1:
+        return
+    first = spans[0].start
+    marks = torch.zeros(_end(spans) - first, dtype=torch.bool)
+    for span in spans:
+        width = span.tensor.element_size()
+        strides = [width * stride for stride in span.tensor.stride()]
+        place = marks.as_strided((*span.tensor.shape, width), (*strides, 1), span.start - first)
+        if bool(place.any()):
+            names = " and ".join(sorted(other.name for other in spans))
+            raise ValueError(_SHARED.format(names=names))
+        place.fill_(True)
+
+
+_OTHERS = "one of another optimizer"
+_SHARED = (
+    "two of these parameters share memory: {names} (tied by .data, or views that overlap). The "
+    "first that gets its gradient would change the other before that is read. Make them one "
+    "parameter (head.weight = embedding.weight), or give each its own memory with .clone()"
+)
+_FOLDED = (
+    "parameter {name} shows one place in memory as several elements (expand()?), so it can't be "
+    "updated in place; make it with .clone()"
+)

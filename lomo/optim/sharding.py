@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .tensors import norm_fp32
+from .tensors import gradient_norm
 
 # torch 2.13 renamed it; 2.11 knows only the old name, and torch without distributed neither.
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(
@@ -59,7 +59,7 @@ class Shard:
 
     def norm(self) -> Tensor:
         """Norm of the whole gradient, fp32, 0-dim, the same on every rank."""
-        norm = norm_fp32(self.gradient)
+        norm = gradient_norm(self.gradient)
         return norm if self.group is None else self.total(norm.square()).sqrt()
 
 

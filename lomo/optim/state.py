@@ -1,10 +1,12 @@
-"""Loading of optimizer state without a change of dtype."""
+"""Loading of optimizer state: without a change of dtype, and none of another kind of optimizer."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .wrappers import WrappableOptimizer
 
@@ -16,23 +18,93 @@ class ExactStateOptimizer(WrappableOptimizer):
     of a 16-bit parameter, so a resumed run would not be the same run.
     """
 
+    _kind: str  # whose state it is
+
+    def state_dict(self) -> dict[str, Any]:
+        """Groups and state as torch has them, and beside them `kind`, the name of the optimizer."""
+
+        def complete(_: Optimizer, made: dict[str, Any]) -> None:
+            made.update(self._beside_state())
+
+        # The first of the hooks, so that those of a user see, and may change, all of it.
+        handle = self.register_state_dict_post_hook(complete, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load groups and state; tensors are copied, so nothing is shared with `state_dict`.
 
-        Tensors move to their parameter's device, except `step`, which torch keeps on the CPU.
-        Raises ValueError if groups or their sizes do not match.
+        Tensors move to their parameter's device, except `step`, which torch keeps on the CPU. What
+        counts is what a pre-hook makes of `state_dict`; post-hooks find everything loaded.
+        Raises ValueError, with nothing changed, if groups or their sizes do not match, or for the
+        state of another kind of optimizer.
         """
-        super().load_state_dict(state_dict)
-        for saved, parameter in self._saved_and_own(state_dict):
-            for key, value in saved.items():
+        with self._checked_and_restored(state_dict):
+            super().load_state_dict(state_dict)
+
+    @contextmanager
+    def _checked_and_restored(self, state_dict: dict[str, Any]) -> Iterator[None]:
+        """Inside, torch's loading is preceded by our checks and followed by the exact copies."""
+        saved: dict[str, Any] = {}
+
+        def check(_: Optimizer, given: dict[str, Any]) -> None:
+            saved.update(self._merged(state_dict, given))
+            if _sizes(saved["param_groups"]) == _sizes(self.param_groups):  # else torch raises
+                self._require_own(saved)
+
+        def restore(_: Optimizer) -> None:
+            self._restore(saved)
+
+        before = self.register_load_state_dict_pre_hook(check)  # the last of them
+        after = self.register_load_state_dict_post_hook(restore, prepend=True)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+    def _beside_state(self) -> dict[str, Any]:
+        """What `state_dict` has that torch's has not."""
+        return {"kind": self._kind}
+
+    def _merged(self, state_dict: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """What is loaded: what the pre-hooks gave, and what they left out, torch not knowing it."""
+        return {**state_dict, **given}
+
+    def _require_own(self, saved: dict[str, Any]) -> None:
+        """Raise ValueError for what another kind of optimizer has saved."""
+        kind = saved.get("kind", self._kind)
+        if kind != self._kind:
+            raise ValueError(f"the loaded state was saved by {kind}, not by {self._kind}")
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Copy the tensors of `saved` over what torch has cast."""
+        for values, parameter in self._saved_and_own(saved):
+            for key, value in values.items():
                 if isinstance(value, Tensor):
                     device = value.device if key == "step" else parameter.device
                     self.state[parameter][key] = value.detach().to(device, copy=True)
 
     def _saved_and_own(
-        self, state_dict: dict[str, Any]
+        self, saved: dict[str, Any]
     ) -> Iterator[tuple[dict[str, Any], torch.nn.Parameter]]:
-        for saved_group, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+        for saved_group, group in zip(saved["param_groups"], self.param_groups, strict=True):
             for key, parameter in zip(saved_group["params"], group["params"], strict=True):
-                if key in state_dict["state"]:
-                    yield state_dict["state"][key], parameter
+                if key in saved["state"]:
+                    yield saved["state"][key], parameter
+
+
+def require_shape(name: str, value: Any, shape: tuple[int, ...] | None) -> None:
+    """Raise ValueError unless the saved `value` is a tensor of this shape; None: of no shape."""
+    found = tuple(value.shape) if isinstance(value, Tensor) else None
+    if found is None or found != shape:
+        raise ValueError(
+            f"the loaded state has a {name} of shape {found} where the parameter needs {shape}: it "
+            "was saved for other parameters, or for these in another order"
+        )
+
+
+def _sizes(groups: list[dict[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]

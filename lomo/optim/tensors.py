@@ -31,17 +31,22 @@ def chunks(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def norm_of(parts: Iterable[Tensor]) -> Tensor:
-    """Euclidean norm of several tensors taken together, in fp32: a scalar on their device.
+    """Euclidean norm of several tensors taken together, at least fp32: a scalar on their device.
 
     sum() adds in pairs, right to 1e-7; the CPU's vector_norm adds one after another.
     """
-    squares = [part.float().square().sum() for part in parts]
+    squares = [at_least_fp32(part).square().sum() for part in parts]
     total = squares[0] if len(squares) == 1 else torch.stack(squares).sum()
     return total.sqrt_()
 
 
-def norm_fp32(tensor: Tensor) -> Tensor:
-    """Euclidean norm of a gradient, as an fp32 scalar on its device.
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """In fp32 if it is of a 16-bit dtype; wider ones as they are."""
+    return tensor.float() if tensor.dtype in SIXTEEN_BIT else tensor
+
+
+def gradient_norm(tensor: Tensor) -> Tensor:
+    """Euclidean norm of a gradient, as a scalar on its device: fp64 of fp64, else fp32.
 
     fp32 and fp64 take the kernel that clip_grad_norm_ takes, so that the two agree. (On a CPU it
     is off by 1e-5 at a million elements and by 7e-4 at 17 million.) 16-bit tensors are summed in
@@ -51,4 +56,4 @@ def norm_fp32(tensor: Tensor) -> Tensor:
         return norm_of(chunks(tensor))
     dtype = torch.float32 if tensor.dtype in SIXTEEN_BIT else None
     norm: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
-    return norm.float()
+    return norm

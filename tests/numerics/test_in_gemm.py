@@ -208,3 +208,24 @@ def test_runs_on_fake_tensors() -> None:
                 assert ghost.linear_gradient_norm(x, x).shape == ()
                 assert ghost.EmbeddingGradient(ids[0], x, 1).norm().shape == ()
             optimizer.close()
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+@pytest.mark.parametrize("in_gemm", [False, True], ids=["hook", "gemm"])
+def test_fp64_stays_fp64(in_gemm: bool, max_grad_norm: float | None) -> None:
+    """Decay reaches rows that no token has, and must not round them; norms are fp64 as well."""
+    model, reference = mlp(torch.float64), mlp(torch.float64)
+    options: dict[str, Any] = {"weight_decay": 0.3, "max_grad_norm": max_grad_norm}
+    expected = train_sgd(reference, mlp_loss, **options)
+    norms: list[Any] = []
+    if in_gemm:
+        norms += train_in_gemm(model, mlp_loss, **options)
+    else:
+        optimizer = Lomo(model.parameters(), lr=0.1, **options)
+        for step in range(5):
+            optimizer.backward(mlp_loss(model, step))
+            optimizer.step()
+            norms.append(optimizer.grad_norm)
+    assert max_difference(weights(model), weights(reference)) <= 1e-14
+    if max_grad_norm is not None:
+        assert norms == pytest.approx(expected, rel=1e-14)
