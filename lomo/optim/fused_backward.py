@@ -41,10 +41,17 @@ from .hooks import (
 )
 from .lightning import refuse_what_lightning_asks
 from .options import OptimizerOptions
-from .ownership import claim, release, require_free, require_own_memory
+from .ownership import claim, named, release, require_free, require_own_memory
 from .rounding import Rounding, Stream
 from .second_pass import SecondPass
-from .sharding import Shard, release_gathered, shard_of
+from .sharding import (
+    Shard,
+    release_gathered,
+    require_known_spread,
+    require_unwrapped,
+    shard_of,
+    why_not_taken,
+)
 from .tensors import SIXTEEN_BIT, gradient_norm
 
 
@@ -111,7 +118,7 @@ class FusedBackward(OptimizerOptions):
         self._told_of_nothing = self._scalers_seen = False
         self._failed = False  # backward(loss) has raised when some weights may have moved
         self._closed = False
-        self._graph_checked = False
+        self._graph_checked = self._spread_known = False
         # Of a group in a loaded state. torch adds names of its own to the defaults later.
         self._needed = {name for name, value in defaults.items() if value is not None}
         super().__init__(params, defaults)  # calls add_param_group
@@ -144,7 +151,8 @@ class FusedBackward(OptimizerOptions):
             require_non_negative("weight_decay", group["weight_decay"])
             require_real(trained)
             require_free(group["params"])
-            require_own_memory(self._named_parameters())
+            require_own_memory(named(self.param_groups))
+            require_unwrapped(group["params"])
             self._check_group(group)
         except ValueError:
             self.param_groups.pop()
@@ -159,15 +167,6 @@ class FusedBackward(OptimizerOptions):
 
     def _check_strategy(self, strategy: Any) -> None:
         refuse_what_lightning_asks(self, strategy)
-
-    def _named_parameters(self) -> dict[str, Tensor]:
-        """All of them, frozen ones as well, by a name that a user knows, or by their number."""
-        named: dict[str, Tensor] = {}
-        for group in self.param_groups:
-            for index, parameter in enumerate(group["params"]):
-                name = group["param_names"][index] if group.get("param_names") else ""
-                named[name or f"number {len(named)} {tuple(parameter.shape)}"] = parameter
-        return named
 
     def _hook(self, parameter: Tensor, slot: Slot) -> None:
         self._slots[parameter] = slot
@@ -237,11 +236,11 @@ class FusedBackward(OptimizerOptions):
         # A closure that ran backward plainly has raised; one that ran none leaves all as it is.
         elif self._asks_for() and not self._backward_called:
             raise RuntimeError(PLAIN_BACKWARD.format(asked=self._asks_for()))
-        if any(p.grad is not None for group in self.param_groups for p in group["params"]):
-            raise RuntimeError(
-                "a parameter holds a gradient that no hook has taken: it was frozen when the "
-                "optimizer was made, or its .grad was set by hand; such gradients are not applied"
-            )
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if parameter.grad is not None:
+                slot = self._slots.get(parameter)
+                taken = slot is not None and self._last_pass[slot.position] == self._pass
+                raise RuntimeError(why_not_taken(parameter, taken))
         if self._norms:  # a plain backward with norm_scope="parameter"
             self._read_norm()
         release_gathered(self._slots)
@@ -366,6 +365,9 @@ class FusedBackward(OptimizerOptions):
         if self._last_pass[slot.position] == self._pass:
             what = f"parameter {slot} got a second gradient"
             raise RuntimeError(ACCUMULATION.format(what=what))
+        if not self._spread_known:
+            require_known_spread(self._slots)
+            self._spread_known = True
         self._last_pass[slot.position] = self._pass
         self._got_gradient = True
         mode = self._mode or Mode.UPDATE

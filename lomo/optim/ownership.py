@@ -44,6 +44,16 @@ def require_free(parameters: Iterable[Tensor]) -> None:
             )
 
 
+def named(groups: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """All parameters of the groups by the names that a user gave, or by number and shape."""
+    found: dict[str, Tensor] = {}
+    for group in groups:
+        names = group.get("param_names") or [""] * len(group["params"])
+        for name, parameter in zip(names, group["params"], strict=True):
+            found[name or f"number {len(found)} {tuple(parameter.shape)}"] = parameter
+    return found
+
+
 def require_own_memory(parameters: Mapping[str, Tensor]) -> None:
     """Raise ValueError where a trained parameter shares memory with another, or with itself.
 

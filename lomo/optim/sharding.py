@@ -7,7 +7,8 @@ known by its attributes: nothing of DeepSpeed is imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,10 +82,52 @@ def shard_of(parameter: Tensor, gradient: Tensor, *, elementwise: bool) -> Shard
     return Shard(parameter, parameter, gradient, parameter.shape)
 
 
+def require_unwrapped(parameters: Collection[Tensor]) -> None:
+    """Raise ValueError for a wrapper around `parameters` that leaves hooks no right gradient."""
+    reason = _wrapped(parameters)
+    if reason is not None:
+        raise ValueError(reason)
+
+
+def _wrapped(parameters: Collection[Tensor]) -> str | None:
+    if any(getattr(parameter, "_fsdp_flattened", False) for parameter in parameters):
+        return _FSDP1
+    for parameter in parameters:
+        mesh: Any = getattr(parameter, "device_mesh", None)
+        if mesh is not None and mesh.device_type != parameter.device.type != "meta":
+            return _OFFLOADED
+    if dist.is_available() and dist.is_initialized() and _replicated(parameters):
+        return _REPLICAS if dist.get_world_size() > 1 else _ONE_REPLICA
+    return None
+
+
+def require_known_spread(parameters: Collection[Tensor]) -> None:
+    """Raise RuntimeError where not every gradient will be used rightly, before the first is."""
+    reason = _wrapped(parameters)
+    if reason is not None:
+        raise RuntimeError(f"{reason} No weight was changed.")
+    for parameter in parameters:
+        placement = _placement(parameter)
+        if placement is not None:
+            _require_rows(placement)
+
+
+def why_not_taken(parameter: Tensor, taken: bool) -> str:
+    """What may have left a gradient to `parameter`, whose hook was called, or was not."""
+    if getattr(parameter, "_fsdp_flattened", False):
+        return _FSDP1
+    if taken:
+        return _PUT_BACK
+    return (
+        "a parameter holds a gradient that no hook has taken: it was frozen when the optimizer was "
+        "made, or its .grad was set by hand; such gradients are not applied"
+    )
+
+
 def require_one_process() -> None:
     """Raise RuntimeError if other ranks train replicas of what is not spread over them."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        raise RuntimeError(_REPLICAS)
+        raise RuntimeError(f"{_REPLICAS} No weight was changed.")
 
 
 def release_gathered(parameters: Iterable[Tensor]) -> None:
@@ -123,13 +166,35 @@ def _placement(parameter: Tensor) -> _Placement | None:
     return _Placement(mesh.get_group(split[0]), placements[split[0]].dim)
 
 
-def _of_dtensor(parameter: Any, gradient: Any, placement: _Placement) -> Shard:
-    # Plain tensors from here on: each operation on a DTensor costs a dispatch in Python.
+def _require_rows(placement: _Placement) -> None:
     if placement.group is not None and placement.dim != 0:
         raise RuntimeError(
             f"a parameter is split along dimension {placement.dim}: a fused update honours a "
             "split along dimension 0, fully_shard's default. No weight was changed."
         )
+
+
+def _replicated(parameters: Collection[Tensor]) -> bool:
+    """Whether a DistributedDataParallel holds one of them; a parameter does not know its owner."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    own = {id(parameter) for parameter in parameters}
+
+    def found() -> bool:
+        # An object refers to its class. Four times as fast as a look at all objects there are.
+        kinds = [DistributedDataParallel, *DistributedDataParallel.__subclasses__()]
+        wrappers = (o for o in gc.get_referrers(*kinds) if type(o) in kinds)
+        return any(id(parameter) in own for ddp in wrappers for parameter in ddp.parameters())
+
+    if not found():
+        return False
+    gc.collect()  # one that was dropped would still be there
+    return found()
+
+
+def _of_dtensor(parameter: Any, gradient: Any, placement: _Placement) -> Shard:
+    # Plain tensors from here on: each operation on a DTensor costs a dispatch in Python.
+    _require_rows(placement)
     if getattr(gradient, "placements", None) != parameter.placements:
         raise RuntimeError(
             f"a parameter is spread as {parameter.placements} and its gradient is not: the ranks "
@@ -188,5 +253,23 @@ _REPLICAS = (
     "several processes train, and this parameter is not spread over them: each would take its own "
     "gradient, and the replicas would drift apart. Spread the model with fully_shard (FSDP2) or "
     "DeepSpeed ZeRO-3; DistributedDataParallel averages gradients only after a fused update has "
-    "used them. No weight was changed."
+    "used them."
+)
+_ONE_REPLICA = (
+    "DistributedDataParallel holds these parameters: it puts a gradient of its own in the place of "
+    "the one that a fused update has used. One process needs no wrapper: train model.module. For "
+    "several, spread the model with fully_shard (FSDP2) or DeepSpeed ZeRO-3."
+)
+_FSDP1 = (
+    "FullyShardedDataParallel (FSDP1) has flattened these parameters: it reduces gradients only "
+    "after a hook has seen them. Spread the model with fully_shard (FSDP2) instead."
+)
+_OFFLOADED = (
+    "fully_shard offloads these parameters to another device than computes (CPUOffloadPolicy): a "
+    "fused update can't honour that, as ZeRO-3's offload. Leave offload_policy out."
+)
+_PUT_BACK = (
+    "a parameter has a gradient again after its hook has used it: a wrapper (such as "
+    "DistributedDataParallel) or a hook on its AccumulateGrad node has put one back. The weights "
+    "have moved by the first. Take the wrapper off, or make the optimizer after it, which refuses."
 )

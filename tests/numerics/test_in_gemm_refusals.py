@@ -83,8 +83,9 @@ def test_refuses_fsdp_and_ddp(two_ranks: None) -> None:
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     refuse(Lomo(model.parameters(), lr=0.1), model, ValueError, "sharded or wrapped")
     model = mlp()
+    optimizer = Lomo(model.parameters(), lr=0.1)
     wrapped = nn.parallel.DistributedDataParallel(model)
-    refuse(Lomo(model.parameters(), lr=0.1), wrapped, ValueError, "DistributedDataParallel")
+    refuse(optimizer, wrapped, ValueError, "DistributedDataParallel")
 
 
 def test_replicas_in_several_processes_are_refused(two_ranks: None) -> None:
