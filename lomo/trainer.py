@@ -141,10 +141,19 @@ def _not_the_optimizers(trainer: Trainer, optimizer: FusedBackward) -> Iterator[
             "groups: a Trainer with optimizers= ignores its own; set it in the optimizer alone"
         )
     assert trainer.model is not None
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    named = trainer.model.named_parameters()
-    others = [name for name, p in named if p.requires_grad and id(p) not in trained]
-    if others:
+    model = trainer.model
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    trained, own = {id(p) for p in held}, {id(p) for p in model.parameters()}
+    others = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in trained]
+    gone = sum(id(p) not in own for p in held)
+    if gone:
+        such = f", and trains others, such as {others[0]}" if others else ""
+        yield (
+            f"the optimizer holds {gone} parameters that the model no longer has{such}: it was "
+            "made before something replaced them (resize_token_embeddings, load_state_dict with "
+            "assign=True, peft, another model_init); make the optimizer afterwards"
+        )
+    elif others:
         yield (
             f"{len(others)} parameters require gradients but are not in the optimizer, such as "
             f"{others[0]}: their gradients would be kept, and not counted in the norm; set "

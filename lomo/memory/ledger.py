@@ -11,6 +11,7 @@ import torch
 from lomo.memory.meter import StorageMeter
 from lomo.memory.moments import Category, Moment, corrected
 from lomo.memory.tensors import plain_tensors, tensors_in
+from lomo.optim.hooks import observing
 
 # What a storage made in each phase is taken for, until it shows what it is.
 NEW_CATEGORY = {
@@ -231,7 +232,7 @@ class StepMeter:
 
 def _add_hook(parameter: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> _RemovableHook:
     handle: _RemovableHook
-    handle = parameter.register_post_accumulate_grad_hook(hook)
+    handle = parameter.register_post_accumulate_grad_hook(observing(hook))
     return handle
 
 

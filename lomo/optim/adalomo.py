@@ -128,6 +128,8 @@ class AdaLomo(FusedBackward):
         assert not isinstance(scale, Tensor)  # asked for by _coefficient_on_host
         group, state = self.param_groups[slot.group_index], self.state[shard.owner]
         parameter, gradient = shard.parameter, shard.gradient
+        if gradient.is_sparse:  # every row takes part in the moments
+            gradient = gradient.to_dense()
         state["step"] = state.get("step", 0) + 1
         beta = group.get("beta") or 1.0 - math.pow(state["step"], -group["decay_rate"])
         if parameter.dim() == 0:

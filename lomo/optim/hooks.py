@@ -2,6 +2,7 @@
 
 import enum
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -105,10 +106,10 @@ class GradientHook:
 
     def _is_last(self, parameter: Tensor) -> bool:
         for hook in reversed(_hooks(parameter).values()):
-            if not isinstance(hook, GradientHook):
-                return False
             if hook is self:
                 break
+            if _is_of_others(hook):
+                return False
         return True
 
     def _take_last(self, parameter: Tensor) -> None:
@@ -122,8 +123,17 @@ class GradientHook:
 
 def has_hooks_of_others(parameter: Tensor) -> bool:
     """Whether somebody else wants to see the gradient of `parameter`, or to change it."""
-    others = (hook for hook in _hooks(parameter).values() if not isinstance(hook, GradientHook))
-    return bool(parameter._backward_hooks) or any(True for _ in others)
+    return bool(parameter._backward_hooks) or any(map(_is_of_others, _hooks(parameter).values()))
+
+
+def observing(hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    """`hook`, as one that neither needs nor changes a gradient: it stays where it is, unminded."""
+    hook.observes = True  # type: ignore[attr-defined]
+    return hook
+
+
+def _is_of_others(hook: Any) -> bool:
+    return not isinstance(hook, GradientHook) and not getattr(hook, "observes", False)
 
 
 def remove_all(handles: list[RemovableHandle]) -> None:

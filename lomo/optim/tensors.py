@@ -50,8 +50,11 @@ def gradient_norm(tensor: Tensor) -> Tensor:
 
     fp32 and fp64 take the kernel that clip_grad_norm_ takes, so that the two agree. (On a CPU it
     is off by 1e-5 at a million elements and by 7e-4 at 17 million.) 16-bit tensors are summed in
-    fp32: on a CPU in chunks, since the kernel upcasts by a full copy; CUDA fuses the cast.
+    fp32: on a CPU in chunks, since the kernel upcasts by a full copy; CUDA fuses the cast. Of a
+    sparse tensor it is that of its values, once those of an index that recurs are added up.
     """
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
     if tensor.dtype in SIXTEEN_BIT and on_cpu(tensor):
         return norm_of(chunks(tensor))
     dtype = torch.float32 if tensor.dtype in SIXTEEN_BIT else None
