@@ -146,12 +146,12 @@ def _not_the_optimizers(trainer: Trainer, optimizer: FusedBackward) -> Iterator[
     trained, own = {id(p) for p in held}, {id(p) for p in model.parameters()}
     others = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in trained]
     gone = sum(id(p) not in own for p in held)
-    if gone:
-        such = f", and trains others, such as {others[0]}" if others else ""
+    if others and gone:
         yield (
-            f"the optimizer holds {gone} parameters that the model no longer has{such}: it was "
-            "made before something replaced them (resize_token_embeddings, load_state_dict with "
-            "assign=True, peft, another model_init); make the optimizer afterwards"
+            f"the optimizer holds {gone} parameters that the model does not have, and "
+            f"{len(others)} of the model's are not in it, such as {others[0]}: it was made before "
+            "something replaced them (resize_token_embeddings, load_state_dict(assign=True)), or "
+            "for another model; make the optimizer afterwards"
         )
     elif others:
         yield (

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .graph import Node, leaf_of, nodes_behind
-from .hooks import HOOKED_BY_OTHERS
+from .hooks import HOOKED_BY_OTHERS, has_using_hooks
 
 
 class Bystanders:
@@ -101,8 +101,7 @@ def _multiplied(gradient: Tensor | None, factor: float) -> Tensor | None:
 
 def _require_no_hooks(leaves: Iterable[Tensor]) -> None:
     for leaf in leaves:
-        hooked: Any = leaf
-        if hooked._post_accumulate_grad_hooks:
+        if has_using_hooks(leaf):
             raise RuntimeError(HOOKED_BY_OTHERS.format(shape=tuple(leaf.shape)))
 
 

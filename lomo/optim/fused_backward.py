@@ -274,6 +274,7 @@ class FusedBackward(OptimizerOptions):
         self._norms.clear()
         self._pass += 1
         self._backward_called = self._step_is_open = self._failed = False
+        self._dropped = self._got_gradient = False
 
     def close(self) -> None:
         """Remove all hooks, so that the model can be handed on; may be called twice.

@@ -126,6 +126,11 @@ def has_hooks_of_others(parameter: Tensor) -> bool:
     return bool(parameter._backward_hooks) or any(map(_is_of_others, _hooks(parameter).values()))
 
 
+def has_using_hooks(parameter: Tensor) -> bool:
+    """Whether a hook, one of a fused optimizer perhaps, takes the gradient once it is summed."""
+    return any(not getattr(hook, "observes", False) for hook in _hooks(parameter).values())
+
+
 def observing(hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
     """`hook`, as one that neither needs nor changes a gradient: it stays where it is, unminded."""
     hook.observes = True  # type: ignore[attr-defined]

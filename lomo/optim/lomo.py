@@ -83,10 +83,10 @@ class Lomo(FusedBackward):
         group = self.param_groups[slot.group_index]
         lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
         stream = self._stream(parameter, slot)
-        by_step = weight_decay or self.clip_value or stream or isinstance(scale, Tensor)
-        if gradient.is_sparse and (by_step or parameter.dtype in SIXTEEN_BIT):
-            gradient = gradient.to_dense()  # there, rows without a gradient take part as well
-        if by_step:
+        dense = weight_decay or self.clip_value or stream or parameter.dtype in SIXTEEN_BIT
+        if gradient.is_sparse and (dense or isinstance(scale, Tensor)):
+            gradient = gradient.to_dense()  # rows without a gradient take part there, or may
+        if weight_decay or self.clip_value or stream or isinstance(scale, Tensor):
             sgd_step_(
                 parameter,
                 gradient,

@@ -54,7 +54,7 @@ class SecondPass:
 
     def note(self, which: int, position: int, tensors: Iterable[Tensor]) -> None:
         """Note what the pass `which` (0, 1) makes of a gradient: itself, or its factors."""
-        tensors = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]
+        tensors = [_values(tensor) for tensor in tensors]
         if not any(isinstance(tensor, FakeTensor) for tensor in tensors):
             self._devices.update(t.device for t in tensors if t.device.type != "cpu")
             self._seen[which][position] = [_statistic(t, self._turn) for t in tensors]
@@ -150,3 +150,11 @@ def _on_host(number: Tensor) -> Number:
     host: Any = torch.empty((), dtype=number.dtype, pin_memory=True)
     host.copy_(number, non_blocking=True)
     return host
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """The numbers that this rank holds, as a plain tensor."""
+    if tensor.is_sparse:
+        return tensor.coalesce().values()
+    local: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return local

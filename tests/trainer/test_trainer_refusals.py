@@ -66,6 +66,14 @@ def test_parameters_of_no_optimizer_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "1 parameters require gradients", lambda params: Lomo(params[1:], lr=0.1))
 
 
+def test_an_optimizer_made_before_the_embeddings_were_replaced(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, lomo)
+    assert trainer.model is not None
+    trainer.model.resize_token_embeddings(70, mean_resizing=False)
+    with pytest.raises(ValueError, match=r"(?s)made before .*resize_token_embeddings.*afterwards"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP", "DEEPSPEED"])
 def test_other_kinds_of_processes_are_refused(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
