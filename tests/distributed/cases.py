@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
 from lomo import methods
@@ -57,6 +58,24 @@ def fused(**settings: Any) -> nn.Module:
     return model
 
 
+def mixture(**settings: Any) -> nn.Module:
+    """A Mixtral with more experts than some rank has tokens for."""
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=32,
+        num_experts_per_tok=1,
+        max_position_embeddings=32,
+        **settings,
+    )
+    return MixtralForCausalLM(config)
+
+
 @dataclass(frozen=True)
 class Case:
     """A method with its options; `direct` ones are given to the optimizer, not through a spec."""
@@ -79,7 +98,7 @@ class Case:
         if self.dtype is not None:
             given["dtype"] = self.dtype
         words = [f"{key}={value}" for key, value in given.items()]
-        kind = {Narrow: ["narrow"], fused: ["fused_head"]}.get(self.model, [])
+        kind = {Narrow: ["narrow"], fused: ["fused_head"], mixture: ["mixture"]}.get(self.model, [])
         return "-".join([self.method, *kind, *words])
 
 
@@ -104,6 +123,7 @@ def _cases() -> list[Case]:
         cases.append(Case(method, clipped, settings={"tied": True}))
         cases.append(Case(method, clipped, model=Narrow))
         cases.append(Case(method, model=Narrow))
+    cases.append(Case("lomo", {"max_grad_norm": 0.5}, model=mixture))
     cases += [Case(m, {"max_grad_norm": 0.5}, model=Narrow) for m in ("sgd", "adamw")]
     cases += [Case(m, {"gradient_accumulation": 2}) for m in ("sgd", "adamw")]
     cases.append(Case("lora", {"gradient_accumulation": 2}, engines=("fsdp2",)))

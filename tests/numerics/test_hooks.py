@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 from lomo.optim import AdaLomo, Lomo
-from lomo.optim.hooks import GradientHook
+from lomo.optim.hooks import GradientHook, observing
 from lomo.optim.in_gemm import InGemmEmbedding, InGemmLinear, update_in_gemm
 from tests.numerics.in_gemm import ONE_ROUNDING, mlp, mlp_loss
 from tests.numerics.models import max_difference, weights
@@ -316,3 +316,16 @@ def test_a_second_derivative_is_refused_before_anything_moves() -> None:
     assert max_difference(weights(model), before) == 0.0
     optimizer.close()
     torch.autograd.grad(model(x).square().sum(), x, create_graph=True)[0].sum().backward()
+
+
+def test_a_hook_that_only_observes_changes_nothing() -> None:
+    """As those of the memory's meter: no gradient is kept for it, and the product still updates."""
+    model = mlp()
+    optimizer = Lomo(model.named_parameters(), lr=0.1)
+    seen: list[bool] = []
+    for parameter in model.parameters():
+        hook = observing(lambda p: seen.append(p.grad is None))
+        parameter.register_post_accumulate_grad_hook(hook)
+    assert len(update_in_gemm(optimizer, model)) == 3
+    mlp_loss(model, 0).backward()
+    assert len(seen) == 5 and all(seen)
