@@ -99,9 +99,10 @@ def test_liger_kernels_with_two_passes_are_refused(tmp_path: Path, scope: Any) -
         return Lomo(params, lr=0.1, max_grad_norm=1.0, norm_scope=scope)
 
     trainer = make_trainer(tmp_path, make)
-    trainer.args.use_liger_kernel = True  # without the package, which patches the model at once
+    callback = FusedBackwardCallback(trainer)
+    trainer.args.use_liger_kernel = True  # train() itself would ask for the package first
     with pytest.raises(ValueError, match="use_liger_kernel=True with clipping"):
-        trainer.train()
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
 
 
 def test_another_optimizer_is_refused(tmp_path: Path) -> None:
