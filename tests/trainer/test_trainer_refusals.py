@@ -88,11 +88,6 @@ def test_several_devices_are_refused(tmp_path: Path) -> None:
         callback.on_train_begin(trainer.args, trainer.state, trainer.control)
 
 
-def test_clipping_in_a_compiled_model_is_refused(tmp_path: Path) -> None:
-    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
-    refused(tmp_path, "torch_compile=True with clipping", clipping_lomo, **options)
-
-
 @pytest.mark.parametrize("scope", ["global", "previous_step"])
 def test_liger_kernels_with_two_passes_are_refused(tmp_path: Path, scope: Any) -> None:
     def make(params: Any) -> Optimizer:
