@@ -123,11 +123,6 @@ def _not_the_optimizers(trainer: Trainer, optimizer: FusedBackward) -> Iterator[
             f"max_grad_norm=0.0 in the arguments, or max_grad_norm={args.max_grad_norm} and "
             'norm_scope="global" in the optimizer'
         )
-    if args.torch_compile and limit is not None and optimizer.norm_scope != "parameter":
-        yield (
-            "torch_compile=True with clipping by the global norm: a compiled backward can't run "
-            'twice; set torch_compile=False, or norm_scope="parameter" in the optimizer'
-        )
     if args.use_liger_kernel and limit is not None and optimizer.norm_scope != "parameter":
         yield (
             "use_liger_kernel=True with clipping by the global norm: its kernels write over what "

@@ -5,11 +5,13 @@ The update still happens, but every gradient is alive by then, which is what LOM
 """
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
 from .graph import leaf_of, nodes_behind
+from .hooks import COMPILED_FOR_ONE_PASS
 
 _WARNING = (
     "the model is compiled as a whole: its backward returns all gradients at once, so they take "
@@ -33,3 +35,14 @@ def warn_if_compiled_as_a_whole(loss: Tensor, parameters: Collection[Tensor]) ->
             if fed > 1 and 2 * fed > len(parameters):
                 warnings.warn(_WARNING, UserWarning, stacklevel=4)
                 return
+
+
+@contextmanager
+def told_if_compiled_for_one_pass() -> Iterator[None]:
+    """Says why a compiled backward refuses to keep its graph; torch speaks of donated buffers."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "donated buffers" in str(error):
+            raise RuntimeError(COMPILED_FOR_ONE_PASS) from error
+        raise

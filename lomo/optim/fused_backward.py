@@ -24,7 +24,11 @@ from .checks import (
     require_unique,
 )
 from .clipping import NormScope
-from .compiled import warn_if_compiled_as_a_whole, warn_if_named_as_compiled
+from .compiled import (
+    told_if_compiled_for_one_pass,
+    warn_if_compiled_as_a_whole,
+    warn_if_named_as_compiled,
+)
 from .grad_scaler import asked_by_scaler, require_unscaled, roots_of_running_backward
 from .hooks import (
     ACCUMULATION,
@@ -42,7 +46,7 @@ from .hooks import (
 from .lightning import refuse_what_lightning_asks
 from .options import OptimizerOptions
 from .ownership import claim, named, release, require_free, require_own_memory
-from .rounding import Rounding, Stream
+from .rounding import Rounding
 from .second_pass import SecondPass
 from .sharding import (
     Shard,
@@ -52,7 +56,7 @@ from .sharding import (
     shard_of,
     why_not_taken,
 )
-from .tensors import SIXTEEN_BIT, gradient_norm
+from .tensors import gradient_norm
 
 
 class FusedBackward(OptimizerOptions):
@@ -297,7 +301,7 @@ class FusedBackward(OptimizerOptions):
         """Measure, then update or, after a norm that is not finite, drop."""
         check = self._check = SecondPass(self._num_steps)
         try:
-            with gradients_kept(beside):
+            with gradients_kept(beside), told_if_compiled_for_one_pass():
                 self._run(loss, Mode.MEASURE, retain_graph=True)
             self._read_norm()
             norm = self.grad_norm
@@ -314,11 +318,6 @@ class FusedBackward(OptimizerOptions):
             self._failed = True  # until it is known to be right
             check.require_reproduced(norm * self._loss_factor, self._slots.values())
             self._failed = False
-
-    def _note(self, mode: Mode, slot: Slot, *tensors: Tensor) -> None:
-        """Take note of a gradient, or of its factors, for the comparison of two passes."""
-        if self._check is not None:
-            self._check.note(int(mode is Mode.UPDATE), slot.position, tensors)
 
     def _run(self, loss: Tensor, mode: Mode, retain_graph: bool = False) -> None:
         self._mode, self._pass = mode, self._pass + 1
@@ -374,12 +373,6 @@ class FusedBackward(OptimizerOptions):
         mode = self._mode or Mode.UPDATE
         self._step_is_open |= mode is Mode.UPDATE
         return mode
-
-    def _stream(self, parameter: Tensor, slot: Slot) -> Stream | None:
-        """Random numbers for rounding this update of `parameter`; None: round to nearest."""
-        if self.rounding == "nearest" or parameter.dtype not in SIXTEEN_BIT:
-            return None
-        return Stream(self.seed, self._num_steps, slot.position, self._part)
 
     def _check_not_failed(self) -> None:
         if self._failed:

@@ -70,6 +70,13 @@ NOTHING_TRAINED = (
     "may be another model's, all of them may be frozen, a hook of your own may have kept the "
     "gradients, or backward was not called."
 )
+COMPILED_FOR_ONE_PASS = (
+    "torch.compile made this backward for one pass, and it gives away what it has saved: it was "
+    "first run without clipping, maybe for another model of this process. Clip from the first "
+    "backward on (torch._dynamo.reset() forgets what was compiled), set "
+    "torch._functorch.config.donated_buffer = False before torch.compile, or take one pass "
+    '(norm_scope="parameter"). No weight was changed.'
+)
 SCALED_BY_OTHERS = (
     "a torch.amp.GradScaler has scaled the loss: the update happens in backward, before a scaler "
     "could unscale, so the weights would move by the scale. Leave the scaler out and give this "

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
-from .hooks import Slot
+from .hooks import Mode, Slot
 from .loss_scale import LossScale
-from .rounding import Rounding, require_rounding
+from .rounding import Rounding, Stream, require_rounding
 from .second_pass import SecondPass
 from .step_state import StepState
+from .tensors import SIXTEEN_BIT
 
 
 class OptimizerOptions(StepState):
@@ -28,6 +29,8 @@ class OptimizerOptions(StepState):
     _coefficient_on_host = False
     grad_norm: float | None = None
     _step_is_open = False  # a gradient of this step has been used
+    _num_steps = 0
+    _part = 0  # of the parameter that is updated: which part of it this rank holds
     _slots: dict[Tensor, Slot]
     _last_pass: list[int]  # by position: the pass in which its gradient came last
     _clip = 1.0  # coefficient of this pass, where it is known beforehand
@@ -150,6 +153,11 @@ class OptimizerOptions(StepState):
         dtype = torch.float64 if wide else torch.float32
         return float(clip_coefficient(torch.tensor(norm, dtype=dtype), self._max_grad_norm))
 
+    def _note(self, mode: Mode, slot: Slot, *tensors: Tensor) -> None:
+        """Take note of a gradient, or of its factors, for the comparison of two passes."""
+        if self._check is not None:
+            self._check.note(int(mode is Mode.UPDATE), slot.position, tensors)
+
     def _record_norm(self, slot: Slot, norm: Tensor, group: ProcessGroup | None = None) -> None:
         """Note the norm of the (still loss-scaled) gradient: fp32, 0-dim, on its device.
 
@@ -188,6 +196,12 @@ class OptimizerOptions(StepState):
         self.grad_norm = self._norms.read() / self._loss_factor
         if self.max_grad_norm is not None and self.norm_scope != "parameter":
             self._clip = self._clip_for(self.grad_norm)
+
+    def _stream(self, parameter: Tensor, slot: Slot) -> Stream | None:
+        """Random numbers for rounding this update of `parameter`; None: round to nearest."""
+        if self.rounding == "nearest" or parameter.dtype not in SIXTEEN_BIT:
+            return None
+        return Stream(self.seed, self._num_steps, slot.position, self._part)
 
 
 def _checked_seed(seed: int) -> int:

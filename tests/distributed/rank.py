@@ -76,6 +76,7 @@ def battery(engine: Single, name: str) -> dict[str, Callable[[], Facts]]:
         tests[f"alive-{optimizer.__name__}"] = lambda o=optimizer: gradients_alive(engine, o)
         tests[f"parts-{optimizer.__name__}"] = lambda o=optimizer: parts_kept(engine, o)
     tests["resumed"] = lambda: resumed(engine)
+    tests["differs"] = lambda: second_pass_differs_on_one_rank(engine)
     if name == "fsdp2":
         tests["replicas"] = lambda: refused(lambda model: model)
         tests["hybrid"] = lambda: hybrid()
@@ -162,6 +163,34 @@ def resumed(engine: Single) -> Facts:
         step_of(engine, other, loaded, step)
     engine.own_parts(model), engine.own_parts(other)
     return {"straight": whole(model), "resumed": whole(other)}
+
+
+class _TwiceAsMuch(torch.autograd.Function):
+    """An identity whose second backward gives twice the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.calls = 0
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        ctx.calls += 1
+        return dy * ctx.calls
+
+
+def second_pass_differs_on_one_rank(engine: Single) -> Facts:
+    """What each rank says of it: all must stop, or those that go on would wait for ever."""
+    model, optimizer = spread_llama(engine, Lomo, max_grad_norm=1.0)
+    loss = loss_of(model, engine.rank)
+    if engine.rank == 1:
+        loss = _TwiceAsMuch.apply(loss)
+    engine.before_backward(loss)
+    try:
+        optimizer.backward(loss)
+    except RuntimeError as error:
+        return {"message": str(error)}
+    return {"message": ""}
 
 
 def refused(wrap: Callable[[nn.Module], nn.Module]) -> Facts:

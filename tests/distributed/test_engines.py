@@ -115,6 +115,11 @@ def test_state_is_loaded_bit_for_bit(ranks: Facts) -> None:
         assert max_difference(facts["straight"], facts["resumed"]) == 0
 
 
+def test_a_second_pass_that_differs_on_one_rank_stops_all(ranks: Facts) -> None:
+    for facts in facts_of(ranks, "differs"):
+        assert "second backward pass made other gradients" in facts["message"]
+
+
 @pytest.mark.parametrize("kind", ["replicas", "ddp"])
 def test_replicas_that_would_drift_apart_are_refused(ranks: Facts, kind: str) -> None:
     for facts in facts_of(ranks, kind):

@@ -147,6 +147,37 @@ def test_a_model_compiled_layer_by_layer() -> None:
     assert max_difference(*results) <= 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:the model is compiled as a whole")
+@both
+def test_clipping_in_a_model_compiled_as_a_whole(make: Callable[..., Any]) -> None:
+    torch._dynamo.reset()  # another test may have compiled the same code for one pass
+    results = []
+    for compiled in (False, True):
+        model = llama()
+        wrapped = torch.compile(model, backend="aot_eager") if compiled else model
+        optimizer = make(model.parameters(), lr=0.01, max_grad_norm=0.1)
+        for step in range(3):
+            optimizer.backward(loss_of(wrapped, step))
+            optimizer.step()
+        results.append(weights(model))
+    assert max_difference(*results) <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:the model is compiled as a whole")
+def test_clipping_in_what_was_compiled_without_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 1))
+    compiled = torch.compile(lambda x: model(x).square().mean(), backend="aot_eager")
+    optimizer = Lomo(model.parameters(), lr=0.1)
+    compiled(torch.ones(3, 4)).backward()
+    optimizer.step()
+    before = weights(model)
+    optimizer.max_grad_norm = 1.0
+    with pytest.raises(RuntimeError, match="made this backward for one pass"):
+        optimizer.backward(compiled(torch.ones(3, 4)))
+    assert_bit_equal(weights(model), before)
+
+
 @both
 def test_gradients_that_no_hook_takes(make: Callable[..., Any]) -> None:
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)
