@@ -73,6 +73,7 @@ class FusedBackward(OptimizerOptions):
 
     # Whether an element's update needs nothing of the others, so that any part will do.
     _elementwise = True
+    _check_strategy = refuse_what_lightning_asks
 
     def __init__(
         self,
@@ -156,9 +157,6 @@ class FusedBackward(OptimizerOptions):
         for parameter, name in zip(group["params"], names, strict=True):
             if parameter.requires_grad:
                 self._hook(parameter, Slot(len(self._last_pass), group_index, name))
-
-    def _check_strategy(self, strategy: Any) -> None:
-        refuse_what_lightning_asks(self, strategy)
 
     def _named_parameters(self) -> dict[str, Tensor]:
         """All of them, frozen ones as well, by a name that a user knows, or by their number."""
