@@ -222,8 +222,7 @@ class FusedBackward(OptimizerOptions):
 
         A `closure` is run once, with gradients enabled, and its value is given, as by torch's SGD.
         Raises RuntimeError where a gradient would be lost in silence: clipping without
-        `backward(loss)`, a gradient that no hook has taken, after `close()`. Warns once where no
-        parameter got a gradient.
+        `backward(loss)`, one that no hook has taken, after `close()`. Warns once where none came.
         """
         self._check_not_closed()
         self._check_not_failed()
