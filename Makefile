@@ -12,7 +12,7 @@ ACTIVE := PATH="$(BIN):$$PATH"
 STAMP := $(VENV)/.made-from
 STAMP_TEXT = { pwd; cat requirements.lock; }
 
-.PHONY: help run test quick lint clean lock venv venv-anew
+.PHONY: help run test quick lint clean wheel lock venv venv-anew
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +34,12 @@ lint: venv  ## style, types, format of the rules, spelling
 	@$(ACTIVE) codespell
 
 clean:  ## removes results/tiny and the caches; keeps the environment and other studies' results
-	rm -rf results/tiny .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf results/tiny .pytest_cache .mypy_cache .ruff_cache dist build *.egg-info packages/*/build packages/*/*.egg-info
+
+wheel: venv  ## dist/: the optimizers alone, as a wheel that needs torch and nothing else
+	@rm -rf packages/lomo-fused/build dist && mkdir dist
+	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w dist packages/lomo-fused
+	@wc -c dist/*.whl
 
 lock:  ## requirements.lock anew, from the ranges in pyproject.toml
 	@echo "resolving pyproject.toml's ranges into requirements.lock (some minutes)"

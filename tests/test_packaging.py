@@ -174,6 +174,7 @@ def test_no_large_file_in_git() -> None:
         "config/README.md",
         "lomo/__init__.py",
         "analysis/__init__.py",
+        "packages/lomo-fused",
         "results/published",
         "tests",
         "docs",

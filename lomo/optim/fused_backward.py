@@ -84,6 +84,7 @@ class FusedBackward(OptimizerOptions):
 
     # Whether an element's update needs nothing of the others, so that any part will do.
     _elementwise = True
+    _check_strategy = refuse_what_lightning_asks
 
     def __init__(
         self,
@@ -169,9 +170,6 @@ class FusedBackward(OptimizerOptions):
             if parameter.requires_grad:
                 self._hook(parameter, Slot(len(self._last_pass), group_index, name))
 
-    def _check_strategy(self, strategy: Any) -> None:
-        refuse_what_lightning_asks(self, strategy)
-
     def _hook(self, parameter: Tensor, slot: Slot) -> None:
         self._slots[parameter] = slot
         self._last_pass.append(-1)
@@ -227,8 +225,7 @@ class FusedBackward(OptimizerOptions):
 
         A `closure` is run once, with gradients enabled, and its value is given, as by torch's SGD.
         Raises RuntimeError where a gradient would be lost in silence: clipping without
-        `backward(loss)`, a gradient that no hook has taken, after `close()`. Warns once where no
-        parameter got a gradient.
+        `backward(loss)`, one that no hook has taken, after `close()`. Warns once where none came.
         """
         self._check_not_closed()
         self._check_not_failed()

@@ -43,6 +43,7 @@ def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:
     that was used twice in a step, and in forward under autocast.
     """
     _require_lomo(optimizer)
+    optimizer = optimizer._itself() or optimizer  # no wrapper, which may be dropped before it
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise ValueError(
             "update_in_gemm can't work under DistributedDataParallel, which averages gradients "

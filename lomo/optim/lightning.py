@@ -26,7 +26,12 @@ def _unsupported(optimizer: Any, strategy: Any, trainer: Any) -> Iterator[str]:
             "second comes; set it to 1 and use a larger batch"
         )
     limit = getattr(trainer, "gradient_clip_val", None)
-    if limit and not _clips_the_same(optimizer, limit, trainer.gradient_clip_algorithm):
+    if limit and trainer.gradient_clip_algorithm == "value":
+        yield (
+            f"gradient_clip_val={limit}: gradients are gone when Lightning clips; leave it out and "
+            f"give the optimizer clip_value={limit}, which clips each value (Lomo alone has it)"
+        )
+    elif limit and (optimizer.max_grad_norm, optimizer.norm_scope) != (limit, "global"):
         yield (
             f"gradient_clip_val={limit}: gradients are gone when Lightning clips; leave it out, "
             f"give the optimizer max_grad_norm={limit}, and let the module's backward(self, loss) "
@@ -38,9 +43,3 @@ def _unsupported(optimizer: Any, strategy: Any, trainer: Any) -> Iterator[str]:
             'already; use "bf16-mixed", or float16 weights and the optimizer\'s '
             'loss_scale="dynamic"'
         )
-
-
-def _clips_the_same(optimizer: Any, limit: float, algorithm: str | None) -> bool:
-    if algorithm == "value":
-        return getattr(optimizer, "clip_value", None) == limit
-    return (optimizer.max_grad_norm, optimizer.norm_scope) == (limit, "global")

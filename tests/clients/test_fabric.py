@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -113,6 +114,16 @@ def test_a_resumed_loop_is_the_whole_loop_bit_for_bit(make: Make, tmp_path: Path
     second.fabric.load(tmp_path / "half.ckpt", second.state())
     second.num_steps = 3
     assert_bit_equal(weights(second.run(3)), weights(whole))
+
+
+def test_a_grad_scaler_is_refused_before_a_weight_moves() -> None:
+    from lightning.fabric.plugins import MixedPrecision
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    loop = Loop(lomo, plugins=[MixedPrecision("16-mixed", device="cpu", scaler=scaler)])
+    with pytest.raises(RuntimeError, match="GradScaler has scaled the loss"):
+        loop.run(1)
+    assert_bit_equal(weights(loop.model.module), weights(llama()))
 
 
 def test_accumulation_is_an_error() -> None:

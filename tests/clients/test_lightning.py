@@ -107,6 +107,27 @@ def test_what_would_go_wrong_is_refused_before_a_weight_moves(
     refused(client, message, **options)
 
 
+def test_a_limit_by_another_norm_is_refused(client: ModuleType) -> None:
+    def each_by_its_own(params: Any) -> Optimizer:
+        return Lomo(params, lr=0.1, max_grad_norm=CLIPPED, norm_scope="parameter")
+
+    refused(client, "gradient_clip_val=0.5", make=each_by_its_own, gradient_clip_val=CLIPPED)
+
+
+def test_clipping_each_value_is_lightnings(client: ModuleType) -> None:
+    """It takes no second pass; torch itself fails where there is no gradient to clip."""
+    options = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
+
+    def clipping_values(params: Any) -> Optimizer:
+        return Lomo(params, lr=0.1, clip_value=0.01)
+
+    refused(client, "give the optimizer clip_value=0.01", make=clipping_values, **options)
+    expected = client.trained(sgd, **options)
+    actual = client.trained(clipping_values)
+    assert_bit_equal(weights(actual.model), weights(expected.model))
+    assert max_difference(weights(client.trained(sgd).model), weights(actual.model)) > 1e-3
+
+
 def test_a_grad_scaler_is_refused_before_a_weight_moves(client: ModuleType) -> None:
     precision = client.pl.plugins.MixedPrecision("16-mixed", device="cpu")
     refused(client, 'precision="16-mixed": its GradScaler', plugins=[precision])
@@ -132,7 +153,8 @@ def test_a_training_step_that_gives_none_leaves_the_step_out(client: ModuleType)
 
     with pytest.warns(UserWarning, match="`training_step` returned `None`"):
         expected = client.fit(Skips(sgd))
-    actual = client.fit(Skips(lomo))
+    with pytest.warns(UserWarning, match="no parameter of this optimizer got a gradient"):
+        actual = client.fit(Skips(lomo))
     assert_bit_equal(weights(actual.model), weights(expected.model))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 
 from lomo.optim import Lomo
 from lomo.trainer import FusedBackwardCallback
+from tests.clients.words import texts, tokenizer
 from tests.numerics.models import assert_bit_equal, llama, max_difference, weights
 from tests.trainer.training import NUM_STEPS, logged, lomo, sgd
 
@@ -21,31 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 CLIPPED = 0.5  # norms are above 1
-NUM_WORDS = 62
-
-
-def texts() -> Any:
-    from datasets import Dataset
-
-    generator = random.Random(0)
-    lengths = [generator.randrange(5, 20) for _ in range(24)]
-    words = [[f"w{generator.randrange(NUM_WORDS)}" for _ in range(n)] for n in lengths]
-    return Dataset.from_list([{"text": " ".join(line)} for line in words])
-
-
-def tokenizer() -> Any:
-    """One token a word, within the vocabulary of the tiny LLaMA."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from transformers import PreTrainedTokenizerFast
-
-    words = [*(f"w{i}" for i in range(NUM_WORDS)), "<pad>", "<eos>"]
-    made = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
-    made.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="<eos>", unk_token="w0"
-    )
 
 
 def trainer(folder: Path, make: Callable[[Any], Optimizer], **options: Any) -> Any:

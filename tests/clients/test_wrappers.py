@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lomo.optim import AdaLomo, FusedBackward, Lomo, MasterCopy
+from lomo.optim import AdaLomo, FusedBackward, Lomo, MasterCopy, update_in_gemm
 from tests.clients.small import loss_of, net
 from tests.numerics.models import assert_bit_equal, max_difference, weights
 
@@ -155,6 +156,21 @@ def test_master_copies_are_loaded_through_the_wrapper(wrap: Any) -> None:
         model_(torch.ones(3, 4, dtype=torch.bfloat16)).sum().backward()
         optimizer.step()
     assert_bit_equal(weights(other), weights(model))
+
+
+@wrappers
+def test_updates_in_the_product_outlive_the_wrapper_that_asked_for_them(wrap: Any) -> None:
+    model, expected = net(), net()
+    own, plain = Lomo(model.parameters(), lr=0.1), Lomo(expected.parameters(), lr=0.1)
+    names = update_in_gemm(wrap(own), model)
+    assert names == update_in_gemm(plain, expected) == ["0.weight", "2.weight"]
+    gc.collect()
+    for step in range(3):
+        for net_, optimizer in ((model, own), (expected, plain)):
+            loss_of(net_, step).backward()
+            optimizer.step()
+    assert type(model[0]) is type(expected[0]) is not nn.Linear
+    assert_bit_equal(weights(model), weights(expected))
 
 
 def test_a_class_with_a_mix_in_is_an_optimizer_like_any_other() -> None:
