@@ -11,7 +11,7 @@ min_version("9.27")
 
 if not workflow.configfiles:
 
-    configfile: workflow.source_path("config/tiny.yaml")
+    configfile: f"{workflow.basedir}/config/tiny.yaml"
 
 
 include: "workflow/rules/common.smk"

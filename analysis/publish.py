@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lomo.errors import UserError
-from lomo.files import write_text
+from lomo.files import whole, write_text
 from lomo.plan import Plan, read_plan
 from lomo.record import PROTOCOL_VERSION, Record
 
@@ -34,18 +34,15 @@ def publish(results: Path, to: Path) -> None:
     if not records:
         raise UserError("no run has a record yet", where=str(results / "runs"))
     with_timeline = set(plan.sections.get("memory", ()))
-    # Made aside and renamed, so that a copy that was cut short is never taken for whole.
-    part = to.with_name(f".{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for run_id, record in records.items():
-        _copy(results, part, f"runs/{run_id}/record.json")
-        if run_id in with_timeline and record.memory and record.memory.timeline_file:
-            _copy(results, part, f"runs/{run_id}/{record.memory.timeline_file}")
-    _copy(results, part, "plan.json")
-    if (results / "estimates.json").is_file():  # what was predicted, for the table beside it
-        _copy(results, part, "estimates.json")
-    write_text(part / "README.md", _readme(plan, records, to))
-    part.rename(to)
+    with whole(to) as part:
+        for run_id, record in records.items():
+            _copy(results, part, f"runs/{run_id}/record.json")
+            if run_id in with_timeline and record.memory and record.memory.timeline_file:
+                _copy(results, part, f"runs/{run_id}/{record.memory.timeline_file}")
+        _copy(results, part, "plan.json")
+        if (results / "estimates.json").is_file():  # what was predicted, for the table beside it
+            _copy(results, part, "estimates.json")
+        write_text(part / "README.md", _readme(plan, records, to))
 
 
 def _copy(results: Path, to: Path, name: str) -> None:

@@ -37,6 +37,7 @@ def hold(path: Path) -> IO[str]:
     """
     file = _opened(path)
     if not _try(file):
+        file.close()
         raise UserError(
             "another snakemake is working on this study",
             where=str(path.parent),

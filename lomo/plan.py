@@ -262,8 +262,11 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
 
     Two study files must not write into one folder: the plan that stands there names its file.
     """
-    plan = make_plan(parse(Study, config, where=source), source=source)
-    _check_braces(plan)
+    study = parse(Study, config, where=source)
+    named = [model for section in study.sections().values() for model in study.models_of(section)]
+    _check_braces({"data": [study.data], "models": named}, source)
+    plan = make_plan(study, source=source)
+    _check_braces({"models": [entry.path or "" for entry in plan.models.values()]}, source)
     standing = Path(f"results/{plan.study.study}/plan.json")
     if standing.is_file():
         # Snakemake takes a file that is there for done.
@@ -282,15 +285,13 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
     return plan
 
 
-def _check_braces(plan: Plan) -> None:
+def _check_braces(places: dict[str, list[str]], source: str) -> None:
     """Snakemake takes a brace in a path for a wildcard, and knows no way to write it otherwise."""
-    places = {"data": plan.study.data}
-    places |= {f"model {name}": entry.path or name for name, entry in plan.models.items()}
-    for key, path in places.items():
+    for key, path in ((key, path) for key, paths in places.items() for path in paths):
         if "{" in path or "}" in path:
             raise UserError(
                 f"a brace in {path!r}, which Snakemake takes for a wildcard",
-                where=f"{plan.source}: {key}",
+                where=f"{source}: {key}",
                 fix="rename it, or give a link to it: ln -s",
             )
 

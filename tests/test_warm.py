@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -102,12 +104,74 @@ def test_nothing_to_hand_over_where_nothing_is_asked(monkeypatch: pytest.MonkeyP
     assert warm.hand_over(["train"]) is None
 
 
-@pytest.mark.slow
-def test_a_client_that_says_nothing_holds_nobody_up_for_long(served: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.connect(str(served))
+def test_clients_that_say_nothing_or_half_hold_nobody_up(served: Path) -> None:
+    """They are still there when others, who came later, have been served."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+        for client, said in zip(clients, (b"", b'{"arguments": ', b"no request\n"), strict=True):
+            client.connect(str(served))
+            client.send(said)
         done = command(served, "train", "--spec", "{}", "--out", "x")
-    assert done.returncode == 2
+        assert done.returncode == 2 and "is no run's spec" in done.stderr
+        for client in clients[:2]:
+            with pytest.raises(BlockingIOError):
+                client.recv(1, socket.MSG_DONTWAIT)
+        assert clients[2].recv(1) == b"", "without outputs it is no request"
+
+
+def test_a_request_is_heard_in_parts(served: Path) -> None:
+    request = json.dumps({"arguments": ["train", "--what"], "folder": str(ROOT)}).encode()
+    with socket.socket(socket.AF_UNIX) as client, Path(os.devnull).open("w") as nowhere:
+        client.connect(str(served))
+        socket.send_fds(client, [request[:20]], [nowhere.fileno(), nowhere.fileno()])
+        time.sleep(0.1)
+        client.sendall(request[20:] + b"\n")
+        assert client.recv(16) == b"2"
+
+
+def test_a_study_may_have_a_long_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The address of a socket holds 107 bytes, a study's folder has more."""
+    path = tmp_path / ("a-name-" * 25) / ".warm"
+    path.parent.mkdir()
+    code = f"from lomo import warm; warm._PRELOADED = (); warm.serve(warm.Path({str(path)!r}))"
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while not path.exists():
+        assert server.poll() is None
+        time.sleep(0.02)
+    monkeypatch.setenv("LOMO_WARM", str(path))
+    code_found = warm.hand_over(["train", "--what"])
+    server.kill()
+    server.wait()
+    assert code_found == 2 and "usage" in capfd.readouterr().err
+
+
+def test_where_no_socket_can_be_made_runs_import_anew(tmp_path: Path) -> None:
+    code = f"from lomo import warm; warm._PRELOADED = (); warm.serve(warm.Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "no warm process" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_twice_ends_in_order() -> None:
+    code = (
+        "import os, signal; from lomo.interrupts import end_once; end_once()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n    os.kill(os.getpid(), signal.SIGINT); print('in order')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "in order\n", "")
+
+
+def test_a_command_that_is_interrupted_says_nothing() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['lomo', 'runs', 'x']; import lomo.warm\n"
+        "def stop(_): raise KeyboardInterrupt\n"
+        "lomo.warm.hand_over = stop; runpy.run_module('lomo', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 @pytest.mark.parametrize("victim", ["run", "warm process"])

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from lomo.errors import UserError
+from lomo.lock import hold
+
 ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.slow
@@ -129,6 +132,8 @@ def test_killed_in_the_middle_of_training_it_ends_with_the_same_tables(checkout:
     process = start(checkout)
     wait_for(lambda: num_lines(history) > 10 or process.poll() is not None)
     assert process.poll() is None, (checkout / "output.txt").read_text()
+    with pytest.raises(UserError, match="another snakemake"):
+        hold(checkout / "results/mini/.lock")
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = finished_at(checkout)
@@ -175,8 +180,6 @@ def test_an_edited_update_rule_plans_exactly_its_runs(checkout: Path) -> None:
 
 
 def test_a_second_snakemake_on_the_same_study_is_refused(checkout: Path) -> None:
-    from lomo.lock import hold
-
     (checkout / "results/mini/plan.json").unlink()
     with hold(checkout / "results/mini/.lock"):
         output = run(checkout, exit_code=2)

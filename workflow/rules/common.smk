@@ -3,9 +3,10 @@
 import hashlib
 import os
 import sys
+import time
 from pathlib import Path
 
-from lomo import interrupts, native_dtype, plan_command, warm
+from lomo import failed_logs, interrupts, native_dtype, plan_command, warm
 from lomo.cli import refuse, settle_jobs, settle_place
 from lomo.errors import UserError
 from lomo.estimates import resources_of
@@ -27,6 +28,7 @@ except UserError as error:
 settle_jobs(PLAN.study.wandb, launch_anyway=PLAN.study.launch_anyway)
 STUDY = PLAN.study.study
 RUN_IDS = list(PLAN.runs)
+STARTED_AT = time.time()
 # Nobody has it as input. Snakemake does not look at what has changed of a job behind one that it
 # runs again, so that an edited optimizer would repeat its runs a call too late.
 ESTIMATES = f"results/{STUDY}/estimates.json"
@@ -41,6 +43,8 @@ wildcard_constraints:
 
 
 onstart:
+    # A local name would let go of the lock where this block ends.
+    global STUDY_LOCK, WARM
     interrupts.end_once()
     planning = None
     try:
@@ -58,6 +62,12 @@ onstart:
         sys.exit(refuse(error))
     except KeyboardInterrupt:
         sys.exit(interrupts.INTERRUPTED)
+
+
+onerror:
+    # `quiet: rules` keeps Snakemake from showing them, also where it is told to show failed logs.
+    logs = [Path(file) for job in workflow.dag.needrun_jobs() for file in job.log]
+    print(failed_logs.tell(logs, since=STARTED_AT), file=sys.stderr, flush=True)
 
 
 onsuccess:

@@ -1,0 +1,23 @@
+"""What failed jobs have said: a console that is quiet about jobs shows none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+_LINES = 30
+
+
+def tell(logs: Iterable[Path], *, since: float) -> str:
+    """The end of each log that was written after `since` (a time stamp) and is not empty."""
+    parts = []
+    for path in logs:
+        try:
+            if path.stat().st_mtime < since:
+                continue
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            continue
+        if text:
+            parts.append("\n".join([f"{path}:", *text.splitlines()[-_LINES:]]))
+    return "\n\n".join(parts)
