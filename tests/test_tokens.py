@@ -262,7 +262,7 @@ KINDS: dict[str, tuple[Callable[[], Tokenizer], type]] = {
 def test_any_tokenizer_is_split_once_and_as_lm_eval_does_where_it_can(
     kind: str, test_data: Path
 ) -> None:
-    """Random real texts: nothing is lost, nothing stands twice, and one prompt serves all answers."""
+    """Random real texts: nothing is lost, nothing stands twice, one prompt serves all answers."""
     make, trainer = KINDS[kind]
     made, lines = make(), (test_data / "text" / "grimms_fairy_tales.txt").read_text().split("\n\n")
     options = {"unk_token": "<unk>"} if kind == "unigrams" else {}
