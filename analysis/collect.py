@@ -53,7 +53,8 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
     **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
     "num_skipped_steps": WHOLE,
-    **dict.fromkeys(("num_train_examples", "num_cut_train", "num_cut_test", "num_ties"), WHOLE),
+    **dict.fromkeys(("num_train_examples", "num_cut_train", "num_test_seen"), WHOLE),
+    **dict.fromkeys(("num_cut_test", "num_ties"), WHOLE),
     **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
     **_columns_of(Throughput, ""),
     **_columns_of(Efficiency, ""),
@@ -125,6 +126,7 @@ def _measured(record: Record) -> dict[str, Any]:
         for name in ("selected_epoch", "num_steps", "num_skipped_steps"):
             row[name] = getattr(record.training, name)
         row["num_train_examples"] = record.training.num_train_examples
+        row["num_test_seen"] = record.training.num_test_seen
         row["num_cut_train"] = record.training.num_cut
         for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)

@@ -1,4 +1,4 @@
-"""What an accuracy does not show by itself: examples that were cut, and scores that tie."""
+"""What an accuracy does not show by itself: examples cut or trained on, and scores that tie."""
 
 from __future__ import annotations
 
@@ -58,6 +58,18 @@ def tie_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> list
         "Warning: the best candidates tie, and the first of them counts, in more examples than the "
         f"error allows: {', '.join(runs)}."
     ]
+
+
+def seen_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> list[str]:
+    """How many examples of test were trained on, too."""
+    found = {
+        f"{row.model} {row.task} ({row.num_test_seen} of {row.num_test_examples})": None
+        for row in _reported(collected, section, cells)
+        if row.num_test_seen
+    }
+    if not found:
+        return []
+    return [f"Warning: examples of test that are trained on, too: {', '.join(found)}."]
 
 
 def _reported(collected: Collected, section: str, cells: Sequence[Cell]) -> list[Any]:

@@ -14,7 +14,7 @@ from .intervals import apart
 from .names import TASKS, method_title, status_text
 from .printed import value
 from .render import Block, Cell, Table
-from .shortened import cut_notes, tie_notes
+from .shortened import cut_notes, seen_notes, tie_notes
 from .units import decimals, percent
 
 SECTION = "superglue"
@@ -165,7 +165,8 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
             "records.csv names them."
         )
     notes += _skipped_notes(collected, cells)
-    notes += [*cut_notes(collected, SECTION, cells), *tie_notes(collected, SECTION, cells)]
+    for told in (cut_notes, seen_notes, tie_notes):
+        notes += told(collected, SECTION, cells)
     if any(cell.status == "not_run" for cell in cells):
         notes.append("An en dash marks what has no record yet.")
     return notes

@@ -84,12 +84,13 @@ def encode(
     Raises UserError for what `check` refuses, which names the part `name` of the data.
     """
     examples = []
+    short: list[tuple[int, str]] = []
     for document, encoded, where in _encoded(encoder, task, documents, room, name):
         target = [*encoded.answers[task.doc_to_target(document)], encoder.end_id]
-        num_kept = room.max_length - len(target)
-        _check(encoder, encoded, room, num_kept=num_kept, where=where)
-        prompt = encoded.prompt[-num_kept:]
+        short += _lacking(encoded, room.max_length - len(target), where)
+        prompt = encoded.prompt[-max(1, room.max_length - len(target)) :]
         examples.append(Example(prompt + target, len(prompt), len(prompt) < len(encoded.prompt)))
+    _refuse(short, len(examples), room)
     return examples
 
 
@@ -99,16 +100,18 @@ def check(encoder: Encoder, task: Task, *, room: Room, name: str) -> None:
     Its question and answers do not fit, or it gets tokens that the model has no row for, or that
     no score tells apart.
     """
+    short: list[tuple[int, str]] = []
     for _, encoded, where in _encoded(encoder, task, task.eval_docs, room, name):
         # One more than fits the model: the last token is scored, and never read.
         num_kept = room.max_length + 1 - max(map(len, encoded.answers))
-        _check(encoder, encoded, room, num_kept=num_kept, where=where)
+        short += _lacking(encoded, num_kept, where)
+    _refuse(short, len(task.eval_docs), room)
 
 
 def _encoded(
     encoder: Encoder, task: Task, documents: Iterable[dict[str, object]], room: Room, name: str
 ) -> Iterator[tuple[dict[str, object], Encoded, str]]:
-    """Each document with its tokens and where it is, so that it can be found in its file."""
+    """Each document with its tokens, and where it is, so that it can be found in its file."""
     for number, document in enumerate(documents):
         prompt: str = task.fewshot_context(document, 0)
         answers = [task.config.target_delimiter + choice for choice in task.doc_to_choice(document)]
@@ -116,21 +119,30 @@ def _encoded(
         num_free = len(passage) if prompt.startswith(passage) else 0
         encoded = encoder.encode(prompt, answers, num_free=num_free)
         question = prompt.removesuffix("\nAnswer:")[-60:]
-        yield document, encoded, f"example {number} of {name} ({question!r})"
+        where = f"example {number} of {name} ({question!r})"
+        check_tokens(encoder, encoded, num_rows=room.num_rows, where=where)
+        yield document, encoded, where
 
 
-def _check(encoder: Encoder, encoded: Encoded, room: Room, *, num_kept: int, where: str) -> None:
-    check_tokens(encoder, encoded, num_rows=room.num_rows, where=where)
-    num_needed = max(1, encoded.num_needed)
-    if num_kept < num_needed:
-        raise UserError(
-            f"{where}: its question and answer do not fit, even without a passage",
-            where="max_length",
-            allowed=f"at least {room.max_length + num_needed - num_kept} for this one, it is "
-            f"{room.max_length}",
-            fix="raise max_length, or take the example out"
-            + ("" if room.passage else "; of this task's prompt nothing may be cut"),
-        )
+def _lacking(encoded: Encoded, num_kept: int, where: str) -> list[tuple[int, str]]:
+    """How many tokens are too few for the example's question and answer, if any are."""
+    lacking = max(1, encoded.num_needed) - num_kept
+    return [(lacking, where)] if lacking > 0 else []
+
+
+def _refuse(short: Sequence[tuple[int, str]], num_examples: int, room: Room) -> None:
+    """Raises one UserError for all examples whose question and answer do not fit."""
+    if not short:
+        return
+    lacking, where = max(short)
+    raise UserError(
+        f"question and answer do not fit, even without a passage, in {len(short)} of "
+        f"{num_examples} examples; most is needed by {where}",
+        where="max_length",
+        allowed=f"at least {room.max_length + lacking}, it is {room.max_length}",
+        fix="raise max_length, or take such examples out"
+        + ("" if room.passage else "; of this task's prompt nothing may be cut"),
+    )
 
 
 def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:

@@ -34,6 +34,7 @@ class Findings:
     memory: Memory | None = None
     missing: dict[str, str] = field(default_factory=dict)
     step: int | None = None
+    num_test_seen: int = 0
 
 
 @dataclass

@@ -10,7 +10,7 @@ from lomo.errors import UserError
 from lomo.machine import has_gpu
 from lomo.models import ModelEntry, looked_from
 from lomo.tasks.jsonl import broken_link
-from lomo.tasks.superglue import TASKS, find_file, read_documents
+from lomo.tasks.superglue import TASKS, check_splits, find_file
 
 SPLITS = ("train", "val")
 
@@ -89,5 +89,4 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
                     allowed=f"{', '.join(task_files(task))} in the data folder",
                     fix=f"add it, or leave {task} out of `tasks`",
                 )
-        for split in SPLITS:
-            read_documents(folder, task, split)
+        check_splits(folder, task)

@@ -126,6 +126,7 @@ class Training(Block):
     num_epochs: int
     num_train_examples: int
     num_cut: int  # of these, to fit `max_length`
+    num_test_seen: int  # examples of test that are among them, whatever their label
     num_tokens: int
     first_loss: float | None
     last_loss: float | None

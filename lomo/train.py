@@ -24,7 +24,7 @@ from lomo.methods import Prepared
 from lomo.preparation import prepare_model
 from lomo.record import Evaluation, Training
 from lomo.specs import TrainSpec
-from lomo.tasks.superglue import TASKS, split_documents
+from lomo.tasks.superglue import TASKS, num_seen, split_documents
 from lomo.throughput import TimedStep, summarise
 from lomo.tokens import text_encoder
 from lomo.tracking import History
@@ -63,6 +63,7 @@ def work(
         check(encoder, task, room=room, name=split)
     prepared = prepare_model(spec, engine, findings, seed=spec.seed)
     lm = evaluate.wrap(prepared.model, encoder, spec, engine.device)
+    findings.num_test_seen = num_seen(documents["train"], documents["test"])
     clock.loaded()
     findings.missing["memory"] = "measured in runs of their own"
 
@@ -259,6 +260,7 @@ class _Trainer:
             num_train_examples=len(examples),
             num_cut=sum(example.is_cut for example in examples),
             num_skipped_steps=self.num_skipped_steps,
+            num_test_seen=self.findings.num_test_seen,
             num_tokens=sum(step.num_tokens for step in timed),
             selected_epoch=None,
             missing={**missing, "selected_epoch": "the training did not reach its end"},

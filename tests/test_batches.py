@@ -144,16 +144,16 @@ def test_no_cut_takes_anything_but_the_passage(
     needed = len(lm.tokenizer.encode(tail + answer)) + 1
     (example,) = encode(lm.encoder, task, [document], room=room(needed, passage))
     assert lm.tokenizer.decode(example.tokens[:-1]) == tail + answer
-    with pytest.raises(UserError, match="example 0 of train .* do not fit") as caught:
+    with pytest.raises(UserError, match="do not fit.* 1 of 1 .*example 0 of train") as caught:
         encode(lm.encoder, task, [document], room=room(needed - 1, passage))
-    assert caught.value.allowed == f"at least {needed} for this one, it is {needed - 1}"
+    assert caught.value.allowed == f"at least {needed}, it is {needed - 1}"
 
 
 def test_what_can_not_be_scored_is_found_before_it_is(lm: Any, study_dict: dict[str, Any]) -> None:
     spec = spec_of(study_dict, "rte")
     task = evaluate.load_task(spec, "test")
     check(lm.encoder, task, room=room(100, "premise"), name="test")
-    with pytest.raises(UserError, match="example 0 of test .* do not fit"):
+    with pytest.raises(UserError, match="do not fit.* in 16 of 16 .* of test"):
         check(lm.encoder, task, room=room(12, "premise"), name="test")
     few = Room(200, num_rows=50, passage="premise")
     with pytest.raises(UserError, match="does not fit the model") as caught:

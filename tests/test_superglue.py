@@ -174,7 +174,7 @@ def test_a_number_of_the_export_is_the_class_that_datasets_numbers_so(
 
 
 def test_marks_and_line_ends_of_other_systems_are_no_mistakes(tmp_path: Path) -> None:
-    line = {"premise": "caf\u00e9 \u2028 \u0000", "hypothesis": "h", "label": "entailment"}
+    line = {"premise": "\u00e9t\u00e9 \u2028 \u0000", "hypothesis": "h", "label": "entailment"}
     text = json.dumps(line, ensure_ascii=False)
     path = tmp_path / "RTE" / "val.jsonl"
     path.parent.mkdir()

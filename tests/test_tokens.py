@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from lomo.clock import Clock
 from lomo.config import Study
@@ -212,3 +215,74 @@ def test_an_end_token_without_an_embedding_is_refused(test_data: Path) -> None:
     encoder = encoder_of(test_data / "weights" / "tinystories-656k")
     with pytest.raises(UserError, match="does not fit the model: its end token is 2"):
         check_tokens(encoder, Encoded([1], [[0]], 0), num_rows=2, where="example 0")
+
+
+def byte_level(*, add_prefix_space: bool, trim_offsets: bool) -> Tokenizer:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    made.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    return made
+
+
+def word_piece() -> Tokenizer:
+    made = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return made
+
+
+def unigram() -> Tokenizer:
+    made = Tokenizer(models.Unigram())
+    made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    return made
+
+
+def without_borders() -> Tokenizer:
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\N{LOWER ONE EIGHTH BLOCK}"), normalizers.NFD()]
+    )
+    return made
+
+
+KINDS: dict[str, tuple[Callable[[], Tokenizer], type]] = {
+    "byte level": (
+        lambda: byte_level(add_prefix_space=False, trim_offsets=False),
+        trainers.BpeTrainer,
+    ),
+    "trimmed": (lambda: byte_level(add_prefix_space=True, trim_offsets=True), trainers.BpeTrainer),
+    "word pieces in lower case": (word_piece, trainers.WordPieceTrainer),
+    "unigrams": (unigram, trainers.UnigramTrainer),
+    "without borders": (without_borders, trainers.BpeTrainer),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_tokenizer_is_split_once_and_as_lm_eval_does_where_it_can(
+    kind: str, test_data: Path
+) -> None:
+    """Random real texts: nothing is lost, nothing stands twice, one prompt serves all answers."""
+    make, trainer = KINDS[kind]
+    made, lines = make(), (test_data / "text" / "grimms_fairy_tales.txt").read_text().split("\n\n")
+    options = {"unk_token": "<unk>"} if kind == "unigrams" else {}
+    made.train_from_iterator(
+        lines[:150],
+        trainer(vocab_size=600, special_tokens=["<unk>", "</s>"], show_progress=False, **options),
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    encoder = text_encoder(fast, kind)
+    draw, as_lm_eval = random.Random(0), 0
+    for _ in range(150):
+        words = " ".join(draw.choice(lines)[:300].split() + ["na\u00efve", "\U0001f600\u0301"])
+        words = words.replace("e", draw.choice(["e", "\u00e9", "e\u0301"]))
+        prompt, answers = words, [f" {draw.choice(['Yes', 'so', 'it'])}", " no, \u00e9t\u00e9!"]
+        encoded = encoder.encode(prompt, answers)
+        context = fast.encode(prompt, add_special_tokens=False)
+        wholes = [fast.encode(prompt + answer, add_special_tokens=False) for answer in answers]
+        for whole, tokens in zip(wholes, encoded.answers, strict=True):
+            assert [*encoded.prompt, *tokens] == [*encoder.prefix, *whole] and tokens
+        if all(whole[: len(context)] == context for whole in wholes):
+            as_lm_eval += 1
+            assert encoded.prompt == [*encoder.prefix, *context]
+    assert as_lm_eval > (0 if kind == "without borders" else 140)

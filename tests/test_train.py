@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,21 @@ def test_cut_examples_are_counted(plan: Plan, tmp_path: Path) -> None:
     whole = run(spec.model_copy(update={"max_length": 200}), tmp_path / "whole")
     assert whole.training is not None and whole.training.num_cut == 0
     assert {evaluation.num_cut for evaluation in whole.evaluations} == {0}
+
+
+def test_examples_of_test_that_are_trained_on_are_counted(
+    plan: Plan, tmp_path: Path, data_folder: Path
+) -> None:
+    spec = spec_of(plan, "lomo").model_copy(
+        update={"epochs": 1, "data_path": str(tmp_path / "data"), "num_dev": 0, "selection": "test"}
+    )
+    shutil.copytree(data_folder, tmp_path / "data")
+    train, val = ((tmp_path / "data" / "RTE" / f"{n}.jsonl").read_text() for n in ("train", "val"))
+    few = "".join(val.splitlines(keepends=True)[:3])
+    (tmp_path / "data" / "RTE" / "train.jsonl").write_text(few)
+    (tmp_path / "data" / "RTE" / "val.jsonl").write_text(val + train[: train.index("\n") + 1])
+    record = run(spec.model_copy(update={"num_test": 1000}), tmp_path / "1")
+    assert record.training is not None and record.training.num_test_seen == 3
 
 
 def test_skipped_steps_are_counted(

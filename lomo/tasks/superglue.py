@@ -7,6 +7,7 @@ files that the library `datasets` exports.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,28 @@ def read_documents(folder: Path, task: str, split: str) -> list[Document]:
     if not documents:
         raise UserError("the file holds no example", where=str(path))
     return documents
+
+
+def num_seen(training: Iterable[Document], tested: Iterable[Document]) -> int:
+    """How many of the `tested` documents stand among those of `training`, whatever their label."""
+    known = set(map(_content, training))
+    return sum(_content(document) in known for document in tested)
+
+
+def check_splits(folder: Path, task: str) -> None:
+    """Reads both files. Raises UserError for a bad line, and where all of val stands in train."""
+    training, tested = (read_documents(folder, task, split) for split in ("train", "val"))
+    if num_seen(training, tested) == len(tested):
+        raise UserError(
+            "every example stands in train.jsonl too: what was learnt by heart would be scored",
+            where=str(find_file(folder, task, "val")[0]),
+            allowed="examples that are not trained on",
+            fix="give SuperGLUE's own val.jsonl, or take its examples out of train.jsonl",
+        )
+
+
+def _content(document: Document) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((name, value) for name, value in document.items() if name != "label"))
 
 
 def split_documents(

@@ -209,6 +209,7 @@ def _training(spec: TrainSpec) -> dict[str, Any]:
         "num_epochs": spec.epochs,
         "num_train_examples": spec.num_train,
         "num_cut": 0,
+        "num_test_seen": 0,
         "num_tokens": 40_000,
         "first_loss": 3.0,
         "last_loss": 0.1,

@@ -191,6 +191,7 @@ def test_cut_examples_and_ties_are_told_under_table_3(tmp_path: Path) -> None:
         training = record["training"] and record["training"] | {
             "num_train_examples": 1000,
             "num_cut": 100 if "/boolq/" in run_id else 0,
+            "num_test_seen": 3 if "/rte/" in run_id else 0,
         }
         others = record["evaluations"][:-1]
         return record | {
@@ -205,6 +206,8 @@ def test_cut_examples_and_ties_are_told_under_table_3(tmp_path: Path) -> None:
     warning, told = (note for note in notes if "cut" in note)
     assert warning.startswith("Warning: a tenth or more of the examples were cut in mini boolq.")
     assert told.endswith("passage: mini boolq, 7 of 200 test and 100 of 1000 training.")
+    (seen,) = (note for note in notes if "trained on" in note)
+    assert seen.endswith("too: mini rte (3 of 200).")
     (tie,) = (note for note in notes if "tie" in note)
     assert "train/mini/sgd/boolq/s42/t0 (150 of 200)" in tie and "/rte/" not in tie
 
