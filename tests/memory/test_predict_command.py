@@ -196,7 +196,7 @@ def test_sizes_by_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         num_key_value_heads=2,
         num_kv_shared_layers=0,
         layer_types=["full_attention"] * 3,
-        activation_sparsity_pattern=0.0,
+        activation_sparsity_pattern=[0.0] * 3,
     )
     config.save_pretrained(folder)
     assert main([*QUESTION, "--model", str(folder), "--json"]) == 0
