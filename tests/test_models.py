@@ -54,8 +54,7 @@ KEPT: dict[str, dict[str, Any]] = {
     },
     "a pattern in nested lists": {
         "model_type": "gpt_neo",
-        "num_layers": 4,
-        "num_heads": 2,
+        "num_hidden_layers": 4,
         "attention_types": [[["global", "local"], 2]],
         "intermediate_size": 64,
         "max_position_embeddings": 64,

@@ -75,7 +75,13 @@ PUBLIC: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "bloom-560m": (
         559_214_592,
-        {"model_type": "bloom", "vocab_size": 250880, "hidden_size": 1024, "n_layer": 24, "n_head": 16},
+        {
+            "model_type": "bloom",
+            "vocab_size": 250880,
+            "hidden_size": 1024,
+            "n_layer": 24,
+            "n_head": 16,
+        },
     ),
     "mixtral-8x7b": (
         46_702_792_704,
