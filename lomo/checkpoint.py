@@ -229,4 +229,8 @@ def _check_tokenizer(folder: Path, where: str) -> None:
         file.seek(max(0, path.stat().st_size - 64))
         whole = file.read().rstrip().endswith(b"}")
     if not whole:
-        raise UserError("is no JSON object, or was cut", where=str(path), fix="fetch it again")
+        raise UserError(
+            "the tokenizer can't be read: it is no JSON object, or was cut",
+            where=str(path),
+            fix="fetch it again, or write it with AutoTokenizer's save_pretrained(FOLDER)",
+        )
