@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BloomConfig, CTRLConfig, Gemma3nTextConfig
 
 from lomo.cli import main
@@ -125,6 +126,45 @@ def test_a_model_that_is_not_there(
     model: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert told in refused(capsys, "--model", model)
+
+
+def test_without_a_network_the_hubs_client_is_not_left_to_try_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    asked: list[Any] = []
+
+    def download(*_: Any, **options: Any) -> str:
+        asked.append(options["local_files_only"])
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    told = refused(capsys, "--model", "nobody/nothing")
+    assert "it cannot be reached, and the local cache has none" in told
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_and_a_broken_link_beside_the_config(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert f"{name}: is a Git LFS pointer" in refused(capsys, "--model", str(folder))
+    path.unlink()
+    path.symlink_to("../../blobs/gone")
+    told = refused(capsys, "--model", str(folder))
+    assert f"{name}: is a broken link to ../../blobs/gone" in told
+
+
+def test_a_repository_of_the_hubs_cache(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshot = folder / "repository" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    told = refused(capsys, "--model", str(folder / "repository"))
+    assert f"did you mean {snapshot}?" in told
 
 
 def test_a_folder_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
