@@ -42,6 +42,15 @@ _FLAGS = (
 _LOOKS_AHEAD = 1e-4  # of the last token's own change; a causal model's is 0, or rounding
 
 
+def attention_of(config: Any) -> str:
+    """The attention that a family has: sdpa, or eager where its code knows no other."""
+    from transformers import AutoModelForCausalLM
+
+    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    # transformers of June 2023 has no sdpa, and no word for it.
+    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+
+
 def check_causal(config: Any, *, where: str) -> None:
     """Raises UserError for a model of which an earlier token sees a later one: it sees its answer.
 
@@ -120,7 +129,10 @@ def _small_copy(config: Any) -> Any:
         small.rope_parameters = _plain_rope(rope)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        small, dtype=torch.float32, attn_implementation=_attention(small), trust_remote_code=False
+        small,
+        dtype=torch.float32,
+        attn_implementation=attention_of(small),
+        trust_remote_code=False,
     )
     return model.eval()
 
@@ -131,10 +143,3 @@ def _plain_rope(rope: dict[str, Any]) -> dict[str, Any]:
         return {k: _plain_rope(v) if isinstance(v, dict) else v for k, v in rope.items()}
     kept = ("rope_theta", "partial_rotary_factor")
     return {"rope_type": "default", **{key: rope[key] for key in kept if key in rope}}
-
-
-def _attention(config: Any) -> str:
-    from transformers import AutoModelForCausalLM
-
-    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
-    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from lomo.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -77,6 +79,8 @@ def check_present(folder: Path, config: Mapping[str, Any], *, where: str) -> Non
     for pattern in _READ_BESIDE:
         for path in sorted(folder.glob(pattern)):
             _check_file(path)
+    if (folder / "generation_config.json").exists():
+        read_config(folder / "generation_config.json")
     if (folder / "adapter_config.json").exists():
         raise UserError(
             "holds an adapter (adapter_config.json), which would be loaded on top of the weights",
@@ -194,7 +198,13 @@ def _header(path: Path) -> dict[str, Stored]:
             where=str(path),
             fix="fetch or copy it again",
         )
-    return stored
+    try:
+        with safe_open(path, framework="np"):  # checks types, shapes and places of all tensors
+            return stored
+    except SafetensorError as error:
+        raise UserError(
+            f"is no sound safetensors file: {error}", where=str(path), fix="fetch or copy it again"
+        ) from error
 
 
 def _check_file(path: Path) -> None:
@@ -229,4 +239,8 @@ def _check_tokenizer(folder: Path, where: str) -> None:
         file.seek(max(0, path.stat().st_size - 64))
         whole = file.read().rstrip().endswith(b"}")
     if not whole:
-        raise UserError("is no JSON object, or was cut", where=str(path), fix="fetch it again")
+        raise UserError(
+            "the tokenizer can't be read: it is no JSON object, or was cut",
+            where=str(path),
+            fix="fetch it again, or write it with AutoTokenizer's save_pretrained(FOLDER)",
+        )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lomo.errors import UserError
 from lomo.files import read_text, whole, write_text
-from lomo.models import ModelEntry
+from lomo.models import ModelEntry, local_entry
 from lomo.tasks.superglue import TASKS, read_documents
 from lomo.weights import weights_sha256
 
@@ -42,6 +42,7 @@ def model(entry: ModelEntry, folder: Path) -> None:
     snapshot_download(entry.hub, revision=entry.revision, local_dir=folder, allow_patterns=WANTED)
     if not any(folder.glob("*.safetensors")):
         raise UserError("the hub has no safetensors at this revision", where=f"{entry.hub}")
+    local_entry(folder, where=f"{entry.hub}")  # raises UserError where it is not whole
     manifest = {
         "hub": entry.hub,
         "revision": entry.revision,

@@ -68,7 +68,8 @@ def make_plan(study: Study, *, source: str) -> Plan:
                 raise UserError(
                     f"two models are named {entry.name}",
                     where=f"{where}.models",
-                    fix="rename the folder of one: runs and tables tell models by their name",
+                    fix="rename the folder of one, or give it a name in config/models.yaml: runs "
+                    "and tables tell models by their name",
                 )
         if isinstance(section, Accuracy):
             check_data(study, set(section.tasks), where=source)

@@ -67,12 +67,23 @@ class Planning:
     process: subprocess.Popen[bytes]
     log: Path
     estimates: Path
+    needs_the_hub: bool
 
     def finish(self) -> None:
-        """Waits for it. Where it failed the study goes on, without estimates."""
-        if self.process.wait() != 0:
-            self.estimates.unlink(missing_ok=True)
-            print(f"no plan could be made, see {self.log}", file=sys.stderr, flush=True)
+        """Waits for it. Where it failed the study goes on, without estimates.
+
+        Raises the UserError of a model that no run could use; one that the hub has still to tell
+        of may only be unknown to the plan.
+        """
+        code = self.process.wait()
+        if code == 0:
+            return
+        self.estimates.unlink(missing_ok=True)
+        said = self.log.read_text(encoding="utf-8", errors="replace").partition("error: ")[2]
+        if code == 2 and said and not self.needs_the_hub:
+            where, _, what = said.strip().partition(": ")
+            raise UserError(what, where=where)
+        print(f"no plan could be made, see {self.log}", file=sys.stderr, flush=True)
 
 
 def start(plan: Plan, estimates: Path, num_processes: int) -> Planning:
@@ -88,7 +99,8 @@ def start(plan: Plan, estimates: Path, num_processes: int) -> Planning:
         process = subprocess.Popen(
             [sys.executable, "-m", "lomo", "plan", str(written), *options], stderr=errors
         )
-    return Planning(process, log, estimates)
+    needs_the_hub = any(entry.architecture is None for entry in plan.models.values())
+    return Planning(process, log, estimates, needs_the_hub)
 
 
 def check(options: argparse.Namespace) -> tuple[Plan, Machine]:

@@ -119,6 +119,8 @@ def _default(field: Any) -> str:
 
 def _type_name(annotation: Any) -> str:
     text = str(annotation)
+    if annotation is Any:
+        return "anything"
     if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
         return annotation.__name__
     values = getattr(annotation, "__args__", ())

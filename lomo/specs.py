@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from lomo.config import Attention, Compile, Dtype, Engine, HeadLoss, HyperValue, Strict, TaskName
 
 
@@ -21,14 +23,14 @@ class RunSpec(Strict):
     attention: Attention
     activation_checkpointing: bool
     head_loss: HeadLoss = "model"
-    batch_size: int
-    max_grad_norm: float | None
-    weight_decay: float = 0.0
-    gradient_accumulation: int = 1
+    batch_size: int = Field(ge=1)
+    max_grad_norm: float | None = Field(gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_accumulation: int = Field(1, ge=1)
     engine: Engine = "single"
-    num_devices: int = 1
-    timeout_s: float | None
-    num_threads: int
+    num_devices: int = Field(1, ge=1)
+    timeout_s: float | None = Field(gt=0)
+    num_threads: int = Field(ge=1)
 
 
 class TrainSpec(RunSpec):
@@ -37,16 +39,16 @@ class TrainSpec(RunSpec):
     kind: Literal["train"] = "train"
     data_path: str
     task: TaskName
-    seed: int
+    seed: int = Field(ge=0, lt=2**32)
     trial: int
-    epochs: int
-    num_train: int
-    num_dev: int
-    num_test: int
-    sample_seed: int
-    max_length: int
+    epochs: int = Field(ge=1)
+    num_train: int = Field(ge=1)
+    num_dev: int = Field(ge=0)
+    num_test: int = Field(ge=1)
+    sample_seed: int = Field(ge=0)
+    max_length: int = Field(ge=8)
     schedule: Literal["linear", "constant"]
-    eval_batch_size: int
+    eval_batch_size: int = Field(ge=1)
     selection: Literal["dev", "test"]
 
 
@@ -54,10 +56,10 @@ class MeasureSpec(RunSpec):
     """A run that measures memory and throughput of the training step on random tokens."""
 
     kind: Literal["measure"] = "measure"
-    sequence_length: int
+    sequence_length: int = Field(ge=1)
     compile: Compile = "none"
-    num_warmup_steps: int
-    num_timed_steps: int
+    num_warmup_steps: int = Field(ge=0)
+    num_timed_steps: int = Field(ge=1)
 
 
 class PeerSpec(MeasureSpec):

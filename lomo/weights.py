@@ -22,7 +22,7 @@ from lomo.engines.ranks import decoder_layers
 from lomo.engines.single import Draw, as_it_is
 from lomo.errors import UserError
 from lomo.matching import check_ties, check_weights
-from lomo.memory.architecture import read_family, sound_config
+from lomo.memory.architecture import check_attention, read_family, sound_config
 from lomo.models import RANDOM_WEIGHTS
 
 _SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -35,7 +35,7 @@ def load_model(folder: str, *, dtype: str, attention: str, device: str) -> PreTr
     Raises UserError, before any weight is loaded, for a model that is not causal, and for files
     that do not hold just the weights that the config asks for.
     """
-    config, model_class = _read_config(folder)
+    config, model_class = _read_config(folder, attention)
     kind = _kind(dtype, attention)
     seed = getattr(config, RANDOM_WEIGHTS, None)
     model: PreTrainedModel
@@ -49,12 +49,13 @@ def load_model(folder: str, *, dtype: str, attention: str, device: str) -> PreTr
     return model.to(torch.device(device))  # type: ignore[arg-type]
 
 
-def _read_config(folder: str) -> tuple[PretrainedConfig, Any]:
+def _read_config(folder: str, attention: str) -> tuple[PretrainedConfig, Any]:
     """The checked config in `folder`, and the class of its causal LM."""
     path = Path(folder) / "config.json"
     values = read_config(path)
     config_class, model_class = read_family(values, str(path))
-    sound_config(values, config_class, str(path))
+    config = sound_config(values, config_class, str(path))
+    check_attention(config, attention, str(values["model_type"]), where=f"{path}: attention")
     return AutoConfig.from_pretrained(folder, **_SAFE), model_class
 
 
@@ -78,7 +79,7 @@ def open_for_ranks(
     # Here, since predictions with the modelling code of June 2023 import this module, too.
     from transformers.initialization import no_init_weights
 
-    config, _ = _read_config(folder)
+    config, _ = _read_config(folder, attention)
     seed = getattr(config, RANDOM_WEIGHTS, None)
     if rank == 0 and seed is None:
         whole = load_model(folder, dtype=dtype, attention=attention, device="cpu")

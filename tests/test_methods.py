@@ -7,14 +7,32 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CTRLConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    Phi3Config,
+    PretrainedConfig,
+)
 
 from lomo import methods
 from lomo.batches import random_batch
 from lomo.config import Study
 from lomo.engines.step import training_step
+from lomo.errors import UserError
+from lomo.methods import lora
 from lomo.plan import make_plan
 from lomo.weights import load_model
 
+NARROW: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
 TRAINED = [name for name in methods.MODULES if methods.describe(name).trains]
 
 
@@ -51,6 +69,43 @@ def test_lora_trains_only_adapters_on_q_and_v(
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert names and all("lora_" in name for name in names)
     assert all("q_proj" in name or "v_proj" in name for name in names)
+
+
+FUSED_PROJECTIONS: dict[str, tuple[PretrainedConfig, str]] = {
+    "gpt2": (GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64), "c_attn"),
+    "neox": (GPTNeoXConfig(**NARROW), "query_key_value"),
+    "phi3": (Phi3Config(**NARROW, pad_token_id=0), "qkv_proj"),
+}
+
+
+@pytest.mark.parametrize(("config", "place"), FUSED_PROJECTIONS.values(), ids=FUSED_PROJECTIONS)
+def test_adapters_go_where_a_family_makes_queries_and_values(
+    config: PretrainedConfig, place: str
+) -> None:
+    """They start as nothing, train, and a step changes the model by them alone."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    batch = random_batch(
+        vocabulary=64, batch_size=2, sequence_length=16, seed=0, device="cpu"
+    ).input_ids_BS
+    before = model.eval()(batch).logits
+    adapted = lora.with_adapters(model, lora.Hyper(rank=2))
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 2 and all(f".{place}.lora_" in name for name in trained)
+    adapted.eval()
+    assert torch.equal(adapted(input_ids=batch).logits, before)
+    adapted(input_ids=batch, labels=batch).loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in adapted.parameters())
+
+
+def test_a_family_without_a_known_place_is_told_what_it_has() -> None:
+    config = CTRLConfig(vocab_size=64, n_embd=32, dff=64, n_layer=2, n_head=2)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UserError, match="ctrl has no q_proj and v_proj") as refused:
+        lora.target_modules(model)
+    assert "this one has 0, 2, Wk, Wq, Wv, dense, lm_head" in str(refused.value)
+    assert "the other methods run" in str(refused.value)
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.01])

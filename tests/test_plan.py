@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from lomo.config import Study, load_study
 from lomo.errors import UserError
 from lomo.plan import Plan, make_plan, read_spec
+from lomo.plan_command import Planning
 from lomo.specs import MeasureSpec, TrainSpec
 
 ROOT = Path(__file__).parent.parent
@@ -280,3 +282,24 @@ def test_table_1_has_one_setting(study_dict: dict[str, Any], change: dict[str, A
     memory = {**study_dict["memory"], **change}
     with pytest.raises(ValueError, match="put the others into `throughput`"):
         planned({**study_dict, "memory": memory})
+
+
+SAID = "model/config.json: is_decoder is false: every token sees its answer\n  allowed: causal ones"
+
+
+@pytest.mark.parametrize(("code", "needs_the_hub"), [(2, False), (2, True), (1, False), (0, False)])
+def test_a_study_is_not_started_with_a_model_that_no_run_can_use(
+    code: int, needs_the_hub: bool, tmp_path: Path
+) -> None:
+    log, estimates = tmp_path / "estimate.log", tmp_path / "estimates.json"
+    log.write_text(f"a line before\nerror: {SAID}\n")
+    estimates.write_text("{}")
+    process = subprocess.Popen(["sh", "-c", f"exit {code}"])
+    planning = Planning(process, log, estimates, needs_the_hub)
+    if (code, needs_the_hub) == (2, False):
+        with pytest.raises(UserError) as refused:
+            planning.finish()
+        assert str(refused.value) == SAID
+    else:
+        planning.finish()
+    assert estimates.exists() is (code == 0)

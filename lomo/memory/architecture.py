@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lomo.causality import check_causal
+from lomo.causality import attention_of, check_causal
 from lomo.checkpoint import check_present, check_unquantised, read_config
 from lomo.errors import UserError, nearest
 from lomo.memory import june_2023
@@ -84,10 +84,7 @@ def check_request(architecture: Architecture, spec: MeasureSpec) -> None:
 
     config, name = architecture.config, architecture.name
     model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
-    # transformers of June 2023 has no sdpa, and no word for it.
-    has_sdpa = getattr(model_class, "_supports_sdpa", False)
-    if spec.attention == "sdpa" and not has_sdpa:
-        raise UserError(f"{name} has no sdpa attention", where="--attention", allowed="eager")
+    check_attention(config, spec.attention, name, where="--attention")
     if spec.activation_checkpointing and not model_class.supports_gradient_checkpointing:
         raise UserError(f"{name} can't checkpoint its activations", where="--checkpointing")
     check_head_loss(spec, config.to_dict(), "--head-loss")
@@ -98,6 +95,12 @@ def check_request(architecture: Architecture, spec: MeasureSpec) -> None:
             where="--seq-len",
             allowed=f"at most {positions}",
         )
+
+
+def check_attention(config: Any, attention: str, name: str, *, where: str) -> None:
+    """Raises UserError for an attention that the family's code does not have."""
+    if attention == "sdpa" and attention_of(config) != "sdpa":
+        raise UserError(f"{name} has no sdpa attention", where=where, allowed="eager")
 
 
 def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
@@ -223,9 +226,12 @@ def _check_class(saved: Any, asked: str, source: str) -> None:
 
 def sound_config(values: Mapping[str, Any], config_class: Any, source: str) -> Any:
     """The configuration of `values`, a causal one. Raises UserError for one that is not sound."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    wrong = (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError)
     try:
         config = config_class.from_dict(dict(values))
-    except (ValueError, TypeError, KeyError) as error:  # transformers checks much of it itself
+    except wrong as error:  # transformers checks much of it itself
         raise UserError(f"is no sound config: {_last_line(error)}", where=source) from error
     if not june_2023.in_use():  # it is asked for LLaMA alone
         check_causal(config, where=source)

@@ -45,7 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_count, default=1, help="sequences a device")
     parser.add_argument("--checkpointing", action="store_true", help="recompute each layer")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
-    parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
+    parser.add_argument(
+        "--attention", choices=["sdpa", "eager"], help="sdpa, or eager where the model has no other"
+    )
     parser.add_argument("--head-loss", choices=["model", "fused"], default="model")
     parser.add_argument("--max-grad-norm", type=_limit, help="clip the global norm")
     parser.add_argument("--engine", choices=["single", "fsdp2", "zero3"], default="single")
@@ -97,7 +99,7 @@ def spec_of(options: argparse.Namespace) -> MeasureSpec:
         hyper=described.hyper().model_dump(),
         device="auto",
         dtype=options.dtype,
-        attention=options.attention,
+        attention=getattr(options, "attention", None) or "sdpa",
         activation_checkpointing=options.checkpointing,
         head_loss=getattr(options, "head_loss", "model"),  # `fits` does not ask for it
         batch_size=options.batch_size,
@@ -115,10 +117,12 @@ def spec_of(options: argparse.Namespace) -> MeasureSpec:
 def answer(options: argparse.Namespace) -> str:
     """The prediction that the options ask for, as text."""
     spec = spec_of(options)
-    from lomo.memory.architecture import read_architecture
+    from lomo.memory.architecture import attention_of, read_architecture
     from lomo.memory.predict import predict
 
     architecture = read_architecture(options.model, where="--model")
+    options.attention = options.attention or attention_of(architecture.config)
+    spec = spec.model_copy(update={"attention": options.attention})
     prediction = predict(architecture, spec, wrap=options.wrap)
     asked = {key: value for key, value in vars(options).items() if key not in ("command", "json")}
     facts = {

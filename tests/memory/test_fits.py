@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import DeepseekV3Config
 
 from lomo.cli import main
 from lomo.memory.fits import shown_models
@@ -26,7 +27,7 @@ from lomo.memory.fitting import (
 )
 from lomo.memory.predict import predict
 from lomo.models import registry
-from tests.memory.predictions import CONFIGS, small
+from tests.memory.predictions import CONFIGS, SIZES, small
 
 GIB = 2**30
 
@@ -145,8 +146,13 @@ def test_the_file_holds_every_cell_and_its_origin(
 @pytest.fixture(scope="module")
 def in_words(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The answer in words on two sizes of card, one of them smaller than what is kept."""
-    folder = tmp_path_factory.mktemp("gpt2")
-    CONFIGS["gpt2"].save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("deepseek")
+    # It makes values out of a latent of its own: no module that lora knows.
+    latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "v_head_dim": 8}
+    heads = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "num_key_value_heads": 4}
+    DeepseekV3Config(
+        **SIZES, **latent, **heads, intermediate_size=80, first_k_dense_replace=3
+    ).save_pretrained(folder)
     question = ["--models", str(folder), "--methods", "lora", "lomo", "--sequence", "16"]
     with contextlib.redirect_stdout(io.StringIO()) as text:
         assert main(["fits", *question, "--processes", "1", "--gpu", "24", "0.5"]) == 0

@@ -7,11 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BloomConfig, CTRLConfig
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import BloomConfig, CTRLConfig, Gemma3nTextConfig
 
 from lomo.cli import main
-from tests.memory.predictions import CONFIGS, MIXTURE
+from tests.memory.predictions import CONFIGS, MIXTURE, SIZES
 
+TINY_STORIES = {
+    "model_type": "gpt_neo",
+    "vocab_size": 50257,
+    "hidden_size": 64,
+    "num_layers": 8,
+    "num_heads": 16,
+    "intermediate_size": None,
+    "max_position_embeddings": 2048,
+    "window_size": 256,
+    "attention_types": [[["global", "local"], 4]],
+}
 QUESTION = ["predict", "--method", "lomo", "--seq-len", "16", "--batch-size", "2"]
 
 
@@ -116,6 +128,45 @@ def test_a_model_that_is_not_there(
     assert told in refused(capsys, "--model", model)
 
 
+def test_without_a_network_the_hubs_client_is_not_left_to_try_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    asked: list[Any] = []
+
+    def download(*_: Any, **options: Any) -> str:
+        asked.append(options["local_files_only"])
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    told = refused(capsys, "--model", "nobody/nothing")
+    assert "it cannot be reached, and the local cache has none" in told
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_and_a_broken_link_beside_the_config(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert f"{name}: is a Git LFS pointer" in refused(capsys, "--model", str(folder))
+    path.unlink()
+    path.symlink_to("../../blobs/gone")
+    told = refused(capsys, "--model", str(folder))
+    assert f"{name}: is a broken link to ../../blobs/gone" in told
+
+
+def test_a_repository_of_the_hubs_cache(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshot = folder / "repository" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    told = refused(capsys, "--model", str(folder / "repository"))
+    assert f"did you mean {snapshot}?" in told
+
+
 def test_a_folder_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no config.json" in refused(capsys, "--model", str(tmp_path))
 
@@ -124,7 +175,10 @@ def test_an_attention_that_the_model_lacks(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     BloomConfig(vocab_size=120, hidden_size=32, n_layer=2, n_head=4).save_pretrained(folder)
-    assert "has no sdpa attention" in refused(capsys, "--model", str(folder))
+    told = refused(capsys, "--model", str(folder), "--attention", "sdpa")
+    assert "has no sdpa attention" in told
+    assert main([*QUESTION, "--model", str(folder)]) == 0  # not asked for: what the model has
+    assert "bfloat16, eager," in capsys.readouterr().out
 
 
 def test_adapters_without_a_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,3 +192,54 @@ def test_a_batch_of_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
         main([*QUESTION, "--model", str(folder), "--batch-size", "0"])
     assert left.value.code == 2
     assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_sizes_that_a_family_works_out_itself(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TinyStories-1M: null stands for four times the width."""
+    (folder / "config.json").write_text(json.dumps(TINY_STORIES))
+    assert main([*QUESTION, "--model", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_parameters"] == 3_745_984
+    other = json.dumps({**TINY_STORIES, "num_layers": 4})
+    (folder / "config.json").write_text(other)
+    assert "is no sound config" in refused(capsys, "--model", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"model_type": "mamba"}, "mamba has no attention layers: such models are not covered"),
+        ({"model_type": "t5"}, "t5 is an encoder-decoder, no causal language model"),
+        ({"model_type": "bert"}, "is_decoder is false: every token sees its answer"),
+        ({"is_causal": False}, "is_causal is false: every token sees its answer"),
+        ({"architectures": ["GemmaForCausalLM"]}, "architectures says GemmaForCausalLM"),
+        ({"quantization_config": {"quant_method": "awq"}}, "asks for quantised weights (awq)"),
+        ({"compression_config": {"format": "x"}}, "compression_config asks for quantised weights"),
+        ({"transformers_weights": "a.safetensors"}, "names its weights itself"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_here(
+    values: dict[str, Any], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = changed(folder, architectures=None)
+    assert told in refused(capsys, "--model", changed(Path(asked), **values))
+
+
+def test_sizes_by_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size_per_layer_input": 8, "laurel_rank": 4, "vocab_size_per_layer_input": 120}
+    config = Gemma3nTextConfig(
+        **SIZES,
+        **sizes,
+        head_dim=8,
+        intermediate_size=[64] * 3,
+        num_key_value_heads=2,
+        num_kv_shared_layers=0,
+        layer_types=["full_attention"] * 3,
+        activation_sparsity_pattern=[0.0] * 3,
+    )
+    config.save_pretrained(folder)
+    assert main([*QUESTION, "--model", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_parameters"] > 0
+    told = refused(capsys, "--model", changed(folder, intermediate_size=[64, 0, 64]))
+    assert "intermediate_size is no list of 3 sizes, one a layer" in told
