@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed import ProcessGroup
 
 from .hooks import NOT_REPRODUCED, Slot
@@ -55,9 +54,8 @@ class SecondPass:
     def note(self, which: int, position: int, tensors: Iterable[Tensor]) -> None:
         """Note what the pass `which` (0, 1) makes of a gradient: itself, or its factors."""
         tensors = [_values(tensor) for tensor in tensors]
-        if not any(isinstance(tensor, FakeTensor) for tensor in tensors):
-            self._devices.update(t.device for t in tensors if t.device.type != "cpu")
-            self._seen[which][position] = [_statistic(t, self._turn) for t in tensors]
+        self._devices.update(t.device for t in tensors if t.device.type != "cpu")
+        self._seen[which][position] = [_statistic(t, self._turn) for t in tensors]
 
     def spread_over(self, group: ProcessGroup, device: torch.device) -> None:
         """Other ranks hold parts of a gradient: all have to come to one decision."""
