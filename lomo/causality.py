@@ -61,7 +61,9 @@ def check_causal(config: Any, *, where: str) -> None:
     name, value, fix = next(
         (flag for flag in _FLAGS if getattr(config, flag[0], None) is flag[1]), (None, None, None)
     )
-    if not ahead and not (ahead is None and name):
+    if ahead is None:  # a decoder of its own class says is_decoder for the whole of its family
+        ahead = name is not None and not getattr(config, "is_encoder_decoder", False)
+    if not ahead:
         return
     cause = f"{name} is {str(value).lower()}" if name else "its attention looks ahead"
     raise UserError(
