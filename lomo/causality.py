@@ -7,6 +7,7 @@ keeps up with them: what a token after another changes is seen in the other's lo
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import warnings
 from contextlib import suppress
@@ -77,7 +78,6 @@ def check_causal(config: Any, *, where: str) -> None:
 @cache
 def _looks_ahead(config_class: Any, values: str) -> bool | None:
     """Whether earlier logits change with the last token; None where no small copy can be made."""
-    import json
 
     import torch
 
