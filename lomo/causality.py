@@ -7,6 +7,7 @@ keeps up with them: what a token after another changes is seen in the other's lo
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import warnings
 from contextlib import suppress
@@ -61,7 +62,9 @@ def check_causal(config: Any, *, where: str) -> None:
     name, value, fix = next(
         (flag for flag in _FLAGS if getattr(config, flag[0], None) is flag[1]), (None, None, None)
     )
-    if not ahead and not (ahead is None and name):
+    if ahead is None:  # a decoder of its own class says is_decoder for the whole of its family
+        ahead = name is not None and not getattr(config, "is_encoder_decoder", False)
+    if not ahead:
         return
     cause = f"{name} is {str(value).lower()}" if name else "its attention looks ahead"
     raise UserError(
@@ -75,7 +78,6 @@ def check_causal(config: Any, *, where: str) -> None:
 @cache
 def _looks_ahead(config_class: Any, values: str) -> bool | None:
     """Whether earlier logits change with the last token; None where no small copy can be made."""
-    import json
 
     import torch
 

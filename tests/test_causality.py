@@ -65,11 +65,13 @@ LOOKS_AHEAD: dict[str, tuple[PretrainedConfig, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CAUSAL.values(), ids=CAUSAL)
 def test_a_causal_model_passes(config: PretrainedConfig) -> None:
     check_causal(config, where="test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "told"), LOOKS_AHEAD.values(), ids=LOOKS_AHEAD)
 def test_a_model_that_looks_ahead_is_refused(config: PretrainedConfig, told: str) -> None:
     with pytest.raises(UserError, match=told):
