@@ -23,7 +23,7 @@ Attention = Literal["eager", "sdpa"]
 HeadLoss = Literal["model", "fused"]
 Compile = Literal["none", "layers"]
 Engine = Literal["single", "fsdp2", "zero3"]
-TaskName = Literal["rte", "boolq", "wsc", "wic", "multirc", "copa"]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
 Grid = dict[str, list[HyperValue]]
 _HEAD_LOSS = (
@@ -82,7 +82,7 @@ class Accuracy(Strict):
 
     models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
     methods: list[str] = Field(min_length=1, description="method ids")
-    tasks: list[TaskName] = Field(min_length=1, description="tasks")
+    tasks: list[TaskName] = Field(min_length=1, description="task ids, in the order of the columns")
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
         [42], min_length=1, description="seeds of data order and adapters"
     )
@@ -326,10 +326,10 @@ class Study(Strict):
 SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers", "ablation")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError where it is missing, broken or no mapping."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - all safe
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
     except UnicodeDecodeError as error:
