@@ -1,4 +1,4 @@
-"""What is wrong with a task or a method of a package is told, with its entry point, before a run."""
+"""What is wrong with a package's task or method is told with its entry point, before any run."""
 
 from __future__ import annotations
 
