@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lomo.config_errors import explained
+from lomo.config_errors import check_size, explained
 from lomo.errors import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -154,7 +154,9 @@ class Target(Strict):
 class Variant(Strict):
     """One way to take a step, beside others."""
 
-    title: str | None = Field(None, description="in words, for table and figure; null for its name")
+    title: str | None = Field(
+        None, max_length=200, description="in words, for table and figure; null for its name"
+    )
     method: str = Field(description="id of a method or of a peer")
     hyper: dict[str, HyperValue] = Field(
         default_factory=dict, description="hyper-parameters that are not the method's defaults"
@@ -201,7 +203,9 @@ class Setting(Strict):
 class Change(Strict):
     """One change of an ablation. A key that is left out stays as it was."""
 
-    title: str | None = Field(None, description="in words, for table and figure; null for its name")
+    title: str | None = Field(
+        None, max_length=200, description="in words, for table and figure; null for its name"
+    )
     needs: list[str] = Field(
         default_factory=list, description="earlier changes without which it can't be"
     )
@@ -249,7 +253,7 @@ class Study(Strict):
         max_length=200,
         description="its name, and its folder: small letters, digits and hyphens",
     )
-    title: str = Field(description="one line for tables and pages")
+    title: str = Field(max_length=200, description="one line for tables and pages")
     data: str = Field(
         description="generated, superglue (the hub's), or a folder in SuperGLUE's JSONL layout"
     )
@@ -356,6 +360,7 @@ def load_study(path: Path) -> Study:
 
 def parse(model: type[Spec], data: Any, *, where: str) -> Spec:
     """`data` as a `model`. Raises UserError that names the key in `where` and how to mend it."""
+    check_size(data, where)
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -82,8 +82,8 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
             f"no such data folder: {folder}",
             where=f"{where}: data",
             allowed="generated, superglue, or a folder in SuperGLUE's JSONL layout",
-            fix="correct `data`, or give it on the command line: --config data=FOLDER"
-            + looked_from(folder),
+            fix="correct `data` there; snakemake takes it on its command line too, "
+            f"--config data=FOLDER{looked_from(folder)}",
         )
     for task in sorted(tasks):
         for file in task_files(task, folder):
