@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 
 from lomo.config import Study
 from lomo.errors import UserError
+from lomo.inputs import task_files
 from lomo.plan import make_plan
+from lomo.tasks import registry, superglue
+from lomo.tasks.entry import TaskFiles
 from tests.outside.package import METHOD, PROMPT, TASK
 
 TASK_POINT = "[lomo.tasks]\nsst2 = somebody.sst2\n"
@@ -86,6 +90,17 @@ BROKEN_TASKS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "target-of-its-own": (
         prompt("doc_to_target: label", "doc_to_target: 1"),
         ["doc_to_target: is 1"],
+    ),
+    "passage-that-is-no-field": (
+        {"task": TASK.replace("title=", 'passage="text", title=')},
+        ["passage is 'text'", "allowed: sentence"],
+    ),
+    "passage-that-does-not-come-first": (
+        {
+            **prompt("{{sentence}}", "Read: {{sentence}}"),
+            "task": TASK.replace("title=", 'passage="sentence", title='),
+        },
+        ["doc_to_text: begins with something else than the passage"],
     ),
     "no-entry": ({"task": "X = 1\n"}, ["somebody.sst2 has no entry TASK", "TaskFiles("]),
     "entry-of-another-kind": ({"task": "TASK = {}\n"}, ["has no entry TASK"]),
@@ -202,3 +217,20 @@ def test_a_good_package_is_planned(
 ) -> None:
     install()
     planned(study_dict, str(data), task="sst2", method="mine")
+
+
+def test_a_task_of_this_repository_is_one_yaml_and_one_entry(
+    study_dict: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CONTRIBUTING has it, and nothing else: no list of names has to know it."""
+    entry = TaskFiles("SST-2", ("sentence",), {"negative": 0, "positive": 1})
+    monkeypatch.setitem(superglue.TASKS, "sst2", entry)
+    folder = shutil.copytree(registry.FOLDER, tmp_path / "tasks")
+    (folder / "sst2.yaml").write_text(PROMPT)
+    monkeypatch.setattr(registry, "FOLDER", folder)
+    registry._check.cache_clear()
+    planned(study_dict, str(data), task="sst2")
+    assert registry.title_of("sst2") == "SST-2"
+    assert not [file for file in task_files() if "SST-2" in file], "it is neither made nor fetched"
+    with pytest.raises(UserError, match="the generated data has no sst2"):
+        planned(study_dict, "generated", task="sst2")
