@@ -279,3 +279,22 @@ def test_the_shown_table_counts_what_it_folds_together(built: Path) -> None:
     text = (built / "tables" / "verdicts.md").read_text()
     assert "| Table 3 | not comparable | mini is not one of the paper's models | 84 |" in text
     assert len(pd.read_csv(built / "tables" / "verdicts.csv")) > 199
+
+
+def test_a_subset_of_the_tasks_says_which_values_it_cannot_test(tmp_path: Path) -> None:
+    study = accuracy_study("copa", "rte") | {"data": "superglue"}
+    study["superglue"] |= {"models": ["llama-7b"]}
+    orders_of(tmp_path, study)
+    verdicts = {(v.source, v.what): v for v in all_verdicts(load(tmp_path))}
+    absent = verdicts["Table 3", "7B LOMO: BoolQ"]
+    assert (absent.verdict, absent.reason) == ("not run", "the study does not ask for BoolQ")
+    average = verdicts["Table 3", "7B LOMO: average"]
+    assert average.verdict == "not comparable"
+    assert average.reason == "not all six tasks are in the study"
+    assert verdicts["Table 3", "7B LOMO: COPA"].verdict in ("reproduced", "differs")
+    main(["table", "--results", str(tmp_path), "--which", "3"])
+    data = pd.read_csv(tmp_path / "tables" / "table3_superglue.csv").set_index(["method", "task"])
+    printed_percent = data["printed_percent"]
+    assert printed_percent["lomo", "copa"] > 0 and pd.isna(printed_percent["lomo", "average"])
+    text = (tmp_path / "tables" / "table3_superglue.md").read_text()
+    assert "| model | method | COPA | RTE | average |" in text

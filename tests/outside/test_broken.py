@@ -45,8 +45,8 @@ BROKEN_TASKS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "prompt-without-a-field": (prompt("{{sentence}}", "sentence"), ["names no field"]),
     "prompt-with-an-unknown-field": (
-        prompt("{{sentence}}", "{{sentense}}"),
-        ["doc_to_text: names the field 'sentense'", "allowed: sentence"],
+        prompt("{{sentence}}", "{{phrase}}"),
+        ["doc_to_text: names the field 'phrase'", "allowed: sentence"],
     ),
     "prompt-that-tells-the-answer": (
         prompt("{{sentence}}", "{{sentence}} {{label}}"),
