@@ -7,7 +7,7 @@ value. `test`: the trial with the best test value is, which is the paper's own w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 from .collected import Collected
 from .intervals import (
     Interval,
+    Z,
     mean_interval,
     sample_interval,
     sample_stderr,
     seed_interval,
 )
-from .names import TASKS, worst_status
+from .names import worst_status
 
 AVERAGE = "average"
 
@@ -70,11 +71,66 @@ def accuracy_cells(collected: Collected, section: str) -> tuple[Cell, ...]:
     for by_task in groups.values():
         of_tasks = [
             _cell(by_task[task], collected.plan.study.selection)
-            for task in TASKS
+            for task in tasks_of(collected, section)
             if task in by_task
         ]
         cells += [*of_tasks, _average(of_tasks)]
     return tuple(cells)
+
+
+def tasks_of(collected: Collected, section: str) -> list[str]:
+    """The tasks of an accuracy section, in the study's order, which is that of the columns."""
+    asked = getattr(collected.plan.study, section)
+    return list(dict.fromkeys(asked.tasks)) if asked is not None else []
+
+
+def average_over(cells: Sequence[Cell], tasks: Collection[str], **wanted: object) -> Cell | None:
+    """The average over some of a study's tasks, of the variant whose cells equal `wanted`; None
+    without any."""
+    first = find(cells, **wanted)
+    if first is None:
+        return None
+    key = (first.model, first.variant)
+    some = [c for c in cells if (c.model, c.variant) == key and c.task in tasks]
+    return _average(some) if some else None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """By how much one accuracy is above another, as a fraction, and what leaves it open.
+
+    error: half of the wider 95 % interval of the difference. open: the sources of error that it is
+    within; empty where it is decided.
+    """
+
+    value: float
+    error: float
+    open: tuple[str, ...]
+
+
+def gap(first: Cell, second: Cell, margin: float = 0.0) -> Gap | None:
+    """How far `first` is above `second` and a margin; None where one of them has no value."""
+    if first.accuracy is None or second.accuracy is None:
+        return None
+    value = first.accuracy - second.accuracy - margin
+    of_sample = Z * math.hypot(first.stderr or 0.0, second.stderr or 0.0)
+    of_seeds = math.hypot(_half(first.seeds), _half(second.seeds))
+    errors = {"the error of the test sample": of_sample, "the seeds' interval": of_seeds}
+    # 1e-9: equal accuracies must not differ by a rounding of binary fractions.
+    within = tuple(name for name, error in errors.items() if abs(value) < error - 1e-9)
+    return Gap(value, max(of_sample, of_seeds), within)
+
+
+def gains_nothing(cells: Sequence[Cell], cell: Cell) -> bool | None:
+    """Whether training left a cell where zero-shot is, within the error, or below; None if that
+    can't be told."""
+    base = find(cells, model=cell.model, task=cell.task, method="zero_shot")
+    found = gap(cell, base) if base is not None and cell.method != "zero_shot" else None
+    return None if found is None else found.value <= 1e-9 or bool(found.open)
+
+
+def _half(interval: Interval | None) -> float:
+    return (interval[1] - interval[0]) / 2 if interval else 0.0
 
 
 def variants(cells: Sequence[Cell], model: str) -> list[str]:

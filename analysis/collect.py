@@ -25,6 +25,7 @@ from lomo.record import (
 
 from .names import NOT_RUN
 from .records import read_records
+from .render import csv_text
 
 TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"
 _TYPES = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": FLAG}
@@ -206,6 +207,6 @@ def collect(results: Path) -> pd.DataFrame:
     frame = tidy(plan, read_records(results, plan))
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    write_text(results / "tables" / "records.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_text(results / "tables" / "records.csv", csv_text(frame))
     write_bytes(results / "tables" / "records.parquet", buffer.getvalue())
     return frame

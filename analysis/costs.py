@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import accuracy
 from .accuracy import AVERAGE, Cell, accuracy_cells
 from .collected import Collected
-from .comparable import size_of
+from .comparable import size_of, size_text
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Measured runs of one model in one setting, one a method, and its mean accuracies."""
+    """Measured runs of one model in one setting, one a method, and its mean accuracies.
+
+    measured, timed: method -> run that ended well; what memory and what speed is read from, each
+    in the one setting that is named beside it.
+    """
 
     model: str
-    # Method -> run; only runs that ended well.
     measured: dict[str, Any]
-    averages: dict[str, Cell]
     setting: str
+    timed: dict[str, Any]
+    timed_setting: str
+    averages: dict[str, Cell]
 
 
 def costs(collected: Collected) -> Costs | str:
     """The study's largest scored model at what it costs, or why there is no such thing.
 
-    Of the measured settings the one that covers most methods is taken; of equals Table 2's.
+    Of the measured settings the one that covers most methods is taken; of equals Table 2's. Speeds
+    are Table 2's own, where it has the model: a page tells one speed of a method.
     """
     for section in ("superglue", "memory"):
         reason = collected.why_empty(section)
@@ -37,22 +44,38 @@ def costs(collected: Collected) -> Costs | str:
     for cell in cells:
         if cell.task == AVERAGE and cell.accuracy is not None:
             averages.setdefault(cell.method, cell)
-    candidates = []
-    for section in ("throughput", "memory"):
-        rows = [r for r in collected.rows(section) if (r.model, r.status) == (model, "ok")]
-        rows = [r for r in rows if size_of(r) == size_of(rows[0])]
-        for checkpointed in (True, False):
-            of = {r.method: r for r in rows if bool(r.activation_checkpointing) == checkpointed}
-            candidates.append((of, checkpointed))
-    measured, checkpointed = max(candidates, key=lambda item: len(item[0].keys() & averages.keys()))
+    of_table_2 = _candidates(collected, "throughput", model)
+    measured = _most_covering([*of_table_2, *_candidates(collected, "memory", model)], averages)
     if not measured:
         return f"no measured run of {model} ended well"
-    first = next(iter(measured.values()))
-    setting = (
-        f"{model}, {first.batch_size} x {first.sequence_length} tokens, {first.dtype}, "
-        f"{'with' if checkpointed else 'without'} checkpointing"
+    timed = _most_covering(of_table_2, averages) or measured
+    return Costs(model, measured, _setting(measured), timed, _setting(timed), averages)
+
+
+def _candidates(collected: Collected, section: str, model: str) -> list[dict[str, Any]]:
+    """The runs of a model that ended well, by method, in each of a section's settings."""
+    rows = [r for r in collected.rows(section) if (r.model, r.status) == (model, "ok")]
+    rows = [r for r in rows if size_of(r) == size_of(rows[0])]
+    return [
+        {r.method: r for r in rows if bool(r.activation_checkpointing) == checkpointed}
+        for checkpointed in (True, False)
+    ]
+
+
+def _most_covering(
+    candidates: Sequence[dict[str, Any]], averages: Mapping[str, Cell]
+) -> dict[str, Any]:
+    if not candidates:
+        return {}
+    return max(candidates, key=lambda of: (len(of.keys() & averages.keys()), len(of)))
+
+
+def _setting(runs: Mapping[str, Any]) -> str:
+    first = next(iter(runs.values()))
+    return (
+        f"{size_text(size_of(first))}, {first.dtype}, "
+        f"{'with' if first.activation_checkpointing else 'without'} checkpointing"
     )
-    return Costs(model, measured, averages, setting)
 
 
 def zero_shot(found: Costs) -> float | None:

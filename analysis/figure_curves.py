@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 from lomo.files import read_lines
 
-from .accuracy import Cell, accuracy_cells
+from .accuracy import Cell, accuracy_cells, tasks_of
 from .collected import Collected
 from .labels import line_ends
-from .names import TASKS, method_title
+from .names import METHODS, method_title, task_title
 from .style import COLUMN, method_colour, method_marker, new_figure, placeholder, quiet_grid
 
 SECTION = "superglue"
-METHODS = ("lora", "lomo")
+PAPER_METHODS = ("lora", "lomo")
 TITLES = {"loss": "Figure 4: training loss", "accuracy": "Figure 5: validation accuracy"}
 # A line through single steps is noise: the mean over this share of the steps is drawn on top.
 SMOOTHED_SHARE = 0.06
@@ -25,7 +25,11 @@ History = list[dict[str, Any]]
 
 
 def figure_loss(collected: Collected) -> Figure:
-    """Figure 4 of the study: its largest model on BoolQ."""
+    """Figure 4 of the study: its largest model on BoolQ, else on its first task.
+
+    LoRA and LOMO as in the paper, and methods of other packages; where the study has none of
+    them, all that it trains.
+    """
     return _figure(collected, "loss")
 
 
@@ -40,17 +44,19 @@ def _figure(collected: Collected, which: str) -> Figure:
         return placeholder(reason, TITLES[which])
     model = collected.largest_model(SECTION)
     cells = [cell for cell in accuracy_cells(collected, SECTION) if cell.model == model]
-    tasks = [cell.task for cell in cells if cell.task in TASKS]
+    tasks = tasks_of(collected, SECTION)
     task = "boolq" if "boolq" in tasks else tasks[0]
+    trained = dict.fromkeys(cell.method for cell in cells if cell.method != "zero_shot")
+    asked = [m for m in trained if m in PAPER_METHODS or m not in METHODS]
     histories = {}
-    for method in METHODS:
+    for method in asked or trained:
         chosen = [c for c in cells if (c.method, c.task, c.status) == (method, task, "ok")]
         if chosen and (history := _history(collected, chosen[0])):
             histories[method] = history
     if not histories:
-        return placeholder(f"no history of LoRA or LOMO on {TASKS[task]}", TITLES[which])
+        return placeholder(f"no history on {task_title(task)}", TITLES[which])
     draw = _draw_loss if which == "loss" else _draw_accuracy
-    return draw(histories, f"{TASKS[task]}, {model}", collected.plan.study.selection)
+    return draw(histories, f"{task_title(task)}, {model}", collected.plan.study.selection)
 
 
 def _history(collected: Collected, cell: Cell) -> History:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lomo.files import read_lines
 
 from .collected import Collected
-from .names import method_title
+from .names import METHODS, method_title
 from .style import COLUMN, method_colour, new_figure, placeholder, quiet_grid, text_colour
-from .units import unit_for
+from .units import Unit, unit_for
 
 TITLE = "Figure 1: gradients over one backward pass"
-METHODS = ("sgd", "lomo")
+PAPER_METHODS = ("sgd", "lomo")
 # (share of the parameter tensors whose gradient was made, bytes of gradients alive)
 Curve = list[tuple[float, int]]
 
@@ -40,15 +41,21 @@ def gradient_curve(events: list[dict[str, Any]]) -> Curve:
 
 
 def figure_gradients(collected: Collected) -> Figure:
-    """Figure 1 of the study, for its largest model."""
+    """Figure 1 of the study, for its largest model.
+
+    SGD and LOMO as in the paper, and methods of other packages; where the study has none of them,
+    all that it measures.
+    """
     reason = collected.why_empty("memory")
     if reason:
         return placeholder(reason, TITLE)
     model = collected.largest_model("memory")
-    curves = {method: _curve_of(collected, model, method) for method in METHODS}
-    curves = {method: curve for method, curve in curves.items() if curve}
+    measured = dict.fromkeys(row.method for row in collected.rows("memory"))
+    asked = [m for m in measured if m in PAPER_METHODS or m not in METHODS]
+    found = {method: _curve_of(collected, model, method) for method in asked or measured}
+    curves = {method: curve for method, curve in found.items() if curve}
     if not curves:
-        return placeholder(f"no timeline of SGD or LOMO on {model}", TITLE)
+        return placeholder(f"no timeline on {model}", TITLE)
     return _draw(model, curves)
 
 
@@ -83,23 +90,31 @@ def _draw(model: str, curves: dict[str, Curve]) -> Figure:
     axes.set_ylabel(f"gradients alive ({unit.name})")
     axes.set_title(model)
     quiet_grid(axes, "y")
-    for method, curve in curves.items():
+    _name(axes, curves, unit, highest)
+    return figure
+
+
+def _name(axes: Axes, curves: dict[str, Curve], unit: Unit, highest: int) -> None:
+    """Names the curves: those that keep all gradients at the left, the others above their peak."""
+    kept_y, lowest = 0.93, 0.0
+    for method, curve in sorted(curves.items(), key=lambda item: max(y for _, y in item[1])):
         top = unit.of(max(y for _, y in curve))
-        title = method_title(method)
-        if method == "sgd":
-            text = f"{title}: all gradients, O(n)\n{top:,.2f} {unit.name} at the end"
-            where, align = (0.03, 0.93), "top"
+        # One that drops each gradient ends with none.
+        keeps = curve[-1][1] > 0.5 * max(y for _, y in curve)
+        if keeps:
+            text = f"{method_title(method)}: all gradients, O(n)\n{top:,.2f} {unit.name} at the end"
+            where, align, kept_y = (0.03, kept_y), "top", kept_y - 0.15
         else:
-            text = f"{title}: one gradient at a time, O(1)\nat most {top:,.2f} {unit.name}"
-            share = min(0.62, top / (unit.of(highest) * 1.12) + 0.05)
-            where, align = (0.985, share), "bottom"
+            held = "one gradient at a time, O(1)"
+            text = f"{method_title(method)}: {held}\nat most {top:,.2f} {unit.name}"
+            share = max(lowest, min(0.62, top / (unit.of(highest) * 1.12) + 0.05))
+            where, align, lowest = (0.985, share), "bottom", share + 0.15
         axes.text(
             *where,
             text,
             transform=axes.transAxes,
             color=text_colour(method_colour(method)),
-            ha="left" if method == "sgd" else "right",
+            ha="left" if keeps else "right",
             va=align,
             fontsize=7.5,
         )
-    return figure

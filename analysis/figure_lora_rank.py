@@ -1,16 +1,19 @@
-"""Figure 3: LoRA with and without LOMO over the rank, a panel a task."""
+"""Figure 3: methods with a rank, such as LoRA with and without LOMO, over it; a panel a task."""
 
 from __future__ import annotations
+
+import math
+from itertools import zip_longest
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import accuracy
-from .accuracy import Cell, accuracy_cells
+from .accuracy import Cell, accuracy_cells, tasks_of
 from .collected import Collected
 from .comparable import why_not_accuracy
 from .labels import line_ends
-from .names import TASKS, method_title
+from .names import method_title, task_title
 from .printed import value
 from .style import (
     COLUMN,
@@ -24,7 +27,8 @@ from .style import (
 
 TITLE = "Figure 3: LoRA rank"
 SECTION = "lora_rank"
-SERIES = ("lora", "lora_lomo")
+# Panels beside each other; more tasks take further rows.
+MOST_COLUMNS = 3
 WITHOUT = "LOMO alone"
 
 
@@ -35,14 +39,21 @@ def figure_lora_rank(collected: Collected) -> Figure:
         return placeholder(reason, TITLE)
     model = collected.largest_model(SECTION)
     cells = [cell for cell in accuracy_cells(collected, SECTION) if cell.model == model]
-    tasks = [task for task in TASKS if any(cell.task == task for cell in cells)]
+    tasks = tasks_of(collected, SECTION)
     ranks = sorted({cell.rank for cell in cells if cell.rank is not None})
     # LOMO alone is the point without LoRA; Table 3's value is that of the same model and task.
     elsewhere = accuracy_cells(collected, "superglue")
     cells += [cell for cell in elsewhere if cell.model == model and cell.method == "lomo"]
-    figure = new_figure(PAGE if len(tasks) > 1 else COLUMN, 2.2 if len(tasks) <= 2 else 2.0)
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        _panel(collected, axes, model, task, ranks, [c for c in cells if c.task == task])
+    columns = min(len(tasks), MOST_COLUMNS)
+    rows = math.ceil(len(tasks) / columns)
+    height = 2.2 if len(tasks) <= 2 else 2.0
+    figure = new_figure(PAGE if len(tasks) > 1 else COLUMN, rows * height)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, task in zip_longest(panels, tasks):
+        if task is None:
+            axes.set_axis_off()
+        else:
+            _panel(collected, axes, model, task, ranks, [c for c in cells if c.task == task])
     return figure
 
 
@@ -53,7 +64,9 @@ def _panel(
     lomo = accuracy.find(cells, method="lomo")
     columns = ([WITHOUT] if lomo and lomo.accuracy is not None else []) + [str(r) for r in ranks]
     lows, highs = [], []
-    for shift, method in zip((-0.06, 0.06), SERIES, strict=True):
+    series = list(dict.fromkeys(cell.method for cell in cells if cell.rank is not None))
+    for number, method in enumerate(series):
+        shift = 0.12 * (number - (len(series) - 1) / 2)
         points = [
             (columns.index(str(cell.rank)), cell)
             for cell in cells
@@ -85,7 +98,7 @@ def _panel(
         axes.set_ylim(min(lows) - 1, min(100.5, max(highs) + 1))
     axes.set_xlabel("LoRA rank")
     axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"{TASKS[task]}, {model}")
+    axes.set_title(f"{task_title(task)}, {model}")
     quiet_grid(axes, "y")
     line_ends(axes, ends)
 

@@ -31,8 +31,9 @@ def figure_overview(collected: Collected) -> Figure:
     found = costs(collected)
     if isinstance(found, str):
         return placeholder(found, TITLE)
-    methods = sorted(found.measured.keys() | found.averages.keys(), key=method_order)
-    figure = new_figure(PAGE, 1.1 + 0.3 * len(methods))
+    asked = found.measured.keys() | found.timed.keys() | found.averages.keys()
+    methods = sorted(asked, key=method_order)
+    figure = new_figure(PAGE, 1.35 + 0.3 * len(methods))
     memory, speed, scores = figure.subplots(1, 3, sharey=True, width_ratios=(1.5, 0.9, 1.1))
     _memory(memory, found, methods)
     _speed(speed, found, methods)
@@ -81,7 +82,7 @@ def _memory(axes: Axes, found: Costs, methods: list[str]) -> None:
         total = unit.text(row.peak_bytes)
         axes.text(left + 0.015 * highest, y, total, va="center", fontsize=7.5)
     axes.set_xlim(0, highest * 1.16)
-    axes.set_xlabel(f"peak memory of a training step ({unit.name})")
+    axes.set_xlabel(f"peak memory of a training step ({unit.name})\n{found.setting}")
     quiet_grid(axes, "x")
     axes.figure.legend(
         handles=[Patch(color=PART_COLOURS[part], label=PARTS[part]) for part in shown],
@@ -95,17 +96,21 @@ def _memory(axes: Axes, found: Costs, methods: list[str]) -> None:
 
 
 def _speed(axes: Axes, found: Costs, methods: list[str]) -> None:
-    speeds = {m: r.tokens_per_s_per_device for m, r in found.measured.items()}
+    speeds = {m: r.tokens_per_s_per_device for m, r in found.timed.items()}
     known = [speed for speed in speeds.values() if speed]
     highest = max(known, default=1.0)
     for y, method in enumerate(methods):
         speed = speeds.get(method)
         if not speed:
+            if method != "zero_shot":
+                left = 0.02 * highest
+                axes.text(left, y, "not measured", va="center", color=QUIET, fontsize=7.5)
             continue
         axes.barh(y, speed, height=0.62, color=method_colour(method), alpha=0.85)
         axes.text(speed + 0.02 * highest, y, decimals(speed, 0), va="center", fontsize=7.5)
     axes.set_xlim(0, highest * 1.3)
-    axes.set_xlabel("tokens/s per device")
+    size, rest = found.timed_setting.split(", ", 1)
+    axes.set_xlabel(f"tokens/s per device\n{size},\n{rest}")
     axes.locator_params(axis="x", nbins=3)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     quiet_grid(axes, "x")
@@ -134,5 +139,5 @@ def _accuracy(axes: Axes, found: Costs, methods: list[str]) -> None:
         axes.axvline(base, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.16 * (high - low))
-    axes.set_xlabel("mean test accuracy (%)")
+    axes.set_xlabel(f"mean test accuracy (%)\n{found.model}")
     quiet_grid(axes, "x")

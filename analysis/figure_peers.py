@@ -13,6 +13,7 @@ from .labels import above_points, around_points
 from .names import METHODS
 from .peers import FLOOR, SECTION, Entry, entries
 from .style import (
+    INK,
     PAGE,
     QUIET,
     method_colour,
@@ -121,7 +122,8 @@ def _named(entry: Entry) -> tuple[float, float, str, str]:
 def _colour(entry: Entry) -> str:
     if entry.method == FLOOR:
         return QUIET
-    return method_colour(_SAME_AS.get(entry.method, entry.method))
+    method = _SAME_AS.get(entry.method, entry.method)
+    return method_colour(method) if method in METHODS else INK
 
 
 def _marker(entry: Entry) -> str:

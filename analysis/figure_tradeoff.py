@@ -14,6 +14,7 @@ from .units import decimals, unit_for
 TITLE = "Figure 6: memory, accuracy and time"
 # Area of the marker of the slowest method, in square points of type.
 LARGEST_AREA = 150.0
+SMALLEST_AREA = 20.0
 
 
 def figure_tradeoff(collected: Collected) -> Figure:
@@ -28,25 +29,29 @@ def figure_tradeoff(collected: Collected) -> Figure:
 
 
 def _draw(found: Costs, methods: list[str]) -> Figure:
-    figure = new_figure(COLUMN, 2.7)
+    figure = new_figure(COLUMN, 2.95)
     axes = figure.subplots()
     unit = unit_for(found.measured[m].peak_bytes for m in methods)
-    seconds = {m: found.measured[m].step_s_median for m in methods}
+    timed = {m: run.step_s_median for m, run in found.timed.items()}
+    seconds: dict[str, float | None] = {m: timed.get(m) for m in methods}
     slowest = max((s for s in seconds.values() if s), default=1.0)
     points = []
     # The largest markers first, so that none hides another.
-    for method in sorted(methods, key=lambda method: -(seconds[method] or slowest)):
+    for method in sorted(methods, key=lambda method: -(seconds[method] or 0.0)):
         cell = found.averages[method]
         x, y = unit.of(found.measured[method].peak_bytes), 100 * (cell.accuracy or 0.0)
-        area = LARGEST_AREA * (seconds[method] or slowest) / slowest
+        step_s = seconds[method]
         colour = method_colour(method)
         low, high = cell.widest or (y / 100, y / 100)
         axes.vlines(x, 100 * low, 100 * high, color=colour, linewidth=0.9, alpha=0.5)
-        axes.scatter(x, y, s=area, color=colour, alpha=0.9, edgecolor="white", linewidth=0.7)
+        area = LARGEST_AREA * step_s / slowest if step_s else SMALLEST_AREA
+        # Hollow: its time is not known.
+        face, edge = (colour, "white") if step_s else ("white", colour)
+        axes.scatter(x, y, s=area, facecolor=face, edgecolor=edge, alpha=0.9, linewidth=0.7)
         radius = (area / 3.14159) ** 0.5
         label = method_title(method)
-        if seconds[method]:
-            label += f"\n{decimals(1000 * seconds[method], 0)} ms"
+        if step_s:
+            label += f"\n{decimals(1000 * step_s, 0)} ms"
         points.append((x, y, radius, label, colour))
     base = zero_shot(found)
     # The trained methods fill the picture: a base model far below would squeeze them into a line.
@@ -84,9 +89,9 @@ def _draw(found: Costs, methods: list[str]) -> Figure:
             fontsize=7.5,
         )
         lines.append(base)
-    axes.set_xlabel(f"peak memory of a step ({unit.name})")
+    axes.set_xlabel(f"peak memory of a step ({unit.name})\n{found.setting}")
     axes.set_ylabel("mean test accuracy (%)")
-    axes.set_title(f"{found.model}; area: time of a step")
+    axes.set_title(f"{found.model}; area: time of a step,\n{found.timed_setting}")
     quiet_grid(axes, "both")
     # Labels are placed by what they cover, so the layout must be known.
     figure.draw_without_rendering()

@@ -6,19 +6,13 @@ from collections.abc import Iterable
 
 from lomo import methods
 from lomo.errors import UserError
+from lomo.tasks import registry
 
 # Order of rows in every table and figure: no training, adapters, full parameters.
 METHODS = ("zero_shot", "lora", "lora_lomo", "adamw", "sgd", "lomo", "adalomo")
 
-# The paper's order of Table 3.
-TASKS = {
-    "rte": "RTE",
-    "boolq": "BoolQ",
-    "wsc": "WSC",
-    "wic": "WiC",
-    "multirc": "MultiRC",
-    "copa": "COPA",
-}
+# The tasks of the paper's Table 3, which its averages are over. A study's own are in its plan.
+PAPER_TASKS = ("rte", "boolq", "wsc", "wic", "multirc", "copa")
 
 PARTS = {
     "parameters": "parameters",
@@ -49,6 +43,14 @@ def method_title(method: str, rank: int | None = None) -> str:
     except UserError:  # of a package that is not installed where the tables are made
         title = method
     return title if rank is None else f"{title}, rank {rank}"
+
+
+def task_title(task: str) -> str:
+    """The task's name for readers; of an average, or of a package that is not here, its id."""
+    try:
+        return registry.title_of(task)
+    except UserError:
+        return task
 
 
 def method_order(method: str) -> tuple[int, str]:

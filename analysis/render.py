@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from .units import EN_DASH
 
 TEMPLATES = Path(__file__).parent / "templates"
 FORMATS = ("csv", "md", "tex", "html")
+NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d*)?|\.\d+)(e[+-]?\d+)?( ?[A-Za-z/%]+)*")
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,32 @@ def environment() -> Environment:
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
     )
     made.filters["tex"] = tex_escape
-    made.filters["md"] = lambda text: text.replace("|", r"\|")
+    made.filters["md"] = md_escape
     return made
 
 
+def md_escape(text: str) -> str:
+    """`text` on one line of Markdown, without a tag, a link or a cell's end."""
+    one_line = " ".join(text.split("\n")).replace("|", r"\|").replace("](", r"]\(")
+    # `<` alone is a sign of ours; before a letter it opens a tag.
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", one_line)
+
+
+def csv_safe(text: object) -> object:
+    """`text` with a quote in front where a spreadsheet would take it for a formula.
+
+    Numbers, and those with a unit behind, stay as they are.
+    """
+    if not isinstance(text, str) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    return text if NUMBER.fullmatch(text) else f"'{text}"
+
+
 def csv_text(data: pd.DataFrame) -> str:
-    """The data as CSV, one line feed a row."""
-    return str(data.to_csv(index=False, lineterminator="\n"))
+    """The data as CSV, one line feed a row; no text of it is a formula."""
+    texts = data.select_dtypes(["object", "string", "category"]).columns
+    safe = data.assign(**{name: data[name].map(csv_safe, na_action="ignore") for name in texts})
+    return str(safe.to_csv(index=False, lineterminator="\n"))
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:

@@ -20,8 +20,8 @@ from .verdict import VERDICTS
 from .verdicts import all_verdicts
 
 CAPTIONS = {
-    "overview": "Peak memory of a training step by part, speed, and mean accuracy of each method. "
-    "Lines: 95 % intervals.",
+    "overview": "Peak memory of a training step by part, speed (that of Table 2, where it has the "
+    "model), and mean accuracy of each method. Lines: 95 % intervals.",
     "peers": "Ways to take one step: peak memory against time, both over those of forward and "
     "backward alone, with each gradient dropped at once. Bars: least to most of the rounds.",
     "ablation": "What saves how much: peak memory of a step as changes are stacked, and what each "
@@ -34,7 +34,7 @@ CAPTIONS = {
     "4": "Training loss of the reported trials; thin: single steps, thick: a running mean.",
     "5": "Accuracy after each epoch, on the split that selects the epoch.",
     "6": "Not in the paper: peak memory against mean accuracy, the area of a point is the time of "
-    "a step.",
+    "a step. Hollow: its time was not measured in that setting.",
 }
 
 
@@ -82,7 +82,7 @@ def summary(collected: Collected) -> str:
     lomo, adamw = found.measured.get("lomo"), found.measured.get("adamw")
     if lomo and adamw:
         share = 100 * lomo.peak_bytes / adamw.peak_bytes
-        text += f", with {decimals(share, 0)} % of AdamW's peak memory"
+        text += f", with {decimals(share, 0)} % of AdamW's peak memory ({found.setting})"
     return text + "."
 
 

@@ -7,6 +7,7 @@ common form of colour blindness can tell apart.
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ RC: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "lomo",
     "axes.formatter.useoffset": False,
+    # A dollar sign in somebody's title is no formula.
+    "text.parse_math": False,
 }
 
 # Dates and versions would make two builds of one picture differ.
@@ -93,9 +96,14 @@ _NO_METADATA: dict[str, dict[str, None]] = {
 FORMATS = tuple(_NO_METADATA)
 
 
+# For methods of other packages, which are named beside their marks.
+_OTHER_COLOURS = (INK, "#882255", "#999933", "#117733", "#661100")
+
+
 def method_colour(method: str) -> str:
-    """The one colour of a method; ink for one that is not ours."""
-    return _METHOD_COLOURS.get(method, INK)
+    """The one colour of a method; of one that is not ours, one that its name picks."""
+    other = _OTHER_COLOURS[zlib.crc32(method.encode()) % len(_OTHER_COLOURS)]
+    return _METHOD_COLOURS.get(method, other)
 
 
 def text_colour(colour: str) -> str:

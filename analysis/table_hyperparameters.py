@@ -12,7 +12,7 @@ from lomo.specs import TrainSpec
 from . import accuracy
 from .accuracy import AVERAGE
 from .collected import Collected
-from .names import TASKS, method_title
+from .names import method_title, task_title
 from .printed import value_text
 from .render import Block, Cell, Table
 from .units import EN_DASH
@@ -33,7 +33,7 @@ def table_hyperparameters(collected: Collected) -> Table:
     """Table 4 of the study."""
     rows = [row for section in SECTIONS for row in _rows(collected, section)]
     data = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"rank": "Int64", "trial": "Int64"})
-    blocks = [block for section in SECTIONS if (block := _block(data, section))]
+    blocks = [block for section in SECTIONS if (block := _block(collected, data, section))]
     return Table(
         name="table4_hyperparameters",
         title="Table 4: hyper-parameters",
@@ -109,11 +109,11 @@ def _rows(collected: Collected, section: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _block(data: pd.DataFrame, section: str) -> Block | None:
+def _block(collected: Collected, data: pd.DataFrame, section: str) -> Block | None:
     rows = data[data["section"] == section]
     if rows.empty:
         return None
-    tasks = [task for task in TASKS if task in set(rows["task"])]
+    tasks = accuracy.tasks_of(collected, section)
     rows = _ranks_in_one(rows)
     grid: list[list[Cell | str]] = []
     keys = ["model", "method", "rank", "hyperparameter"]
@@ -132,7 +132,7 @@ def _block(data: pd.DataFrame, section: str) -> Block | None:
             ]
         )
     heads = ["model", "method", "trials", "hyper-parameter", "tried"]
-    columns = [*heads, *(TASKS[task] for task in tasks), "paper"]
+    columns = [*heads, *map(task_title, tasks), "paper"]
     return Block(columns, grid, 4, SECTIONS[section], frozenset({"tried"}))
 
 

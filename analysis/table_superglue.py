@@ -11,7 +11,7 @@ from .accuracy import AVERAGE
 from .collected import Collected
 from .comparable import why_not_accuracy
 from .intervals import apart
-from .names import TASKS, method_title, status_text
+from .names import PAPER_TASKS, listed, method_title, status_text, task_title
 from .printed import value
 from .render import Block, Cell, Table
 from .shortened import cut_notes, seen_notes, tie_notes
@@ -61,15 +61,6 @@ def gain(cells: Sequence[accuracy.Cell], cell: accuracy.Cell) -> float | None:
     return cell.accuracy - base.accuracy
 
 
-def _columns(cells: Sequence[accuracy.Cell]) -> list[str]:
-    found = {cell.task for cell in cells}
-    return [task for task in (*TASKS, AVERAGE) if task in found]
-
-
-def _heads(columns: Sequence[str]) -> list[str]:
-    return [TASKS.get(task, task) for task in columns]
-
-
 def _caption(collected: Collected, cells: Sequence[accuracy.Cell]) -> str:
     if not cells:
         return "Not run: the study has no superglue section."
@@ -91,7 +82,7 @@ def _caption(collected: Collected, cells: Sequence[accuracy.Cell]) -> str:
 
 
 def _blocks(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[Block]:
-    columns = _columns(cells)
+    columns = [*accuracy.tasks_of(collected, SECTION), AVERAGE]
     rows: list[list[Cell | str]] = []
     gains: list[list[Cell | str]] = []
     seeds: list[list[Cell | str]] = []
@@ -107,7 +98,7 @@ def _blocks(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[Block]
             seeds.append(keys + [_seed_text(cell) for cell in row])
             if row[0].method != "zero_shot":
                 gains.append(keys + [decimals(_points(gain(cells, cell)), 1) for cell in row])
-    heads = ["model", "method", *_heads(columns)]
+    heads = ["model", "method", *map(task_title, columns)]
     blocks = [Block(heads, rows, 2, heading="Accuracy (%)")]
     if any(cell.seeds for cell in cells):
         blocks.append(Block(heads, seeds, 2, heading="95 % interval of the mean over seeds (%)"))
@@ -126,8 +117,10 @@ def _shown(collected: Collected, cells: Sequence[accuracy.Cell], cell: accuracy.
     if cell.accuracy is None:
         return Cell(status_text(cell.status), printed=beside)
     num, planned = len(cell.by_seed), cell.num_planned_seeds
-    remark = f"{num} of {planned} seeds" if num < planned else None
+    remarks = [f"{num} of {planned} seeds"] if num < planned else []
+    remarks += ["no gain"] if accuracy.gains_nothing(cells, cell) else []
     bold = is_winner(cells, cell)
+    remark = ", ".join(remarks) or None
     return Cell(percent(cell.accuracy), percent(cell.stderr), beside, bold, remark)
 
 
@@ -142,6 +135,8 @@ def printed_value(collected: Collected, cell: accuracy.Cell) -> float | None:
     """The paper's value of the cell in %, or None where it is not comparable or not printed."""
     if why_not_accuracy(collected, cell.model) is not None:
         return None
+    if cell.task == AVERAGE and set(accuracy.tasks_of(collected, SECTION)) != set(PAPER_TASKS):
+        return None
     size = collected.plan.models[cell.model].paper
     return value("table3_superglue", f"{size}/{cell.method}", cell.task)
 
@@ -154,6 +149,7 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
     notes.append(_seed_note(cells))
     reasons = {why_not_accuracy(collected, cell.model) for cell in cells} - {None}
     notes += [f"Not comparable with the paper: {reason}." for reason in sorted(map(str, reasons))]
+    notes += _task_notes(accuracy.tasks_of(collected, SECTION))
     lost = [
         cell for cell in cells if cell.task != AVERAGE and cell.num_usable_trials < cell.num_trials
     ]
@@ -164,12 +160,26 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
             f"Trials that did not end well or have not run: {trials}, in {cells_text}; "
             "records.csv names them."
         )
+    if any(accuracy.gains_nothing(cells, cell) for cell in cells):
+        notes.append(
+            "No gain: not above zero-shot by more than the 95 % error of the two. Such a value "
+            "shows nothing of its method there, and is no baseline for another."
+        )
     notes += _skipped_notes(collected, cells)
     for told in (cut_notes, seen_notes, tie_notes):
         notes += told(collected, SECTION, cells)
     if any(cell.status == "not_run" for cell in cells):
         notes.append("An en dash marks what has no record yet.")
     return notes
+
+
+def _task_notes(tasks: Sequence[str]) -> list[str]:
+    """What the average is over, where that is not what the paper's is over."""
+    if set(tasks) == set(PAPER_TASKS):
+        return []
+    others = [task_title(task) for task in tasks if task not in PAPER_TASKS]
+    note = f"The average is over {listed(map(task_title, tasks))}, the paper's over its six tasks"
+    return [note + (f"; {listed(others)} is not among them." if others else ".")]
 
 
 def _seed_note(cells: Sequence[accuracy.Cell]) -> str:
@@ -213,6 +223,7 @@ def _data(collected: Collected, cells: Sequence[accuracy.Cell]) -> pd.DataFrame:
                 "seed_low": seed_low,
                 "seed_high": seed_high,
                 "above_zero_shot": gain(cells, cell),
+                "no_gain": accuracy.gains_nothing(cells, cell),
                 "winner": is_winner(cells, cell),
                 "trial": cell.trial,
                 "num_trials": cell.num_trials,

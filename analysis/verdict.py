@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .names import status_text
 from .units import decimals
 
-VERDICTS = ("reproduced", "differs", "not comparable", "not run")
-REPRODUCED, DIFFERS, NOT_COMPARABLE, NOT_RUN = VERDICTS
+# Undecided: it was put to the test, and the error of what was measured leaves both answers open.
+VERDICTS = ("reproduced", "differs", "undecided", "not comparable", "not run")
+REPRODUCED, DIFFERS, UNDECIDED, NOT_COMPARABLE, NOT_RUN = VERDICTS
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One printed value or claim and what became of it. `order`: a claim of which is larger."""
+    """One printed value or claim and what became of it. `order`: a claim of which is larger.
+
+    error: half of the 95 % interval of what was measured, in its unit, where it has one.
+    """
 
     source: str
     what: str
@@ -25,6 +29,7 @@ class Verdict:
     reason: str
     order: bool = False
     run_id: str = ""
+    error: float | None = None
 
 
 def judge(printed: float, measured: float, tolerance: float) -> str:
@@ -78,14 +83,15 @@ def judged(
     unit: str,
     places: int,
     notes: list[str],
+    error: float | None = None,
 ) -> Verdict:
-    """The verdict on a measured number, in the printed unit; `tolerance` in the same."""
+    """The verdict on a measured number, in the printed unit; tolerance and error in the same."""
     target = float(cell.value)
     difference = decimals(abs(measured - target), places)
     side = "above" if measured > target else "below"
     same = float(f"{measured:.{places}f}") == target
     reasons = ["equal in the printed digits" if same else f"{difference} {unit} {side}"]
-    return verdict_on(
+    verdict = verdict_on(
         cell,
         what,
         judge(target, measured, tolerance),
@@ -94,3 +100,4 @@ def judged(
         f"{decimals(tolerance, places)} {unit}",
         run_id,
     )
+    return replace(verdict, error=error)

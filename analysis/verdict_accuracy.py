@@ -11,12 +11,12 @@ from typing import Any
 from lomo.specs import TrainSpec
 
 from . import accuracy
-from .accuracy import AVERAGE, Cell, accuracy_cells
+from .accuracy import AVERAGE, Cell, accuracy_cells, average_over, tasks_of
 from .collected import Collected
 from .comparable import why_absent, why_not_accuracy
 from .intervals import Z, sample_stderr
 from .names import NOT_RUN as STATUS_NOT_RUN
-from .names import TASKS, method_title
+from .names import PAPER_TASKS, method_title, task_title
 from .table_hyperparameters import shown, tried
 from .verdict import (
     DIFFERS,
@@ -34,7 +34,7 @@ from .verdict import (
 def superglue_verdict(collected: Collected, cell: Any) -> Verdict:
     """The verdict on one value of Table 3."""
     size, method = cell.row.split("/")
-    what = f"{size} {method_title(method)}: {TASKS.get(cell.column, cell.column)}"
+    what = f"{size} {method_title(method)}: {task_title(cell.column)}"
     return _accuracy(collected, cell, what, "superglue", size, method, None, cell.column)
 
 
@@ -43,7 +43,7 @@ def lora_rank_verdict(collected: Collected, cell: Any) -> Verdict:
     size, variant = cell.row.split("/")
     method, _, rank = variant.partition("-r")
     label = method_title(method, int(rank) if rank else None)
-    what = f"{size} {label}: {TASKS[cell.column]}"
+    what = f"{size} {label}: {task_title(cell.column)}"
     wanted = int(rank) if rank else None
     return _accuracy(collected, cell, what, "lora_rank", size, method, wanted, cell.column)
 
@@ -63,10 +63,14 @@ def _accuracy(
     wanted = {"method": method, "task": task} | ({"rank": rank} if rank is not None else {})
     found = accuracy.find(mine, **wanted)
     if found is None:
+        if accuracy.find(mine, **(wanted | {"task": AVERAGE})) is not None:
+            return verdict_on(cell, what, NOT_RUN, f"the study does not ask for {task_title(task)}")
         return verdict_on(cell, what, *why_absent(collected, section, size, method))
     reason = why_not_accuracy(collected, found.model)
-    if task == AVERAGE and sum(c.variant == found.variant for c in mine) != len(TASKS) + 1:
-        reason = reason or "not all six tasks are in the study"
+    if task == AVERAGE:
+        if not set(PAPER_TASKS) <= set(tasks_of(collected, section)):
+            reason = reason or "not all six tasks are in the study"
+        found = average_over(mine, PAPER_TASKS, method=method) or found
     if found.accuracy is None or found.stderr is None or reason:
         return _without_accuracy(cell, what, found, reason)
     return _judged_accuracy(collected, cell, what, found)
@@ -91,7 +95,9 @@ def _judged_accuracy(collected: Collected, cell: Any, what: str, found: Cell) ->
     if collected.plan.study.selection == "dev" and found.method != "zero_shot":
         notes.append("chosen on dev, the paper chose on the reported set")
     run_id = " ".join(found.run_ids)
-    return judged(cell, what, run_id, 100 * found.accuracy, tolerance, "%", 1, notes)
+    seeds = (found.seeds[1] - found.seeds[0]) / 2 if found.seeds else 0.0
+    error = 100 * max(Z * found.stderr, seeds)
+    return judged(cell, what, run_id, 100 * found.accuracy, tolerance, "%", 1, notes, error)
 
 
 def hyperparameter_verdict(collected: Collected, cell: Any) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from .verdict import (
     NOT_COMPARABLE,
     NOT_RUN,
     REPRODUCED,
+    UNDECIDED,
     Verdict,
     judge,
 )
@@ -85,10 +87,16 @@ def _claim(claim: Any, by_name: dict[tuple[str, str], Verdict]) -> Verdict:
         reason = "a run that it needs did not end well"
         return Verdict("Claim", claim.row, words, None, None, DIFFERS, reason, run_id=run_id)
     kind, size = _RULES[claim.column]
-    verdict, tolerance = _judge(float(claim.value), measured, kind, size)
+    # Cells with an error are accuracies, and the claim a difference of them.
+    error = math.hypot(*(cell.error or 0.0 for cell in cells))
+    verdict, tolerance = _judge(float(claim.value), measured, kind, size, error)
     text = f"{decimals(measured, 1)} {claim.unit}"
     reason = "computed from the cells that it stands on"
-    return Verdict("Claim", claim.row, words, text, tolerance, verdict, reason, run_id=run_id)
+    if verdict == UNDECIDED:
+        reason += f", whose error is {decimals(error, 1)} {claim.unit}"
+    return Verdict(
+        "Claim", claim.row, words, text, tolerance, verdict, reason, False, run_id, error or None
+    )
 
 
 def _number(cell: Verdict) -> float:
@@ -96,10 +104,18 @@ def _number(cell: Verdict) -> float:
     return float((cell.measured or "").split(" ")[0].replace(",", ""))
 
 
-def _judge(target: float, measured: float, kind: str, size: float) -> tuple[str, str]:
-    if kind == "most":
-        return (REPRODUCED if measured <= target else DIFFERS), "at most the printed value"
-    if kind == "least":
-        return (REPRODUCED if measured >= target else DIFFERS), "at least the printed value"
+def _judge(target: float, measured: float, kind: str, size: float, error: float) -> tuple[str, str]:
+    """The verdict and the tolerance in words; undecided unless all of measured +- error gets it."""
     tolerance = size * target if kind == "share" else size
-    return judge(target, measured, tolerance), decimals(tolerance, 1)
+    words = {"most": "at most the printed value", "least": "at least the printed value"}
+
+    def at(value: float) -> str:
+        if kind == "most":
+            return REPRODUCED if value <= target else DIFFERS
+        if kind == "least":
+            return REPRODUCED if value >= target else DIFFERS
+        return judge(target, value, tolerance)
+
+    low, high = measured - error, measured + error
+    found = {at(value) for value in (low, high, min(max(target, low), high))}
+    return found.pop() if len(found) == 1 else UNDECIDED, words.get(kind) or decimals(tolerance, 1)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import accuracy
-from .accuracy import AVERAGE, Cell, accuracy_cells
+from .accuracy import Cell, accuracy_cells
 from .collected import Collected
 from .comparable import size_of, size_text
-from .intervals import Interval, Z
 from .names import NOT_RUN as STATUS_NOT_RUN
-from .names import TASKS, method_title, status_text
+from .names import PAPER_TASKS, listed, method_title, status_text, task_title
 from .units import decimals, percent, unit_for
-from .verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, REPRODUCED, Verdict
+from .verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, REPRODUCED, UNDECIDED, Verdict
 
 # What the paper says of fine-tuning at 13B: "above 20 points".
 FAR_ABOVE = 0.20
@@ -48,7 +46,7 @@ def _of_accuracy(collected: Collected, section: str, orders: Any) -> Iterator[Ve
         yield _untested(_CLAIMS[section], NOT_RUN, f"the study has no {section} section")
     cells = accuracy_cells(collected, section)
     for model in collected.models(section):
-        yield from orders(model, [cell for cell in cells if cell.model == model])
+        yield from orders(collected, model, [cell for cell in cells if cell.model == model])
 
 
 # What stands for the claims of a section that a study lacks.
@@ -61,10 +59,17 @@ _CLAIMS = {
 
 
 def _order(
-    what: str, model: str, holds: bool, measured: str, caution: str, runs: Sequence[Any]
+    what: str,
+    model: str,
+    holds: bool,
+    measured: str,
+    caution: str,
+    runs: Sequence[Any],
+    doubts: Sequence[str] = (),
 ) -> Verdict:
-    verdict = REPRODUCED if holds else DIFFERS
-    reason = f"as an order, on {model}" + (f"; {caution}" if caution else "")
+    """The verdict on an order that was measured; what leaves it open stands in `doubts`."""
+    verdict = UNDECIDED if doubts else REPRODUCED if holds else DIFFERS
+    reason = "; ".join([f"as an order, on {model}", *filter(None, [caution]), *doubts])
     return Verdict("Order", what, "", measured, None, verdict, reason, True, _run_ids(runs))
 
 
@@ -112,15 +117,15 @@ def _chain(
     else:
         texts = [decimals(value, 0) + " tokens/s" for value in known]
     parts = [f"{method_title(m)} {text}" for m, text in zip(methods, texts, strict=True)]
-    caution = _spread(runs) if column == "tokens_per_s_per_device" else ""
-    return _order(what, model, holds, ", ".join(parts), caution, runs)
+    doubts = _spread(runs) if column == "tokens_per_s_per_device" else []
+    return _order(what, model, holds, ", ".join(parts), "", runs, doubts)
 
 
-def _spread(runs: Sequence[Any]) -> str:
-    """A caution where the 10th to 90th percentiles of two runs' steps meet."""
+def _spread(runs: Sequence[Any]) -> list[str]:
+    """What leaves two speeds open: the 10th to 90th percentiles of their steps meet."""
     low, high = sorted(runs, key=lambda row: row.tokens_per_s_per_device)[:: len(runs) - 1]
     meet = high.tokens_per_s_per_device_p10 <= low.tokens_per_s_per_device_p90
-    return "within the spread of single steps" if meet else ""
+    return ["within the spread of single steps"] if meet else []
 
 
 def _memory_orders(model: str, rows: list[Any]) -> Iterator[Verdict]:
@@ -179,25 +184,40 @@ def _speed_orders(model: str, rows: list[Any]) -> Iterator[Verdict]:
         yield _chain(what, model, of, (other, "lomo"), "tokens_per_s_per_device")
 
 
-def _superglue_orders(model: str, cells: list[Cell]) -> Iterator[Verdict]:
-    def average(method: str) -> Cell | None:
-        return accuracy.find(cells, method=method, task=AVERAGE)
+def _superglue_orders(collected: Collected, model: str, cells: list[Cell]) -> Iterator[Verdict]:
+    tasks = accuracy.tasks_of(collected, "superglue")
+    over = [task for task in tasks if task in PAPER_TASKS]
+    claims = (
+        ("Mean accuracy, LOMO at least LoRA", ("LOMO", "LoRA"), ("lomo", "lora"), 0.0),
+        (
+            f"Mean accuracy, LOMO at least {100 * FAR_ABOVE:.0f} points above zero-shot",
+            ("LOMO", "zero-shot"),
+            ("lomo", "zero_shot"),
+            FAR_ABOVE,
+        ),
+    )
+    for what, names, methods, margin in claims:
+        if not over:
+            yield _untested(what, NOT_COMPARABLE, f"on {model}: none of the paper's tasks is there")
+            continue
+        base = accuracy.average_over(cells, over, method="zero_shot")
+        first, second = (accuracy.average_over(cells, over, method=method) for method in methods)
+        short = "" if set(PAPER_TASKS) <= set(over) else listed(map(task_title, over))
+        remark = f" (over {short}, the paper over six tasks)" if short else ""
+        yield _at_least(what, model, first, second, names, margin, base, remark)
 
-    lomo, lora, base = average("lomo"), average("lora"), average("zero_shot")
-    yield _at_least("Mean accuracy, LOMO at least LoRA", model, lomo, lora, ("LOMO", "LoRA"), 0.0)
-    names = ("LOMO", "zero-shot")
-    what = f"Mean accuracy, LOMO at least {100 * FAR_ABOVE:.0f} points above zero-shot"
-    yield _at_least(what, model, lomo, base, names, FAR_ABOVE)
 
-
-def _rank_orders(model: str, cells: list[Cell]) -> Iterator[Verdict]:
-    for task in TASKS:
+def _rank_orders(collected: Collected, model: str, cells: list[Cell]) -> Iterator[Verdict]:
+    bases = accuracy_cells(collected, "superglue")
+    for task in accuracy.tasks_of(collected, "lora_rank"):
+        # Measured with the same settings or not, it is the same model on the same task.
+        base = accuracy.find([*cells, *bases], model=model, task=task, method="zero_shot")
         ranks = sorted({c.rank for c in cells if c.task == task and c.rank is not None})
         for rank in ranks:
             both = accuracy.find(cells, method="lora_lomo", task=task, rank=rank)
             lora = accuracy.find(cells, method="lora", task=task, rank=rank)
-            what = f"{TASKS[task]}, rank {rank}: LoRA with LOMO at least LoRA"
-            yield _at_least(what, model, both, lora, ("LoRA with LOMO", "LoRA"), 0.0)
+            what = f"{task_title(task)}, rank {rank}: LoRA with LOMO at least LoRA"
+            yield _at_least(what, model, both, lora, ("LoRA with LOMO", "LoRA"), 0.0, base)
 
 
 def _at_least(
@@ -207,21 +227,25 @@ def _at_least(
     second: Cell | None,
     names: tuple[str, str],
     margin: float,
+    base: Cell | None,
+    remark: str = "",
 ) -> Verdict:
-    if first is None or second is None or first.accuracy is None or second.accuracy is None:
+    """Whether `first` is at least a margin above `second`; `base` is zero-shot, which a baseline
+    has to be above."""
+    gap = accuracy.gap(first, second, margin) if first is not None and second is not None else None
+    if gap is None or first is None or second is None:
         return _lacking(what, model, dict(zip(names, (first, second), strict=True)))
-    gap = first.accuracy - second.accuracy - margin
     text = ", ".join(
         f"{name} {percent(cell.accuracy)} %"
         for name, cell in zip(names, (first, second), strict=True)
     )
-    of_sample = Z * math.hypot(first.stderr or 0.0, second.stderr or 0.0)
-    of_seeds = math.hypot(_half(first.seeds), _half(second.seeds))
-    cautions = ["within the error of the test sample"] if abs(gap) < of_sample else []
-    cautions += ["within the seeds' interval"] if abs(gap) < of_seeds else []
-    # 1e-9: equal accuracies must not differ by a rounding of binary fractions.
-    return _order(what, model, gap >= -1e-9, text, "; ".join(cautions), [first, second])
-
-
-def _half(interval: Interval | None) -> float:
-    return (interval[1] - interval[0]) / 2 if interval else 0.0
+    reasons = [f"within {source}" for source in gap.open]
+    holds = gap.value >= -1e-9
+    if (
+        holds
+        and not reasons
+        and base is not None
+        and accuracy.gains_nothing([base, second], second)
+    ):
+        reasons.append(f"{names[1]} is not above zero-shot there, and so no baseline")
+    return _order(what, model, holds, text + remark, "", [first, second], reasons)

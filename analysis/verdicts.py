@@ -1,6 +1,6 @@
 """Verdicts: every printed number of the paper beside the measured one, and its claims as orders.
 
-A verdict is reproduced, differs, not comparable or not run, always with the reason.
+A verdict is reproduced, differs, undecided, not comparable or not run, always with the reason.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from .collected import Collected
 from .render import Block, Cell, Table
 from .units import EN_DASH
-from .verdict import DIFFERS, REPRODUCED, VERDICTS, Verdict
+from .verdict import DIFFERS, REPRODUCED, UNDECIDED, VERDICTS, Verdict
 from .verdict_numbers import number_verdicts
 from .verdict_orders import order_verdicts
 
@@ -36,7 +36,8 @@ def table_verdicts(collected: Collected) -> Table:
         caption=(
             f"The paper's claims and printed numbers against this study: {shown}. "
             "Claims about which is larger can be tested on any model; numbers only where model, "
-            "data and setting are the paper's."
+            "data and setting are the paper's. Undecided: within the error of what was measured, "
+            "which is no evidence for the claim, nor against it."
         ),
         blocks=_blocks(verdicts),
         notes=["verdicts.csv lists every printed number on a line of its own, with its run ids."],
@@ -47,7 +48,8 @@ def table_verdicts(collected: Collected) -> Table:
 def _blocks(verdicts: Sequence[Verdict]) -> list[Block]:
     orders = [verdict for verdict in verdicts if verdict.order]
     numbers = [verdict for verdict in verdicts if not verdict.order]
-    judged = [v for v in numbers if v.verdict in (REPRODUCED, DIFFERS)]
+    tested = (REPRODUCED, DIFFERS, UNDECIDED)
+    judged = [v for v in numbers if v.verdict in tested]
     heads = ["source", "what", "printed", "measured", "tolerance", "verdict", "reason"]
     blocks = [
         Block(
@@ -65,7 +67,7 @@ def _blocks(verdicts: Sequence[Verdict]) -> list[Block]:
             rows.append([v.source, v.what, *values, _verdict(v), v.reason])
         prose = frozenset({"verdict", "reason"})
         blocks.append(Block(heads, rows, 2, heading="Printed numbers", prose=prose))
-    rest = [v for v in numbers if v.verdict not in (REPRODUCED, DIFFERS)]
+    rest = [v for v in numbers if v.verdict not in tested]
     if rest:
         blocks.append(
             Block(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lomo.config_errors import explained
+from lomo.config_errors import check_size, explained
 from lomo.errors import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -23,7 +23,7 @@ Attention = Literal["eager", "sdpa"]
 HeadLoss = Literal["model", "fused"]
 Compile = Literal["none", "layers"]
 Engine = Literal["single", "fsdp2", "zero3"]
-TaskName = Literal["rte", "boolq", "wsc", "wic", "multirc", "copa"]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
 Grid = dict[str, list[HyperValue]]
 _HEAD_LOSS = (
@@ -82,7 +82,7 @@ class Accuracy(Strict):
 
     models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
     methods: list[str] = Field(min_length=1, description="method ids")
-    tasks: list[TaskName] = Field(min_length=1, description="tasks")
+    tasks: list[TaskName] = Field(min_length=1, description="task ids, in the order of the columns")
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
         [42], min_length=1, description="seeds of data order and adapters"
     )
@@ -154,7 +154,9 @@ class Target(Strict):
 class Variant(Strict):
     """One way to take a step, beside others."""
 
-    title: str | None = Field(None, description="in words, for table and figure; null for its name")
+    title: str | None = Field(
+        None, max_length=200, description="in words, for table and figure; null for its name"
+    )
     method: str = Field(description="id of a method or of a peer")
     hyper: dict[str, HyperValue] = Field(
         default_factory=dict, description="hyper-parameters that are not the method's defaults"
@@ -201,7 +203,9 @@ class Setting(Strict):
 class Change(Strict):
     """One change of an ablation. A key that is left out stays as it was."""
 
-    title: str | None = Field(None, description="in words, for table and figure; null for its name")
+    title: str | None = Field(
+        None, max_length=200, description="in words, for table and figure; null for its name"
+    )
     needs: list[str] = Field(
         default_factory=list, description="earlier changes without which it can't be"
     )
@@ -249,7 +253,7 @@ class Study(Strict):
         max_length=200,
         description="its name, and its folder: small letters, digits and hyphens",
     )
-    title: str = Field(description="one line for tables and pages")
+    title: str = Field(max_length=200, description="one line for tables and pages")
     data: str = Field(
         description="generated, superglue (the hub's), or a folder in SuperGLUE's JSONL layout"
     )
@@ -326,10 +330,10 @@ class Study(Strict):
 SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers", "ablation")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError where it is missing, broken or no mapping."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - all safe
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
     except UnicodeDecodeError as error:
@@ -356,6 +360,7 @@ def load_study(path: Path) -> Study:
 
 def parse(model: type[Spec], data: Any, *, where: str) -> Spec:
     """`data` as a `model`. Raises UserError that names the key in `where` and how to mend it."""
+    check_size(data, where)
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -10,6 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from lomo.errors import UserError, nearest
 
+MOST_VALUES = 100_000
+MOST_LEVELS = 50
+MOST_SHOWN = 200
+
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 
 
@@ -54,12 +58,50 @@ def explained(model: type[BaseModel], data: Any, error: ValidationError, where: 
         return _not_among(re.findall(r"'([^']*)'", first["ctx"]["expected"]), value, place)
     if first["type"] == "string_pattern_mismatch":
         return UserError(
-            f"{value!r} will not do", where=place, allowed=_description(model, first["loc"])
+            f"{_shown(value)} will not do", where=place, allowed=_description(model, first["loc"])
         )
     message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "value_error" else f" (it is {value!r})"
+    got = "" if first["type"] == "value_error" else f" (it is {_shown(value)})"
     single = first["type"] == "list_type" and isinstance(value, str | int | float)
     return UserError(message + got, where=place, fix=f"write [{value}]" if single else None)
+
+
+def check_size(data: Any, where: str) -> None:
+    """Raises UserError for a file whose aliases, written out, are more than anybody wrote by hand.
+
+    A few lines of YAML can stand for billions of values; each is counted once and multiplied.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(value: Any, key: str, depth: int) -> int:
+        if not isinstance(value, dict | list):
+            return 1
+        if depth > MOST_LEVELS:
+            raise UserError(
+                "is nested without end, or nearly", where=key, allowed=f"{MOST_LEVELS} levels"
+            )
+        if id(value) not in sizes:
+            sizes[id(value)] = 1 + sum(size(part, key, depth + 1) for part in _parts(value))
+        return sizes[id(value)]
+
+    for name, value in data.items() if isinstance(data, dict) else [("", data)]:
+        key = f"{where}: {name}" if name else where
+        if (found := size(value, key, 0)) > MOST_VALUES:
+            raise UserError(
+                f"stands for {found:.3g} values, by aliases of aliases",
+                where=key,
+                allowed=f"{MOST_VALUES:,} values",
+                fix="write out what is meant",
+            )
+
+
+def _parts(value: dict[Any, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _not_among(options: list[str], value: Any, place: str) -> UserError:
@@ -68,9 +110,8 @@ def _not_among(options: list[str], value: Any, place: str) -> UserError:
     if isinstance(value, bool) and {"on", "off"} & set(options):
         word = "on" if value else "off"
         fix = f'write "{word}" in quotes: YAML reads the bare word as {value}'
-    return UserError(
-        f"{value!r} is not one of its values", where=place, allowed=", ".join(options), fix=fix
-    )
+    what = f"{_shown(value)} is not one of its values"
+    return UserError(what, where=place, allowed=", ".join(options), fix=fix)
 
 
 def _path(data: Any, location: tuple[int | str, ...], missing: bool) -> str:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from lomo.errors import UserError
 from lomo.flops import backwards_per_step, hardware_flops_per_step, peak_flops_per_s
 from lomo.machine import Machine, Speed
 from lomo.memory.closed_form import BYTES
 from lomo.native_dtype import DTYPES, time_products
 from lomo.plan import MeasureSpec, TrainSpec
 from lomo.specs import PeerSpec
+from lomo.tasks.superglue import files_of, read_documents
 
 # Share of a GPU's peak that large products of a transformer sustain.
 SUSTAINED = 0.45
@@ -29,7 +33,7 @@ DISK_BYTES_PER_S = 1e9
 # the miniature's words.
 MEAN_TOKENS = {"rte": 94, "boolq": 161, "wsc": 54, "wic": 42, "multirc": 439, "copa": 19}
 MINIATURE_TOKENS = 24
-NUM_CANDIDATES = 2
+CHARACTERS_A_TOKEN, PROMPT_TOKENS = 4, 15
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def _training_seconds(run: TrainSpec, sizes: Sizes, machine: Machine, rate: floa
     if sizes.num_trainable_parameters:
         selecting = run.num_test if run.selection == "test" else run.num_dev
         num_scored = run.epochs * selecting + (0 if run.selection == "test" else run.num_test)
-    requests = num_scored * NUM_CANDIDATES
+    requests = num_scored * len(set(files_of(run.task).labels.values()))
     scoring = requests * num_tokens * 2 * sizes.num_parameters / rate
     calls = math.ceil(requests / run.eval_batch_size)
     return num_steps * step + scoring + calls * _host_seconds(sizes) / 3
@@ -130,5 +134,17 @@ def _host_seconds(sizes: Sizes) -> float:
 
 
 def _mean_tokens(run: TrainSpec) -> int:
-    generated = run.data_path.startswith("results/")
-    return MINIATURE_TOKENS if generated else MEAN_TOKENS[run.task]
+    if run.data_path.startswith("results/"):
+        return MINIATURE_TOKENS
+    return MEAN_TOKENS.get(run.task) or _tokens_in(run.data_path, run.task) or run.max_length
+
+
+@cache
+def _tokens_in(folder: str, task: str) -> int | None:
+    """The same of a task that stands in a folder of its user's; None where that is not here."""
+    try:
+        documents = read_documents(Path(folder), task, "val")
+    except UserError:
+        return None
+    characters = sum(len(str(value)) for document in documents for value in document.values())
+    return PROMPT_TOKENS + characters // len(documents) // CHARACTERS_A_TOKEN

@@ -22,10 +22,10 @@ from torch import nn
 from lomo.files import write_text
 from lomo.record import Evaluation
 from lomo.specs import TrainSpec
+from lomo.tasks import registry
 from lomo.tokens import Encoder
 
 METRIC = "acc"
-TASK_FOLDER = Path(__file__).parent / "tasks"
 
 # lm-eval prints a paragraph for each task it loads and each batch it scores.
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -71,8 +71,9 @@ def load_task(spec: TrainSpec, split: Literal["dev", "test"]) -> Task:
         "num_dev": spec.num_dev,
         "num_test": spec.num_test,
     }
-    manager = TaskManager(include_path=str(TASK_FOLDER), include_defaults=False, metadata=metadata)
-    task: Task = manager.load([f"lomo_{spec.task}"])["tasks"][f"lomo_{spec.task}"]
+    registry.check_name(spec.task, where="task")
+    manager = TaskManager(include_defaults=False, metadata=metadata)
+    (task,) = manager.load([str(registry.prompt_of(spec.task))])["tasks"].values()
     return task
 
 

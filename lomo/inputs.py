@@ -10,7 +10,7 @@ from lomo.errors import UserError
 from lomo.machine import has_gpu
 from lomo.models import ModelEntry, looked_from
 from lomo.tasks.jsonl import broken_link
-from lomo.tasks.superglue import TASKS, check_splits, find_file
+from lomo.tasks.superglue import GIVEN, check_splits, files_of, find_file
 
 SPLITS = ("train", "val")
 
@@ -25,15 +25,15 @@ def data_folder(study: Study) -> str:
 
 
 def task_files(task: str | None = None, folder: Path | None = None) -> list[str]:
-    """The files of one task, or of all, relative to the data folder.
+    """The files of one task, or of all that the pipeline makes, relative to the data folder.
 
     Given the folder, the names that they have there: `datasets` exports a validation.jsonl.
     """
     if task and folder:
         found = [find_file(folder, task, split)[0] for split in SPLITS]
         return [path.relative_to(folder).as_posix() for path in found]
-    tasks = [TASKS[task]] if task else list(TASKS.values())
-    return [f"{files.folder}/{split}.jsonl" for files in tasks for split in SPLITS]
+    folders = [files_of(name).folder for name in ([task] if task else GIVEN)]
+    return [f"{folder}/{split}.jsonl" for folder in folders for split in SPLITS]
 
 
 def model_folder(entry: ModelEntry, study: str) -> str:
@@ -67,6 +67,14 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
     Every line is read: what is wrong in the last task is told before the first run.
     """
     if study.data in ("generated", "superglue"):
+        for task in sorted(tasks - set(GIVEN)):
+            holds = {"generated": "the generated data", "superglue": "SuperGLUE"}[study.data]
+            raise UserError(
+                f"{holds} has no {task}",
+                where=f"{where}: data",
+                allowed=f"with {study.data}: {', '.join(GIVEN)}",
+                fix=f"give a folder that holds {' and '.join(task_files(task))}, data: FOLDER",
+            )
         return
     folder = Path(study.data)
     if not folder.is_dir():
@@ -74,8 +82,8 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
             f"no such data folder: {folder}",
             where=f"{where}: data",
             allowed="generated, superglue, or a folder in SuperGLUE's JSONL layout",
-            fix="correct `data`, or give it on the command line: --config data=FOLDER"
-            + looked_from(folder),
+            fix="correct `data` there; snakemake takes it on its command line too, "
+            f"--config data=FOLDER{looked_from(folder)}",
         )
     for task in sorted(tasks):
         for file in task_files(task, folder):

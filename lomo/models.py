@@ -119,7 +119,9 @@ def resolve_model(name: str, *, where: str) -> ModelEntry:
         f"unknown model {name!r}",
         where=where,
         allowed=f"a folder in Hugging Face layout, or one of {', '.join(known)}",
-        fix=f"did you mean {close!r}?" if close else "give a folder: --config models=FOLDER",
+        fix=f"did you mean {close!r}?"
+        if close
+        else "name a folder; snakemake takes it on its command line too, --config models=FOLDER",
     )
 
 

@@ -32,6 +32,7 @@ from lomo.refusals import (
     untrainable,
 )
 from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, TrainSpec
+from lomo.tasks import registry as tasks
 
 
 class Plan(Strict):
@@ -72,6 +73,8 @@ def make_plan(study: Study, *, source: str) -> Plan:
                     "and tables tell models by their name",
                 )
         if isinstance(section, Accuracy):
+            for number, task in enumerate(section.tasks):
+                tasks.check_name(task, where=f"{where}.tasks.{number}")
             check_data(study, set(section.tasks), where=source)
         specs: Sequence[TrainSpec | MeasureSpec]
         if isinstance(section, Accuracy):
@@ -316,6 +319,8 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     _hyper(spec.method, spec.hyper, f"{where}: hyper")
     check_hyper(spec.method, spec.hyper, spec, f"{where}: hyper")
     check_compile(spec, f"{where}: compile")
+    if isinstance(spec, TrainSpec):
+        tasks.check_name(spec.task, where=f"{where}: task")
     return spec
 
 

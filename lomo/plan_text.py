@@ -129,8 +129,8 @@ def _notes(plan: Plan, estimates: Estimates) -> list[str]:
     if lacking:
         more = len(lacking) - _NUM_LISTED
         notes.append(
-            "will not fit, so recorded as predicted_oom and not launched, unless with --config "
-            f"launch_anyway=true: {', '.join(lacking[:_NUM_LISTED])}"
+            "will not fit, so recorded as predicted_oom and not launched, unless the study says "
+            f"launch_anyway: true: {', '.join(lacking[:_NUM_LISTED])}"
             + (f" and {more} more" if more > 0 else "")
         )
     if short := len(estimates.of_fit("too few devices")):

@@ -21,6 +21,8 @@ from lomo.clock import process_age_s
 from lomo.engines.launch import is_rank
 from lomo.record import Device, Provenance
 from lomo.specs import MeasureSpec, TrainSpec
+from lomo.tasks import registry as tasks
+from lomo.tasks.entry import outside, points
 
 PACKAGES = (
     "torch",
@@ -50,6 +52,7 @@ NOT_DEFINING = frozenset(
         "lomo.lock",
         "lomo.methods",
         "lomo.models",
+        "lomo.outside",
         "lomo.plan",
         "lomo.provenance",
         "lomo.record",
@@ -57,6 +60,7 @@ NOT_DEFINING = frozenset(
         "lomo.run",
         "lomo.specs",
         "lomo.support",
+        "lomo.tasks.registry",
         "lomo.tracking",
         "lomo.typed",
         "lomo.wandb_runs",
@@ -87,6 +91,8 @@ def fingerprint(
     """
     roots = [ENTRY[kind], *([methods.module_name(method)] if method else [])]
     roots += [engines.MODULES[engine]] if engine else []
+    # Of a task from outside its entry, too, says what its documents are.
+    roots += [outside(task).module] if task and task in points() else []
     digest = hashlib.sha256()
     for name in sorted(_closure(roots)):
         digest.update(f"{name}\n{_meaning(name)}\n".encode())
@@ -97,8 +103,7 @@ def fingerprint(
         for path in sorted([*folder.glob("paper/*.csv"), *folder.glob("templates/*")]):
             digest.update(path.read_bytes())
     if task:
-        prompt = Path(__file__).parent / "tasks" / f"{task}.yaml"
-        lines = prompt.read_text(encoding="utf-8").splitlines()
+        lines = tasks.prompt_of(task).read_text(encoding="utf-8").splitlines()
         digest.update("\n".join(line for line in lines if not line.startswith("#")).encode())
     return digest.hexdigest()[:16]
 

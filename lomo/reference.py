@@ -56,7 +56,7 @@ def reference() -> str:
     parts = [MARK, ""]
     for title, model in _BLOCKS:
         parts += [f"### {title}", "", *_table(model), ""]
-    parts += ["### Hyper-parameters (`grids`), by method", "", *_hyper_of(methods.modules())]
+    parts += ["### Hyper-parameters (`grids`), by method", "", *_hyper_of(methods.MODULES)]
     parts += ["### Hyper-parameters (`hyper` of a variant), by peer", "", *_hyper_of(peers.MODULES)]
     return "\n".join(parts).rstrip() + "\n"
 

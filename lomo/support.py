@@ -6,7 +6,7 @@ docs/footguns.md prints it. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from lomo import engines, methods
 from lomo.engines import Cell
@@ -63,9 +63,12 @@ def check(method: str, asked: Mapping[str, str], engine: str, *, where: str) -> 
         )
 
 
-def cells() -> Iterator[tuple[str, str, dict[str, Cell]]]:
-    """(method, option, engine -> cell) for every method that trains and every option it may see."""
-    for method in methods.MODULES:
+def cells(names: Iterable[str] | None = None) -> Iterator[tuple[str, str, dict[str, Cell]]]:
+    """(method, option, engine -> cell) for every method that trains and every option it may see.
+
+    names: of all methods, also those of other packages, unless given.
+    """
+    for method in methods.modules() if names is None else names:
         described = methods.describe(method)
         if not described.trains:
             continue
@@ -76,10 +79,10 @@ def cells() -> Iterator[tuple[str, str, dict[str, Cell]]]:
 
 
 def markdown() -> str:
-    """The table, in words."""
+    """The table of this repository's methods, in words."""
     head = ["method", "option", *engines.MODULES]
     rows = [head, ["---"] * len(head)]
-    for method, option, by_engine in cells():
+    for method, option, by_engine in cells(methods.MODULES):
         words = [_words(found, by_engine["single"]) for found in by_engine.values()]
         rows.append([f"`{method}`", OPTIONS[option], *words])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -24,7 +24,7 @@ from lomo.methods import Prepared
 from lomo.preparation import prepare_model
 from lomo.record import Evaluation, Training
 from lomo.specs import TrainSpec
-from lomo.tasks.superglue import TASKS, num_seen, split_documents
+from lomo.tasks.superglue import files_of, num_seen, split_documents
 from lomo.throughput import TimedStep, summarise
 from lomo.tokens import text_encoder
 from lomo.tracking import History
@@ -57,7 +57,7 @@ def work(
     encoder = text_encoder(load_tokenizer(spec.model_path), spec.model_path)
     splits: dict[Any, None] = dict.fromkeys((spec.selection, "test"))
     tasks = {split: evaluate.load_task(spec, split) for split in splits}
-    room = Room(spec.max_length, num_rows(spec.model_path), TASKS[spec.task].passage)
+    room = Room(spec.max_length, num_rows(spec.model_path), files_of(spec.task).passage)
     examples = encode(encoder, tasks["test"], documents["train"], room=room)
     for split, task in tasks.items():
         check(encoder, task, room=room, name=split)

@@ -114,6 +114,27 @@ def test_what_is_like_nothing_known_gets_no_suggestion() -> None:
     assert nearest("xyz", methods.MODULES) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "known", "near"),
+    [
+        ("lion", ["lora", "lomo"], None),
+        ("muon", ["lomo"], None),
+        ("adamax", ["adamw"], None),
+        ("adam", ["adamw"], "adamw"),
+        ("sdg", ["sgd"], "sgd"),
+        ("LoRA", ["lora"], "lora"),
+        ("zeroshot", ["zero_shot"], "zero_shot"),
+        ("fsdp", ["fsdp2", "single"], "fsdp2"),
+        ("sequence_len", ["sequence_length"], "sequence_length"),
+        ("llama-70b", ["llama-7b", "llama-13b"], None),
+        ("lama-7b", ["llama-7b", "llama-13b"], "llama-7b"),
+        ("adafactor", ["adalomo", "adamw"], None),
+    ],
+)
+def test_only_a_slip_is_suggested(name: str, known: list[str], near: str | None) -> None:
+    assert nearest(name, known) == near
+
+
 def test_a_flag_can_be_written_as_on_a_command_line(study_dict: dict[str, Any]) -> None:
     for word, value in (("true", True), ("false", False), (True, True)):
         study = parse(Study, {**study_dict, "launch_anyway": word}, where="unit.yaml")

@@ -14,17 +14,19 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 from lomo import peers
 from lomo.config import Strict
 from lomo.errors import UserError, nearest
+from lomo.outside import by_name, check_point, imported, said_in
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+GROUP = "lomo.methods"
 MODULES = {
     "zero_shot": "lomo.methods.zero_shot",
     "sgd": "lomo.methods.sgd",
@@ -37,6 +39,9 @@ MODULES = {
 
 # Settings that a method may be unable to honour. Those outside this set concern all alike.
 OPTIONS = frozenset({"max_grad_norm", "weight_decay", "gradient_accumulation", "float16"})
+
+# Those that are hyper-parameters of the methods that have them.
+OWN_OPTIONS = frozenset({"norm_scope", "rounding", "update"})
 
 # What torch's own optimizers honour, and fused ones, and why not the rest (see lomo/support.py).
 ORDINARY = OPTIONS - {"float16"}
@@ -94,10 +99,16 @@ class Prepared:
 
 
 @cache
+def points() -> dict[str, tuple[EntryPoint, ...]]:
+    """The entry points of installed packages, by the name of their method."""
+    return by_name(GROUP)
+
+
+@cache
 def modules() -> dict[str, str]:
     """Method id -> module name, with those of installed packages behind the built-in ones."""
-    outside = {point.name: point.value for point in entry_points(group="lomo.methods")}
-    return {**outside, **MODULES}
+    outside = {name: of_name[0].value for name, of_name in sorted(points().items())}
+    return {**MODULES, **{name: value for name, value in outside.items() if name not in MODULES}}
 
 
 def module_name(method: str) -> str:
@@ -107,8 +118,35 @@ def module_name(method: str) -> str:
 
 
 def module_of(method: str) -> Any:
-    """The module of a method or a peer. Raises UserError for an unknown one."""
-    return importlib.import_module(module_name(method))
+    """The module of a method or a peer. Raises UserError for an unknown one, and for one of another
+    package that can't be used."""
+    name = module_name(method)
+    return _outside(method) if method in points() else importlib.import_module(name)
+
+
+@cache
+def _outside(method: str) -> Any:
+    """The module of a method of another package, checked."""
+    where = said_in(points()[method][0])
+    check_point(points()[method], own={**MODULES, **peers.MODULES}, what="method")
+    module = imported(modules()[method], where)
+    if not isinstance(getattr(module, "METHOD", None), Method):
+        raise UserError(
+            f"{module.__name__} has no METHOD",
+            where=where,
+            allowed="METHOD = lomo.methods.Method(title, hyper, honours)",
+        )
+    unknown = module.METHOD.honours - OPTIONS - OWN_OPTIONS
+    if unknown or not callable(getattr(module, "prepare", None)):
+        raise UserError(
+            f"METHOD of {module.__name__} honours {', '.join(sorted(unknown))}, which is no option"
+            if unknown
+            else f"{module.__name__} has no prepare(model, spec, spread)",
+            where=where,
+            allowed=", ".join(sorted(OPTIONS | OWN_OPTIONS)) if unknown else None,
+            fix="see lomo/methods/sgd.py, which has both",
+        )
+    return module
 
 
 def describe(method: str) -> Method:
@@ -128,6 +166,8 @@ def check_name(method: str, *, where: str, peers_too: bool = False) -> None:
     known = [*modules(), *(peers.MODULES if peers_too else ())]
     if method in known:
         peers.check_installed(method, where=where)
+        if method in points():
+            _outside(method)
     elif method in peers.MODULES:
         raise UserError(
             f"{method} is a peer: there to be compared with, in a `peers` section",
@@ -141,5 +181,7 @@ def check_name(method: str, *, where: str, peers_too: bool = False) -> None:
             f"unknown method {method!r}",
             where=where,
             allowed=", ".join(known),
-            fix=f"did you mean {close!r}?" if close else None,
+            fix=f"did you mean {close!r}?"
+            if close
+            else "a method of your own is one module and one entry point, see CONTRIBUTING.md",
         )

@@ -198,3 +198,5 @@ _READERS: dict[str, Callable[[Document, Layout, str], Iterator[Document]]] = {
     "wsc": _wsc,
     "multirc": _multirc,
 }
+# Tasks whose documents have more fields than their entry names.
+READ_IN_PARTS = frozenset(_READERS)

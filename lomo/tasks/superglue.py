@@ -8,30 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lomo.errors import UserError
+from lomo.tasks.entry import TaskFiles, outside
 from lomo.tasks.jsonl import broken_link, read_objects
 from lomo.tasks.layouts import EXPORTED, Document, exported_layout, own_layout
 
 if TYPE_CHECKING:
     import datasets
-
-
-@dataclass(frozen=True)
-class TaskFiles:
-    """Where a task's lines lie and what each must hold."""
-
-    folder: str
-    text_fields: tuple[str, ...]
-    # Label as it stands in the file -> index of the candidate in the task's YAML.
-    labels: dict[Any, int]
-    # The field with which the prompt begins, and which loses its left end where all is too long.
-    passage: str | None = None
-    # The field whose documents stay together: in train, or in dev.
-    together: str | None = None
 
 
 TASKS = {
@@ -46,6 +32,13 @@ TASKS = {
         "COPA", ("premise", "choice1", "choice2", "question"), {0: 0, 1: 1}, "premise"
     ),
 }
+# Those whose files the pipeline can fetch, and make in miniature; another's lie in a folder.
+GIVEN = ("rte", "boolq", "wsc", "wic", "multirc", "copa")
+
+
+def files_of(task: str) -> TaskFiles:
+    """The entry of a task, of this repository or of another package. Raises UserError."""
+    return TASKS[task] if task in TASKS else outside(task).files
 
 
 def find_file(folder: Path, task: str, split: str) -> tuple[Path, bool]:
@@ -54,7 +47,7 @@ def find_file(folder: Path, task: str, split: str) -> tuple[Path, bool]:
     It is where `validation.jsonl` stands for `val.jsonl`: no name or label of SuperGLUE's own
     files could be taken for the other. Raises UserError where both are there.
     """
-    own = folder / TASKS[task].folder
+    own = folder / files_of(task).folder
     exported = task in EXPORTED and (own / "validation.jsonl").is_file()
     if exported and (own / "val.jsonl").exists():
         raise UserError(
@@ -73,15 +66,15 @@ def read_documents(folder: Path, task: str, split: str) -> list[Document]:
     of range, and for a missing or empty file.
     """
     path, exported = find_file(folder, task, split)
+    files = files_of(task)
     if not path.is_file():
         link = broken_link(path)
         raise UserError(
             f"a broken link to {link}" if link else "no such file",
             where=str(path),
-            allowed=f"a folder in SuperGLUE's layout: {TASKS[task].folder}/train.jsonl, val.jsonl",
-            fix="give the folder that holds RTE, BoolQ, WSC, WiC, MultiRC and COPA",
+            allowed=f"a folder in SuperGLUE's layout: {files.folder}/train.jsonl, val.jsonl",
+            fix=f"give the folder that holds {files.folder}, among others",
         )
-    files = TASKS[task]
     layout = (
         exported_layout(task, files.text_fields)
         if exported
@@ -128,7 +121,7 @@ def split_documents(
     paragraphs are not divided: each is for train or for dev, and a few may be left over.
     """
     pool = read_documents(folder, task, "train")
-    field = TASKS[task].together
+    field = files_of(task).together
     num_groups = len({document[field] for document in pool}) if field else len(pool)
     if num_dev and num_groups < 2:
         raise UserError(

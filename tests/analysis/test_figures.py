@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 import synthetic
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from analysis.cli import main
 from analysis.collected import load
+from analysis.costs import Costs, costs
 from analysis.figure_gradients import gradient_curve
+from analysis.figure_overview import figure_overview
+from analysis.figure_tradeoff import figure_tradeoff
 from analysis.figures import FIGURES, make_figure
 from analysis.labels import spread
 from analysis.names import METHODS
 from analysis.style import FORMATS, method_colour, method_marker
+from analysis.units import decimals
 
 
 def test_every_figure_comes_out_in_every_format(built: Path) -> None:
@@ -41,6 +47,37 @@ def test_a_section_that_was_not_run_leaves_a_placeholder(tmp_path: Path) -> None
 def test_methods_have_colours_and_markers_of_their_own() -> None:
     assert len({method_colour(method) for method in METHODS}) == len(METHODS)
     assert len({method_marker(method) for method in METHODS}) == len(METHODS)
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_a_page_tells_one_speed_of_a_method_and_its_setting(tmp_path: Path) -> None:
+    """Memory is measured of all methods, at another size and in another dtype than speed."""
+    study = synthetic.study_dict()
+    study["throughput"] |= {"methods": ["adamw", "sgd", "lomo"], "dtype": "float32"}
+    synthetic.write_results(tmp_path, synthetic.plan_of(study))
+    assert main(["collect", "--results", str(tmp_path)]) == 0
+    collected = load(tmp_path)
+    found = costs(collected)
+    assert isinstance(found, Costs)
+    assert len(found.measured) == 6 and set(found.timed) == {"adamw", "sgd", "lomo"}
+    of_table_2 = {row.method: row for row in collected.rows("throughput")}
+    assert all(found.timed[m] == of_table_2[m] for m in found.timed)
+
+    overview = texts(figure_overview(collected))
+    speeds = [decimals(row.tokens_per_s_per_device, 0) for row in of_table_2.values()]
+    assert set(speeds) <= set(overview)
+    others = {decimals(row.tokens_per_s_per_device, 0) for row in found.measured.values()}
+    assert not others & set(overview)
+    assert overview.count("not measured") == 3
+    assert "tokens/s per device\n1 x 256 tokens,\nfloat32, with checkpointing" in overview
+    assert any(t.endswith("\n8 x 128 tokens, bfloat16, with checkpointing") for t in overview)
+
+    tradeoff = texts(figure_tradeoff(collected))
+    assert "LOMO\n20 ms" in tradeoff and "LoRA" in tradeoff
+    assert any("1 x 256 tokens, float32" in text for text in tradeoff)
 
 
 def test_a_gradient_curve_counts_births_and_ignores_other_events() -> None:

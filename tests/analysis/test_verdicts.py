@@ -10,6 +10,7 @@ from analysis.cli import main
 from analysis.collected import load
 from analysis.printed import COLUMNS, FILES, printed, value
 from analysis.verdict import VERDICTS, Verdict, judge
+from analysis.verdict_claims import _judge as judge_claim
 from analysis.verdicts import all_verdicts
 
 SIZES = ("7B", "13B", "30B", "65B")
@@ -171,12 +172,129 @@ def test_an_order_within_the_seeds_interval_says_so(tmp_path: Path) -> None:
 
     orders = orders_of(tmp_path, study, change)
     near = orders["Mean accuracy, LOMO at least LoRA"]
+    assert near.verdict == "undecided"
+    assert near.measured == "LOMO 80.0 %, LoRA 60.0 % (over RTE, the paper over six tasks)"
     assert near.reason == "as an order, on mini; within the seeds' interval"
     far = orders["Mean accuracy, LOMO at least 20 points above zero-shot"]
-    assert far.reason == "as an order, on mini"
+    assert (far.verdict, far.reason) == ("reproduced", "as an order, on mini")
+
+
+@pytest.mark.parametrize(
+    ("lomo", "lora", "verdict", "why"),
+    [
+        (0.80, 0.70, "reproduced", ""),
+        (0.70, 0.80, "differs", ""),
+        (0.805, 0.80, "undecided", "; within the error of the test sample"),
+        (0.795, 0.80, "undecided", "; within the error of the test sample"),
+        # A baseline that training has not moved from zero-shot is none.
+        (0.80, 0.505, "undecided", "; LoRA is not above zero-shot there, and so no baseline"),
+        (0.40, 0.505, "differs", ""),
+    ],
+)
+def test_an_order_is_held_only_where_the_evidence_tells(
+    lomo: float, lora: float, verdict: str, why: str, tmp_path: Path
+) -> None:
+    levels = {"lomo": lomo, "lora": lora, "zero_shot": 0.5}
+    orders = orders_of(tmp_path, accuracy_study(), scored(levels, stderr=0.01))
+    found = orders["Mean accuracy, LOMO at least LoRA"]
+    assert (found.verdict, found.reason) == (verdict, f"as an order, on mini{why}")
+
+
+def accuracy_study(*tasks: str) -> dict:
+    study = synthetic.study_dict()
+    for section in ("lora_rank", "memory", "throughput"):
+        study.pop(section)
+    methods = ["zero_shot", "lora", "lomo"]
+    study["superglue"] |= {"methods": methods, "tasks": list(tasks) or ["rte"], "grids": {}}
+    return study
+
+
+def scored(levels: dict[str, float], stderr: float) -> synthetic.Change:
+    """Every run of a method with the same test accuracy and error."""
+
+    def change(run_id: str, record: dict) -> dict:
+        told = {"value": levels[record["spec"]["method"]], "stderr": stderr, "missing": {}}
+        result = record["result"] | told
+        return record | {"result": result, "evaluations": [*record["evaluations"][:-1], result]}
+
+    return change
+
+
+def test_a_cell_that_training_left_at_zero_shot_is_marked(tmp_path: Path) -> None:
+    change = scored({"lomo": 0.8, "lora": 0.505, "zero_shot": 0.5}, stderr=0.01)
+    orders_of(tmp_path, accuracy_study(), change)
+    main(["table", "--results", str(tmp_path), "--which", "3"])
+    data = pd.read_csv(tmp_path / "tables" / "table3_superglue.csv").set_index(["method", "task"])
+    assert data.loc[("lora", "rte"), "no_gain"] and not data.loc[("lomo", "rte"), "no_gain"]
+    text = (tmp_path / "tables" / "table3_superglue.md").read_text()
+    assert "| LoRA | 50.5 ± 1.0 (no gain) | 50.5 ± 1.0 (no gain) |" in text
+    assert "No gain: not above zero-shot by more than the 95 % error" in text
+
+
+def test_speeds_within_the_spread_of_their_steps_are_undecided(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        speeds = {"sgd": 1000.0, "adamw": 500.0, "lomo": 1010.0}
+        speed = speeds.get(record["spec"]["method"])
+        if record["throughput"] is None or speed is None:
+            return record
+        name = "tokens_per_s_per_device"
+        told = {name: speed, f"{name}_p10": 0.95 * speed, f"{name}_p90": 1.05 * speed}
+        return record | {"throughput": record["throughput"] | told}
+
+    orders = orders_of(tmp_path, synthetic.study_dict(), change)
+    near = orders["Tokens/s per device, LOMO above SGD"]
+    assert near.verdict == "undecided"
+    assert near.reason == "as an order, on mini; within the spread of single steps"
+    assert orders["Tokens/s per device, LOMO above AdamW"].verdict == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("rule", "measured", "error", "verdict"),
+    [
+        (("least", 0.0), 12.0, 1.0, "reproduced"),
+        (("least", 0.0), 10.5, 1.0, "undecided"),
+        (("least", 0.0), 8.0, 1.0, "differs"),
+        (("points", 2.0), 10.5, 1.0, "reproduced"),
+        (("points", 2.0), 10.0, 3.0, "undecided"),
+        (("points", 2.0), 20.0, 30.0, "undecided"),
+        (("points", 2.0), 20.0, 3.0, "differs"),
+        (("share", 0.05), 10.5, 0.0, "reproduced"),
+    ],
+)
+def test_a_headline_is_decided_only_if_its_whole_interval_is(
+    rule: tuple[str, float], measured: float, error: float, verdict: str
+) -> None:
+    assert judge_claim(10.0, measured, *rule, error)[0] == verdict
+
+
+def test_a_mean_claim_is_of_the_papers_tasks_alone(tmp_path: Path) -> None:
+    change = scored({"lomo": 0.8, "lora": 0.7, "zero_shot": 0.5}, stderr=0.01)
+    orders = orders_of(tmp_path, accuracy_study("copa", "rte"), change)
+    found = orders["Mean accuracy, LOMO at least LoRA"]
+    assert found.verdict == "reproduced"
+    assert found.measured is not None and "(over COPA and RTE, the paper over" in found.measured
 
 
 def test_the_shown_table_counts_what_it_folds_together(built: Path) -> None:
     text = (built / "tables" / "verdicts.md").read_text()
     assert "| Table 3 | not comparable | mini is not one of the paper's models | 84 |" in text
     assert len(pd.read_csv(built / "tables" / "verdicts.csv")) > 199
+
+
+def test_a_subset_of_the_tasks_says_which_values_it_cannot_test(tmp_path: Path) -> None:
+    study = accuracy_study("copa", "rte") | {"data": "superglue"}
+    study["superglue"] |= {"models": ["llama-7b"]}
+    orders_of(tmp_path, study)
+    verdicts = {(v.source, v.what): v for v in all_verdicts(load(tmp_path))}
+    absent = verdicts["Table 3", "7B LOMO: BoolQ"]
+    assert (absent.verdict, absent.reason) == ("not run", "the study does not ask for BoolQ")
+    average = verdicts["Table 3", "7B LOMO: average"]
+    assert average.verdict == "not comparable"
+    assert average.reason == "not all six tasks are in the study"
+    assert verdicts["Table 3", "7B LOMO: COPA"].verdict in ("reproduced", "differs")
+    main(["table", "--results", str(tmp_path), "--which", "3"])
+    data = pd.read_csv(tmp_path / "tables" / "table3_superglue.csv").set_index(["method", "task"])
+    printed_percent = data["printed_percent"]
+    assert printed_percent["lomo", "copa"] > 0 and pd.isna(printed_percent["lomo", "average"])
+    text = (tmp_path / "tables" / "table3_superglue.md").read_text()
+    assert "| model | method | COPA | RTE | average |" in text

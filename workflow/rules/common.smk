@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lomo import failed_logs, interrupts, native_dtype, plan_command, warm
 from lomo.cli import refuse, settle_jobs, settle_place
+from lomo.command_line import check_given_config
 from lomo.errors import UserError
 from lomo.estimates import resources_of
 from lomo.foresight import forget_unlaunched
@@ -21,6 +22,7 @@ from lomo.typed import as_typed
 SOURCE = os.path.relpath(workflow.configfiles[-1])
 settle_place(workflow.basedir)
 try:
+    check_given_config(sys.argv[1:])
     PLAN = plan_from_config(as_typed(config, workflow.config_settings.config_args), source=SOURCE)
 except UserError as error:
     sys.exit(refuse(error))

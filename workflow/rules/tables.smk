@@ -32,8 +32,9 @@ rule list_runs:
     conda:
         "../../environment.yml"
     params:
-        study=PLAN.study.model_dump_json(exclude_defaults=True),
-        source=SOURCE,
+        # Functions: of a plain text Snakemake takes {x} for a wildcard.
+        study=lambda wildcards: PLAN.study.model_dump_json(exclude_defaults=True),
+        source=lambda wildcards: SOURCE,
         digest=hashlib.sha256(PLAN.model_dump_json().encode()).hexdigest(),
     shell:
         "python -m lomo runs {params.study:q} --source {params.source:q} --out {output:q} > {log:q}"
