@@ -133,6 +133,8 @@ def _sample(tensor: Tensor, turn: int) -> Tensor:
 
 def _flat(tensor: Tensor) -> Tensor:
     """The elements in the order of their memory, without a copy where they lie close together."""
+    if tensor.is_sparse:
+        tensor = tensor._values()
     if tensor.is_contiguous():
         return tensor.view(-1)
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
