@@ -45,6 +45,11 @@ def fsdp1(module: nn.Module, *, use_orig_params: bool) -> nn.Module:
     return FullyShardedDataParallel(module, use_orig_params=use_orig_params, device_id=cpu)
 
 
+def halve(parameter: torch.Tensor) -> None:
+    assert parameter.grad is not None
+    parameter.grad.mul_(0.5)
+
+
 WRAPPERS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     "ddp": (DistributedDataParallel, "DistributedDataParallel holds.*train model.module"),
     "fsdp1": (lambda m: fsdp1(m, use_orig_params=False), r"FSDP1\) has flattened"),
@@ -149,3 +154,22 @@ def test_one_parameter_that_is_split_otherwise_keeps_all_from_moving() -> None:
     module.reshard()  # type: ignore[operator]
     after = {name: w.full_tensor() for name, w in weights(module).items()}
     assert max_difference(after, before) == 0.0
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.3])
+def test_hooks_on_sharded_parameters_are_honoured(max_grad_norm: float | None) -> None:
+    """FSDP2 calls them itself, in the order of their dict; ours goes behind them there too."""
+    found = []
+    for kind in ("plain", "before", "after"):
+        module = model()
+        if kind != "plain":
+            fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+        made = [] if kind != "after" else [Lomo(module.parameters(), lr=0.1)]
+        for parameter in module.parameters():
+            parameter.register_post_accumulate_grad_hook(halve)
+        optimizer = made[0] if made else Lomo(module.parameters(), lr=0.1)
+        optimizer.max_grad_norm = max_grad_norm
+        train(module, optimizer, steps=3)
+        full = {n: getattr(w, "full_tensor", lambda w=w: w)() for n, w in weights(module).items()}
+        found.append(full)
+    assert max_difference(found[0], found[1]) == max_difference(found[0], found[2]) == 0.0
