@@ -1,7 +1,7 @@
 """The command line: what a rule runs, a person can paste.
 
-Exit codes: 0 the command did its work (a run's record may still say oom or diverged), 2 the
-user's mistake, 1 a bug.
+Exit codes: 0 the command did its work (a run's record may still say oom or diverged), 2 what the
+user can mend (a mistake, a full disk), 130 Ctrl-C, 1 a bug.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def settle_place(checkout: str | Path) -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     own = str(Path(__file__).resolve().parents[1])
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if own not in sys.path[-1:] and "site-packages" not in own:
+    if "site-packages" not in own:
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([own, *others]))
 
 
