@@ -312,10 +312,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _wandb(options: argparse.Namespace) -> None:
+    from lomo.belief import read_believed
     from lomo.plan import read_plan
     from lomo.wandb_runs import publish
 
-    publish(options.results, list(read_plan(options.results).runs))
+    plan = read_plan(options.results)
+    read_believed(options.results, plan.runs)  # what is not believed is told to nobody
+    publish(options.results, list(plan.runs))
 
 
 def _predict(options: argparse.Namespace) -> None:
