@@ -211,6 +211,8 @@ def _reference(_: argparse.Namespace) -> None:
 
 def _data(options: argparse.Namespace) -> None:
     from lomo.config import Generated, parse
+    from lomo.made import note_folder
+    from lomo.provenance import fingerprint
     from lomo.tasks import miniature
 
     spec = parse(Generated, _json_argument(options.spec, "--spec"), where="--spec")
@@ -219,6 +221,7 @@ def _data(options: argparse.Namespace) -> None:
     )
     if options.text:
         miniature.write_text(options.text, seed=spec.seed, num_sentences=spec.num_sentences)
+    note_folder(options.out, spec=spec.model_dump(mode="json"), code=fingerprint("generate"))
     _say(f"six tasks of {spec.num_train} + {spec.num_val} items in {options.out}")
 
 
@@ -231,11 +234,15 @@ def _pretrain(options: argparse.Namespace) -> None:
     # Saving a model makes transformers import deepspeed, which warns where it finds no GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from lomo.lock import exclusive
+    from lomo.made import note_folder
     from lomo.pretrain import make_base_model
+    from lomo.provenance import fingerprint
 
     with exclusive(options.out.with_name(f".{options.out.name}.lock")) as waited:
         if not (waited and (options.out / "model.safetensors").is_file()):
             loss = make_base_model(entry, options.text, options.out, progress=not QUIET)
+            spec = entry.model_dump(mode="json")
+            note_folder(options.out, spec=spec, code=fingerprint("pretrain"))
             _say(f"pretrained {entry.name}  loss {loss:.3f}")
 
 

@@ -13,7 +13,7 @@ from lomo.record import Record
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.throughput import TimedStep, summarise
 
-SAMPLES = "samples.jsonl"
+SAMPLES, HISTORY = "samples.jsonl", "history.jsonl"
 Lines = Sequence[Mapping[str, Any]]
 # (key, what the record says, who says otherwise, what they say)
 Claims = Iterator[tuple[str, Any, str, Any]]
@@ -32,7 +32,7 @@ def claims_of_files(
         checks[SAMPLES] = lambda lines: _samples(record, lines)
     measured = record.kind == "measure" and record.status == "ok"
     if measured or record.training is not None or record.evaluations:
-        checks["history.jsonl"] = lambda lines: _history(record, planned, lines)
+        checks[HISTORY] = lambda lines: _history(record, planned, lines)
     if record.memory is not None and record.memory.timeline_file is not None:
         checks[record.memory.timeline_file] = lambda lines: _timeline(record, lines)
     return checks
@@ -58,7 +58,7 @@ def read_json_lines(path: Path) -> Lines:
 
 
 def outcome(log_likelihoods: Sequence[float], label: int) -> float:
-    """lm-eval's `acc` of an example: whether the likeliest candidate (of equals the first) is right."""
+    """lm-eval's `acc` of an example: is the likeliest candidate, of equals the first, right?"""
     return float(max(range(len(log_likelihoods)), key=log_likelihoods.__getitem__) == label)
 
 

@@ -51,7 +51,8 @@ onstart:
         # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
         native_dtype.keep(PLAN.study)
-        if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
+        launched = {job.rule.name for job in workflow.dag.needrun_jobs()}
+        if launched & {"train", "measure"} or (STANDING.unestimated and "tables" in launched):
             planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
         if not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
@@ -106,6 +107,7 @@ def rounds_to_come(wildcards):
 def model_of(wildcards):
     """The files of the run's model."""
     hold_triggers()
+    unless_it_stands(f"results/{STUDY}/runs/{wildcards.run}/record.json")
     return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
 
 

@@ -1,6 +1,18 @@
 """Models and data: made from nothing, or fetched. Only the fetch rules use the network."""
 
 
+def text_of(wildcards):
+    """The text that a base model is made from."""
+    unless_it_stands(f"results/{STUDY}/models/{wildcards.model}/model.safetensors")
+    return f"results/{STUDY}/data/text.txt"
+
+
+def nothing_unless_it_stands(wildcards):
+    """No file: the architecture stands in the plan."""
+    unless_it_stands(f"results/{STUDY}/models/{wildcards.model}/config.json")
+    return []
+
+
 rule generate:
     output:
         text="results/{study}/data/text.txt",
@@ -23,7 +35,7 @@ rule generate:
 
 rule pretrain:
     input:
-        "results/{study}/data/text.txt",
+        text_of,
     output:
         "results/{study}/models/{model}/model.safetensors",
     log:
@@ -40,6 +52,8 @@ rule pretrain:
 
 
 rule random_model:
+    input:
+        nothing_unless_it_stands,
     output:
         "results/{study}/models/{model}/config.json",
     log:
