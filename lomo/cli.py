@@ -320,12 +320,14 @@ def _run(options: argparse.Namespace) -> None:
 
 def _wandb(options: argparse.Namespace) -> None:
     from lomo.belief import read_believed
+    from lomo.made import note, page, sources_of
     from lomo.plan import read_plan
     from lomo.wandb_runs import publish
 
     plan = read_plan(options.results)
     read_believed(options.results, plan.runs)  # what is not believed is told to nobody
     publish(options.results, list(plan.runs))
+    note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -349,9 +351,12 @@ def _predictions(options: argparse.Namespace) -> None:
         june_2023.use(options.modelling)
         out = options.results / "predictions-2023-06"
     _settle_process()
+    from lomo.made import note, page
     from lomo.memory.study import predict_study
+    from lomo.standing import predicting_code
 
     predict_study(plan, out, _say, num_processes=options.processes)
+    note(page(options.results, out.name), code=predicting_code(plan))
 
 
 def _warm(options: argparse.Namespace) -> None:

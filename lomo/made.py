@@ -63,6 +63,15 @@ def read(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def names_in(index: Path) -> list[str]:
+    """The names in a JSON list; [] where there is none."""
+    try:
+        data = from_json(index.read_bytes())
+    except (OSError, ValueError):
+        return []
+    return [str(name) for name in data] if isinstance(data, list) else []
+
+
 def page(results: Path, command: str) -> Path:
     """Where a study keeps what its tables, figures and report were made from."""
     return results / ".made" / f"{command}.json"
@@ -78,8 +87,8 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def sources_of(command: str, results: Path, plan: Plan) -> dict[str, Any]:
-    """What the content of a command of `analysis` comes from, beside its code."""
-    if command == "collect":
+    """What the content of a command of `analysis`, or of `wandb`, comes from beside its code."""
+    if command in ("collect", "wandb"):
         records = (results / "runs" / run_id / "record.json" for run_id in plan.runs)
         return {"plan": plan_digest(plan), "records": digest(records)}
     return {

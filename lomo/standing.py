@@ -46,16 +46,17 @@ def look(results: Path, plan: Plan) -> Standing:
         found.reasons.append(f"{path} is not the present plan: it and the tables are made again")
     inputs = dict(_inputs(results, plan, found))
     _look_at_records(results, plan, inputs, found)
+    _look_at_predictions(results, plan, found)
     if "list_runs" not in found.rules and not found.files:
         _look_at_tables(results, plan, found)
-    found.unestimated = not _estimated(results / "estimates.json", plan)
+    found.unestimated = not is_estimated(results / "estimates.json", plan)
     if found.unestimated and (results / "tables").is_dir():
         found.rules.add("tables")
         found.reasons.append(f"{results}/estimates.json is not there or lacks runs: made again")
     return found
 
 
-def _estimated(path: Path, plan: Plan) -> bool:
+def is_estimated(path: Path, plan: Plan) -> bool:
     """Whether the estimates in a file are of all runs of the plan. A cut one is the user's case."""
     runs = made.read(path).get("runs", {})
     return (path.is_file() and not runs) or set(plan.runs) <= set(runs)
@@ -123,7 +124,8 @@ def _look_at_records(
         elif len(sources) == len(names):
             _settle([path], _inputs_of(results, plan, spec))
     if odd:
-        found.reasons.append(f"{len(odd)} runs are done again: {odd[0]}")
+        more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
+        found.reasons.append(f"done again: {odd[0]}{more}")
 
 
 def _why_not(record: dict[str, Any], spec: dict[str, Any], code: str, folder: Path) -> str | None:
@@ -158,6 +160,9 @@ def _inputs_of(results: Path, plan: Plan, spec: Any) -> list[Path]:
 def _look_at_tables(results: Path, plan: Plan, found: Standing) -> None:
     """Tables, figures and report, each by its content: nothing before them is made again."""
     before = [results / "plan.json", *_records(results, plan)]
+    published, sources = results / "wandb/published.json", made.sources_of("wandb", results, plan)
+    if published.is_file() and made.made_from(made.page(results, "wandb"), **sources):
+        _settle([published], before)
     for rule, command in ANALYSIS.items():
         place = {"collect": "tables", "report": "report"}.get(rule, rule)
         outputs = [file for file in made.files_in(results / place) if _is_of(rule, file)]
@@ -171,6 +176,26 @@ def _look_at_tables(results: Path, plan: Plan, found: Standing) -> None:
             return  # what follows it is made again after it
         _settle(outputs, before)
         before += outputs
+
+
+def predicting_code(plan: Plan) -> list[str]:
+    """Hashes of the sources that predict what a plan measures."""
+    methods = sorted({run.method for run in plan.runs.values() if run.kind == "measure"})
+    return [fingerprint("predict", method) for method in methods]
+
+
+def _look_at_predictions(results: Path, plan: Plan, found: Standing) -> None:
+    """The list of predictions is there only where all of them are, and by the present code."""
+    index = results / "predictions" / "index.json"
+    if not index.is_file():
+        return
+    told = made.made_from(made.page(results, "predictions"), code=predicting_code(plan))
+    names = made.names_in(index)
+    gone = [name for name in names if not (index.parent / f"{name}.json").is_file()]
+    if told is None or gone:
+        found.rules.add("predictions")
+        why = f"{gone[0]} is gone" if gone else "they are of other code"
+        found.reasons.append(f"{index.parent}: {why}; what lacks is predicted again")
 
 
 def _is_of(rule: str, file: Path) -> bool:

@@ -67,6 +67,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) ->
 @pytest.fixture
 def study_dict(model_folder: Path, data_folder: Path) -> dict[str, Any]:
     """A small study on these, as a study file would hold it."""
+    return unit_study(model_folder, data_folder)
+
+
+def unit_study(model_folder: Path, data_folder: Path) -> dict[str, Any]:
+    """The same for fixtures of a wider scope."""
     return {
         "study": "unit",
         "title": "a study for tests",

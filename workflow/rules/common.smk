@@ -74,7 +74,11 @@ onerror:
 onsuccess:
     # Another target than `all` may have been asked for, beside a report that already stands.
     if any(job.rule.name == "report" for job in workflow.dag.jobs):
-        print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
+        page = f"open results/{STUDY}/report/index.html"
+        if is_estimated(Path(ESTIMATES), PLAN):
+            print(f"study {STUDY} is complete: {page}")
+        else:
+            print(f"study {STUDY} lacks what was predicted ({ESTIMATES}), start again: {page}")
 
 
 def beside_snakefile(name):
@@ -107,7 +111,7 @@ def rounds_to_come(wildcards):
 def model_of(wildcards):
     """The files of the run's model."""
     hold_triggers()
-    unless_it_stands(f"results/{STUDY}/runs/{wildcards.run}/record.json")
+    make_again_what_does_not_stand()
     return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
 
 

@@ -3,14 +3,8 @@
 
 def text_of(wildcards):
     """The text that a base model is made from."""
-    unless_it_stands(f"results/{STUDY}/models/{wildcards.model}/model.safetensors")
+    make_again_what_does_not_stand()
     return f"results/{STUDY}/data/text.txt"
-
-
-def nothing_unless_it_stands(wildcards):
-    """No file: the architecture stands in the plan."""
-    unless_it_stands(f"results/{STUDY}/models/{wildcards.model}/config.json")
-    return []
 
 
 rule generate:
@@ -53,7 +47,7 @@ rule pretrain:
 
 rule random_model:
     input:
-        nothing_unless_it_stands,
+        nothing,
     output:
         "results/{study}/models/{model}/config.json",
     log:

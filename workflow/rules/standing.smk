@@ -1,21 +1,25 @@
 """What stands and is not of the present plan or code is made again, also where .snakemake is lost."""
 
-from lomo.standing import Standing, look
+from lomo.standing import Standing, is_estimated, look, predicting_code
 
 STANDING = Standing()
 if workflow.is_main_process:
     STANDING = look(Path(f"results/{STUDY}"), PLAN)
     for reason in STANDING.reasons:
         print(reason, file=sys.stderr)
-    # By name: a rule with wildcards that is forced is no target for that.
-    forced = STANDING.rules | set(workflow.dag_settings.forcerun)
-    workflow.dag_settings.forcerun = forced
 
 
-def unless_it_stands(path):
-    """Has the job of an output done again where that is of another plan or code.
+def make_again_what_does_not_stand():
+    """Forces those jobs, where they are asked for at all.
 
-    To be called by an input function: there is no graph of jobs before.
+    To be called by input functions: there is no graph of jobs before.
     """
-    if path in STANDING.files:
-        workflow.dag.forcefiles.add(path)
+    workflow.dag.forcefiles.update(STANDING.files)
+    known = {rule.name: rule for rule in workflow.rules}
+    workflow.dag.forcerules.update(known[name] for name in STANDING.rules)
+
+
+def nothing(wildcards):
+    """No file: all that such a rule reads stands in the plan."""
+    make_again_what_does_not_stand()
+    return []
