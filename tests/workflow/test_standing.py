@@ -37,12 +37,10 @@ def small(study: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(
-    tmp_path_factory: pytest.TempPathFactory, model_folder: Path, data_folder: Path
+    tmp_path_factory: pytest.TempPathFactory, unit_study: dict[str, Any]
 ) -> tuple[Path, dict[str, Any]]:
     """A study's folder with all that the pipeline makes, and the study."""
-    from conftest import unit_study
-
-    study = small(unit_study(model_folder, data_folder))
+    study = small(unit_study)
     results = tmp_path_factory.mktemp("whole") / "results" / "unit"
     plan = planned(study)
     made.write_text(results / "plan.json", standing.plan_text(plan))
