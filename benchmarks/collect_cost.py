@@ -59,7 +59,8 @@ def measure(results: Path, times: int) -> None:
     number = sum(1 for _ in (results / "runs").rglob("record.json"))
     for name, seconds in found.items():
         middle = statistics.median(seconds)
-        print(f"{name:8} {middle:6.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})  {number} records")
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        print(f"{name:8} {middle:6.2f} s  ({spread})  {number} records")
 
 
 def seconds_of(command: str, results: Path) -> float:
