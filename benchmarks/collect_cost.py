@@ -66,7 +66,7 @@ def measure(results: Path, times: int) -> None:
 def seconds_of(command: str, results: Path) -> float:
     """Wall seconds of one command of `analysis`."""
     started = time.perf_counter()
-    arguments = ["-m", "analysis", command, "--results", str(results)]
+    arguments = ["-m", "lomo_analysis", command, "--results", str(results)]
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
     return time.perf_counter() - started
 

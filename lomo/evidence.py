@@ -62,6 +62,10 @@ def outcome(log_likelihoods: Sequence[float], label: int) -> float:
     return float(max(range(len(log_likelihoods)), key=log_likelihoods.__getitem__) == label)
 
 
+def _is_tie(log_likelihoods: Sequence[float]) -> bool:
+    return list(log_likelihoods).count(max(log_likelihoods)) > 1
+
+
 def examples_in(lines: Lines) -> int:
     """A hash of which examples samples are of: their numbers and labels."""
     return hash(tuple((line["doc_id"], line["label"]) for line in lines))
@@ -79,6 +83,8 @@ def _samples(record: Record, lines: Lines) -> Claims:
     yield f"{name} of samples.jsonl", odd, "other than the log-likelihoods say are examples", []
     if not scored:
         return
+    ties = sum(_is_tie(line["log_likelihoods"]) for line in lines)
+    yield "result.num_ties", result.num_ties, "its samples give", ties
     number = len(scored)
     mean = sum(scored) / number
     yield "result.value", result.value, "its samples give", mean

@@ -183,7 +183,9 @@ def test_a_plan_that_was_killed_says_that_it_is_tried_again(
 
     estimates = tmp_path / "estimates.json"
     estimates.write_text("{")
-    Planning(Killed(), tmp_path / "log", estimates).finish()  # type: ignore[arg-type]
+    log = tmp_path / "log"
+    log.write_text("")
+    Planning(Killed(), log, estimates, needs_the_hub=True).finish()  # type: ignore[arg-type]
     assert not estimates.exists() and "the next start tries again" in capsys.readouterr().err
 
 
