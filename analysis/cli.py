@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lomo.cli import ended
+from lomo.made import note, page, sources_of
+from lomo.plan import read_plan
+from lomo.provenance import fingerprint
 
 from .collect import collect
 from .collected import load
@@ -61,10 +64,13 @@ def run(arguments: argparse.Namespace) -> None:
     results, command = arguments.results, arguments.command
     if command in ("collect", "all"):
         collect(results)
+        _note(results, "collect")
     if command in ("table", "all"):
         collected = load(results)
         for which in getattr(arguments, "which", None) or tables_of(collected):
             make_table(collected, which)
+        if not getattr(arguments, "which", None):
+            _note(results, "table")
     if command == "predicted":
         make_predicted(results, arguments.june_2023)
         make_predicted_figure(results)
@@ -76,8 +82,17 @@ def run(arguments: argparse.Namespace) -> None:
         collected = load(results)
         for which in getattr(arguments, "which", None) or figures_of(collected):
             make_figure(collected, which)
+        if not getattr(arguments, "which", None):
+            _note(results, "figure")
     if command in ("report", "all"):
         make_report(results)
+        _note(results, "report")
+
+
+def _note(results: Path, command: str) -> None:
+    """Tells the next start of the pipeline what this was made from."""
+    sources = sources_of(command, results, read_plan(results))
+    note(page(results, command), **sources, code=fingerprint("analysis"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Publish: the plan, records and timelines of a measured study, copied to be committed."""
+"""Publish: the plan, the records and what bears them out, copied to be committed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lomo.errors import UserError
+from lomo.evidence import claims_of_files
 from lomo.files import whole, write_text
 from lomo.plan import Plan, read_plan
 from lomo.record import PROTOCOL_VERSION, Record
@@ -19,9 +20,9 @@ from .records import read_records
 def publish(results: Path, to: Path) -> None:
     """Copies what the tables and figures of `results` are made of into `to`, with a README.
 
-    Records that do not exist are left out and counted. Timelines are copied of the memory section,
-    whose figure needs them. Raises UserError where `to` is there, where no run has a record, and
-    for records that may not share a table.
+    Records that do not exist are left out and counted. Beside each record goes what it is believed
+    by: samples, history, timeline. Raises UserError where `to` is there, where no run has a record,
+    and for records that may not share a table.
     """
     if to.exists():
         raise UserError(
@@ -33,12 +34,11 @@ def publish(results: Path, to: Path) -> None:
     records = read_records(results, plan)
     if not records:
         raise UserError("no run has a record yet", where=str(results / "runs"))
-    with_timeline = set(plan.sections.get("memory", ()))
     with whole(to) as part:
         for run_id, record in records.items():
             _copy(results, part, f"runs/{run_id}/record.json")
-            if run_id in with_timeline and record.memory and record.memory.timeline_file:
-                _copy(results, part, f"runs/{run_id}/{record.memory.timeline_file}")
+            for name in claims_of_files(record, plan.runs[run_id]):
+                _copy(results, part, f"runs/{run_id}/{name}")
         _copy(results, part, "plan.json")
         if (results / "estimates.json").is_file():  # what was predicted, for the table beside it
             _copy(results, part, "estimates.json")

@@ -1,7 +1,8 @@
 """Reading a results folder: the plan, and the records that may share a table.
 
-This is the gate: a cut record, records of another protocol, of two versions of the same method's
-code, or of two sets of weights under one model name stop here and never reach a table.
+This is the gate: a record that is cut or not believed (lomo/belief.py), records of another
+protocol, of two versions of the same method's code, or of two sets of weights under one model name
+stop here and never reach a table.
 """
 
 from __future__ import annotations
@@ -9,18 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from lomo.belief import read_believed
 from lomo.errors import UserError
 from lomo.plan import Plan
-from lomo.record import PROTOCOL_VERSION, Record, read_record
+from lomo.record import PROTOCOL_VERSION, Record
 
 
 def read_records(results: Path, plan: Plan) -> dict[str, Record]:
     """The records that exist, by run id. Raises UserError for one that may not be used."""
-    records = {}
-    for run_id in plan.runs:
-        path = results / "runs" / run_id / "record.json"
-        if path.is_file():
-            records[run_id] = read_record(path)
+    records = read_believed(results, plan.runs)
     check_one_origin(records.values(), where=str(results / "runs"))
     return records
 

@@ -13,7 +13,7 @@ from lomo.errors import UserError
 from lomo.estimates import Estimate, read_estimates
 
 from .collected import Collected
-from .names import method_title, status_text
+from .names import listed, method_title, status_text
 from .render import Block, Cell, Table
 from .units import number, percent, unit_for
 
@@ -67,12 +67,32 @@ def table_prediction(collected: Collected) -> Table:
             "The predicted peak of a device, told before the run was launched, and the peak that "
             "was measured. The difference is of the prediction, over the measured peak."
             if found
-            else "Nothing to compare: the study measures nothing, or was not predicted."
+            else f"Nothing to compare: {_why_none(collected)}."
         ),
         blocks=[_block(found)] if found else [],
         notes=_notes(found),
         data=_data(found),
     )
+
+
+def _why_none(collected: Collected) -> str:
+    """Why no measured run stands beside a prediction."""
+    asked = [name for name in SECTIONS if name in collected.plan.sections]
+    if not asked:
+        return "the study measures nothing"
+    path = collected.folder / "estimates.json"
+    if not path.exists():
+        return (
+            f"{path.name} is not there, as the prediction failed or was stopped; the next start of "
+            "the pipeline makes it again"
+        )
+    runs = read_estimates(path).runs
+    known = [
+        runs[row.run_id] for name in asked for row in collected.rows(name) if row.run_id in runs
+    ]
+    if not known:
+        return f"{path.name} holds none of the study's measured runs; delete it, and start again"
+    return f"no peak could be predicted ({listed(dict.fromkeys(e.reason or '' for e in known))})"
 
 
 def _block(found: Sequence[Pair]) -> Block:

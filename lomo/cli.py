@@ -211,6 +211,8 @@ def _reference(_: argparse.Namespace) -> None:
 
 def _data(options: argparse.Namespace) -> None:
     from lomo.config import Generated, parse
+    from lomo.made import note_folder
+    from lomo.provenance import fingerprint
     from lomo.tasks import miniature
 
     spec = parse(Generated, _json_argument(options.spec, "--spec"), where="--spec")
@@ -219,6 +221,7 @@ def _data(options: argparse.Namespace) -> None:
     )
     if options.text:
         miniature.write_text(options.text, seed=spec.seed, num_sentences=spec.num_sentences)
+    note_folder(options.out, spec=spec.model_dump(mode="json"), code=fingerprint("generate"))
     _say(f"six tasks of {spec.num_train} + {spec.num_val} items in {options.out}")
 
 
@@ -231,11 +234,15 @@ def _pretrain(options: argparse.Namespace) -> None:
     # Saving a model makes transformers import deepspeed, which warns where it finds no GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from lomo.lock import exclusive
+    from lomo.made import note_folder
     from lomo.pretrain import make_base_model
+    from lomo.provenance import fingerprint
 
     with exclusive(options.out.with_name(f".{options.out.name}.lock")) as waited:
         if not (waited and (options.out / "model.safetensors").is_file()):
             loss = make_base_model(entry, options.text, options.out, progress=not QUIET)
+            spec = entry.model_dump(mode="json")
+            note_folder(options.out, spec=spec, code=fingerprint("pretrain"))
             _say(f"pretrained {entry.name}  loss {loss:.3f}")
 
 
@@ -312,10 +319,15 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _wandb(options: argparse.Namespace) -> None:
+    from lomo.belief import read_believed
+    from lomo.made import note, page, sources_of
     from lomo.plan import read_plan
     from lomo.wandb_runs import publish
 
-    publish(options.results, list(read_plan(options.results).runs))
+    plan = read_plan(options.results)
+    read_believed(options.results, plan.runs)  # what is not believed is told to nobody
+    publish(options.results, list(plan.runs))
+    note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -339,9 +351,12 @@ def _predictions(options: argparse.Namespace) -> None:
         june_2023.use(options.modelling)
         out = options.results / "predictions-2023-06"
     _settle_process()
+    from lomo.made import note, page
     from lomo.memory.study import predict_study
+    from lomo.standing import predicting_code
 
     predict_study(plan, out, _say, num_processes=options.processes)
+    note(page(options.results, out.name), code=predicting_code(plan))
 
 
 def _warm(options: argparse.Namespace) -> None:

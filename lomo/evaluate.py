@@ -138,7 +138,7 @@ def _per_example(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "doc_id": sample["doc_id"],
             "label": sample["target"],
             "log_likelihoods": [float(response[0]) for response in sample["filtered_resps"]],
-            METRIC: sample[METRIC],
+            **{metric: sample[metric] for metric in sample["metrics"]},
         }
         for sample in sorted(samples, key=lambda sample: int(sample["doc_id"]))
     ]

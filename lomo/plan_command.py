@@ -83,7 +83,8 @@ class Planning:
         if code == 2 and said and not self.needs_the_hub:
             where, _, what = said.strip().partition(": ")
             raise UserError(what, where=where)
-        print(f"no plan could be made, see {self.log}", file=sys.stderr, flush=True)
+        again = "the next start tries again"
+        print(f"no plan could be made, see {self.log}; {again}", file=sys.stderr, flush=True)
 
 
 def start(plan: Plan, estimates: Path, num_processes: int) -> Planning:

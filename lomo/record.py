@@ -8,7 +8,7 @@ are never put in one table.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,13 +22,18 @@ PROTOCOL_VERSION = "1.1"
 # Between the metered step and the timed ones, as a share of the latter.
 MAX_PEAK_DIFFERENCE = 0.01
 
+# What is counted in bytes, seconds or pieces is never negative; only a ledger's residual may be.
+Whole = Annotated[int, Field(ge=0)]
+Real = Annotated[float, Field(ge=0)]
+
 Status = Literal["ok", "oom", "diverged", "timeout", "unsupported", "predicted_oom"]
 
 
 class Block(BaseModel):
     """A part of a record: a null field needs its reason in `missing`, and only then."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON knows no NaN and no infinity, and no value here may be one.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     missing: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -46,8 +51,8 @@ class Evidence(Block):
     """What is known of a run that did not end well."""
 
     message: str
-    step: int | None
-    peak_before_bytes: int | None
+    step: Whole | None
+    peak_before_bytes: Whole | None
 
 
 class Device(Block):
@@ -55,9 +60,9 @@ class Device(Block):
 
     kind: Literal["cpu", "cuda"]
     name: str
-    num_devices: int
-    memory_bytes: int | None
-    num_threads: int
+    num_devices: Whole
+    memory_bytes: Whole | None
+    num_threads: Whole
     driver: str | None
     # Processes of others that used the device (CUDA) or a core's worth of CPU at the start.
     co_tenants: list[str] | None
@@ -79,13 +84,13 @@ class Provenance(Block):
 class Clock(Block):
     """Wall seconds of each phase; together with `other_s` they are the wall time."""
 
-    load_s: float
-    compile_s: float
-    train_s: float
-    evaluate_s: float
-    save_s: float
-    other_s: float
-    wall_s: float
+    load_s: Real
+    compile_s: Real
+    train_s: Real
+    evaluate_s: Real
+    save_s: Real
+    other_s: Real
+    wall_s: Real
 
 
 class ModelFacts(Block):
@@ -93,10 +98,10 @@ class ModelFacts(Block):
 
     name: str
     architecture: str
-    num_parameters: int
-    num_trainable_parameters: int
-    parameters_bytes: int
-    largest_parameter_bytes: int
+    num_parameters: Whole
+    num_trainable_parameters: Whole
+    parameters_bytes: Whole
+    largest_parameter_bytes: Whole
     tied_embeddings: bool
     dtype: str
     weights_sha256: str | None
@@ -106,100 +111,100 @@ class Evaluation(Block):
     """One evaluation of one split by lm-eval."""
 
     split: Literal["dev", "test"]
-    step: int
-    epoch: int
+    step: Whole
+    epoch: Whole
     metric: str
-    value: float
-    stderr: float | None
-    num_examples: int
-    num_cut: int  # of these, to fit `max_length`
-    num_ties: int  # of these, with several best candidates: the first of them counts
+    value: Real
+    stderr: Real | None
+    num_examples: Whole
+    num_cut: Whole  # of these, to fit `max_length`
+    num_ties: Whole  # of these, with several best candidates: the first of them counts
     other_metrics: dict[str, float]
 
 
 class Training(Block):
     """What the training loop did."""
 
-    num_steps: int
+    num_steps: Whole
     # Steps that LOMO or AdaLomo skipped whole, because the gradient's norm was not finite.
-    num_skipped_steps: int
-    num_epochs: int
-    num_train_examples: int
-    num_cut: int  # of these, to fit `max_length`
-    num_test_seen: int  # examples of test that are among them, whatever their label
-    num_tokens: int
+    num_skipped_steps: Whole
+    num_epochs: Whole
+    num_train_examples: Whole
+    num_cut: Whole  # of these, to fit `max_length`
+    num_test_seen: Whole  # examples of test that are among them, whatever their label
+    num_tokens: Whole
     first_loss: float | None
     last_loss: float | None
     # Mean loss of the first and of the last epoch's steps: single steps are noise.
     first_epoch_loss: float | None
     last_epoch_loss: float | None
-    selected_epoch: int | None
+    selected_epoch: Whole | None
 
 
 class Throughput(Block):
     """Speed of timed optimizer steps, warm-up dropped, evaluation and saving not in it."""
 
-    tokens_per_s_per_device: float
-    tokens_per_s_per_device_p10: float
-    tokens_per_s_per_device_p90: float
-    step_s_median: float
-    num_warmup_steps: int
-    num_timed_steps: int
-    num_tokens_timed: int
-    padding_fraction: float
-    world_size: int
+    tokens_per_s_per_device: Real
+    tokens_per_s_per_device_p10: Real
+    tokens_per_s_per_device_p90: Real
+    step_s_median: Real
+    num_warmup_steps: Whole
+    num_timed_steps: Whole
+    num_tokens_timed: Whole
+    padding_fraction: Real
+    world_size: Whole
 
 
 class Efficiency(Block):
     """Speed as a share of what the device can do at most, and energy. Of a measured run's steps."""
 
     # By the formula named in `formula`; what MFU counts.
-    model_flops_per_token: float | None
+    model_flops_per_token: Real | None
     # What a step executes on all devices: recomputing and a second backward are in it.
-    hardware_flops_per_step: float | None
+    hardware_flops_per_step: Real | None
     formula: str
     # Of one device in the run's dtype, and the table that it stands in.
-    peak_flops_per_s: float | None
+    peak_flops_per_s: Real | None
     peak_table: str
-    mfu: float | None
-    hfu: float | None
+    mfu: Real | None
+    hfu: Real | None
     # Of one device over the timed steps, by its own counter; tokens are that device's share.
-    energy_j_per_step: float | None
-    energy_j_per_token: float | None
+    energy_j_per_step: Real | None
+    energy_j_per_token: Real | None
 
 
 class LedgerParts(Block):
     """Bytes by category. With `residual_bytes` they add up to the counter's peak."""
 
-    parameters_bytes: int
-    gradients_bytes: int
-    optimizer_state_bytes: int
-    activations_bytes: int
-    other_bytes: int
+    parameters_bytes: Whole
+    gradients_bytes: Whole
+    optimizer_state_bytes: Whole
+    activations_bytes: Whole
+    other_bytes: Whole
     residual_bytes: int
 
 
 class SumOfTerms(Block):
     """The paper's own accounting (Table 1): terms that need not be alive at the same time."""
 
-    parameters_bytes: int
-    gradients_bytes: int
-    optimizer_state_bytes: int
-    activations_bytes: int
-    total_bytes: int
+    parameters_bytes: Whole
+    gradients_bytes: Whole
+    optimizer_state_bytes: Whole
+    activations_bytes: Whole
+    total_bytes: Whole
 
 
 class AllocatorPeaks(Block):
     """What CUDA's caching allocator counted since a reset, and the driver at its reading."""
 
-    requested_peak_bytes: int
-    allocated_peak_bytes: int
-    active_peak_bytes: int
-    reserved_peak_bytes: int
-    num_alloc_retries: int
-    num_ooms: int
+    requested_peak_bytes: Whole
+    allocated_peak_bytes: Whole
+    active_peak_bytes: Whole
+    reserved_peak_bytes: Whole
+    num_alloc_retries: Whole
+    num_ooms: Whole
     # In use on the whole device now: contexts, kernels and other processes too.
-    driver_used_bytes: int
+    driver_used_bytes: Whole
 
 
 class CudaMemory(Block):
@@ -220,12 +225,12 @@ class Memory(Block):
     """The measured ledger of one step. Definitions: docs/measurement.md."""
 
     counter: Literal["storage_meter", "max_memory_allocated"]
-    peak_bytes: int
+    peak_bytes: Whole
     peak_phase: Literal["forward", "backward", "step"]
     at_peak: LedgerParts
     sum_of_terms: SumOfTerms
-    gradients_peak_bytes: int
-    host_peak_rss_bytes: int | None
+    gradients_peak_bytes: Whole
+    host_peak_rss_bytes: Whole | None
     cuda: CudaMemory | None
     # File beside the record: one line an event of the step (phase ends, gradients born and dead).
     timeline_file: str | None
@@ -261,19 +266,36 @@ def write_record(path: Path, record: Record) -> None:
 
 def read_record(path: Path) -> Record:
     """The record at `path`. Raises UserError for a cut, foreign or other-version file."""
-    fix = "delete its folder and run the pipeline again: only that run is repeated"
-    data = read_json(path, fix=fix)
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"schema_version is {version!r}",
-            where=str(path),
-            allowed=str(SCHEMA_VERSION),
-            fix="delete its folder and run again, or read it with the version that wrote it",
-        )
     try:
-        return Record.model_validate(data)
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    try:
+        # Strict: a number that was written as text, or a flag as a number, is no record of ours.
+        record = Record.model_validate_json(data, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "record"
-        raise UserError(f"{key}: {first['msg']}", where=str(path), fix=fix) from error
+        raise _no_record(error, path) from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise _other_schema(record.schema_version, path)
+    return record
+
+
+def _no_record(error: ValidationError, path: Path) -> UserError:
+    """Why the file at `path` is no record of this version. Raises it where it is not even JSON."""
+    fix = "delete its folder and run the pipeline again: only that run is repeated"
+    parsed = read_json(path, fix=fix)
+    version = parsed.get("schema_version") if isinstance(parsed, dict) else None
+    if version != SCHEMA_VERSION:
+        return _other_schema(version, path)
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "record"
+    return UserError(f"{key}: {first['msg']}", where=str(path), fix=fix)
+
+
+def _other_schema(version: object, path: Path) -> UserError:
+    return UserError(
+        f"schema_version is {version!r}",
+        where=str(path),
+        allowed=str(SCHEMA_VERSION),
+        fix="delete its folder and run again, or read it with the version that wrote it",
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from lomo import engines
+from lomo.belief import doubts
 from lomo.clock import Clock
 from lomo.engines.launch import RankFailed, launch
 from lomo.errors import UserError
@@ -124,13 +125,13 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
 
 
 def finished(spec: TrainSpec | MeasureSpec, folder: Path) -> Record | None:
-    """The record in `folder` if it is whole and of just this spec and code, else None."""
+    """The record in `folder` if it is believed and of just this spec and code, else None."""
     try:
         record = read_record(folder / "record.json")
     except UserError:
         return None
     same_code = record.provenance.fingerprint == fingerprint_of(spec)
-    return record if same_code and record.spec == spec.model_dump() else None
+    return record if same_code and not doubts(record, spec, folder) else None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) ->
 
 
 @pytest.fixture
-def study_dict(model_folder: Path, data_folder: Path) -> dict[str, Any]:
+def study_dict(unit_study: dict[str, Any]) -> dict[str, Any]:
     """A small study on these, as a study file would hold it."""
+    return copy.deepcopy(unit_study)
+
+
+@pytest.fixture(scope="session")
+def unit_study(model_folder: Path, data_folder: Path) -> dict[str, Any]:
+    """The same for fixtures of a wider scope, which must not change it."""
     return {
         "study": "unit",
         "title": "a study for tests",

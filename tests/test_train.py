@@ -13,6 +13,7 @@ import torch
 
 from lomo import methods
 from lomo import run as run_module
+from lomo.belief import doubts
 from lomo.clock import Clock
 from lomo.config import Study
 from lomo.errors import UserError
@@ -38,7 +39,10 @@ def spec_of(plan: Plan, method: str, kind: str = "train", **changes: Any) -> Any
 
 
 def run(spec: TrainSpec | MeasureSpec, folder: Path) -> Record:
-    return execute(spec, folder, Clock())
+    """The record of a run, however it ended: each is believed."""
+    record = execute(spec, folder, Clock())
+    assert doubts(read_record(folder / "record.json"), spec, folder) == []
+    return record
 
 
 def history(folder: Path, event: str) -> list[dict[str, Any]]:

@@ -59,16 +59,16 @@ def test_the_readme_tells_what_was_measured_where(tmp_path: Path) -> None:
     assert not list(to.parent.glob(".*"))
 
 
-def test_only_what_tables_and_figures_need_is_copied(tmp_path: Path) -> None:
+def test_only_what_tables_figures_and_belief_need_is_copied(tmp_path: Path) -> None:
     results, to = tmp_path / "results", tmp_path / "published" / "made-up"
     plan = synthetic.plan_of(measured_study())
     synthetic.write_results(results, plan)
     (results / "logs").mkdir()
     publish(results, to)
     names = {path.name for path in to.rglob("*") if path.is_file()}
-    assert names == {"README.md", "plan.json", "record.json", "timeline.jsonl"}
-    timelines = {str(path.parent.relative_to(to / "runs")) for path in to.rglob("timeline.jsonl")}
-    assert timelines == set(plan.sections["memory"])
+    assert names == {"README.md", "plan.json", "record.json", "history.jsonl", "timeline.jsonl"}
+    for name in ("history.jsonl", "timeline.jsonl"):
+        assert {str(p.parent.relative_to(to / "runs")) for p in to.rglob(name)} == set(plan.runs)
 
 
 def test_what_is_published_is_never_overwritten(tmp_path: Path) -> None:

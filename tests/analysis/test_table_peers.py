@@ -85,7 +85,7 @@ def written(
         seconds = [0.001, 9.0, 1.7 * fastest, fastest, 2 * fastest]
         lines = [{"event": "step", "step": n, "step_s": s} for n, s in enumerate(seconds, start=1)]
         synthetic._write_lines(folder / "runs" / run_id / "history.jsonl", lines)
-    assert main(["collect", "--results", str(folder)]) == 0
+    synthetic.collect_unquestioned(folder)
     return load(folder)
 
 
@@ -181,7 +181,8 @@ def test_the_report_holds_table_and_figure_only_where_the_study_has_peers(
     tmp_path: Path, built: Path
 ) -> None:
     written(tmp_path)
-    assert main(["all", "--results", str(tmp_path)]) == 0
+    for command in ("table", "figure", "report"):
+        assert main([command, "--results", str(tmp_path)]) == 0
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Peers: memory and time of one step" in page and "<b>Peers.</b>" in page
     assert (tmp_path / "figures" / "fig_peers.svg").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pytest
 import synthetic
 
 from analysis.cli import main
+from analysis.collected import load
+from analysis.table_prediction import pairs, table_prediction
 from lomo.errors import UserError
 from lomo.estimates import Estimate, Estimates
 from lomo.files import write_text
@@ -64,7 +67,27 @@ def test_a_difference_is_of_the_prediction_over_the_measured_peak(tmp_path: Path
 
 
 def test_a_study_without_estimates_compares_nothing(built: Path) -> None:
-    assert "Nothing to compare" in (built / "tables" / "table_prediction.md").read_text()
+    text = (built / "tables" / "table_prediction.md").read_text()
+    assert "Nothing to compare: estimates.json is not there" in text
+    assert "the next start of the pipeline makes it again" in text
+
+
+def test_an_empty_table_says_why(tmp_path: Path) -> None:
+    study = synthetic.study_dict()
+    for section in ("memory", "throughput", "lora_rank"):
+        study.pop(section)
+    synthetic.write_results(tmp_path, synthetic.plan_of(study), lambda *_: None)
+    assert main(["collect", "--results", str(tmp_path)]) == 0
+    assert table_prediction(load(tmp_path)).caption.endswith("the study measures nothing.")
+    other = tmp_path / "other"
+    built_with(other, {})
+    estimates = json.loads((other / "estimates.json").read_text())
+    (other / "estimates.json").write_text(json.dumps(estimates | {"runs": {}}))
+    assert "holds none of the study's measured runs" in table_prediction(load(other)).caption
+    null = {"peak_bytes": None, "account": None, "reason": "made up"}
+    runs = {run_id: run | null for run_id, run in estimates["runs"].items()}
+    (other / "estimates.json").write_text(json.dumps(estimates | {"runs": runs}))
+    assert "could be predicted (made up)" in table_prediction(load(other)).caption
 
 
 def test_broken_estimates_are_a_clear_error(tmp_path: Path) -> None:
@@ -73,7 +96,4 @@ def test_broken_estimates_are_a_clear_error(tmp_path: Path) -> None:
     (results / "estimates.json").write_text("{")
     assert main(["table", "--results", str(results), "--which", "prediction"]) == 2
     with pytest.raises(UserError):
-        from analysis.collected import load
-        from analysis.table_prediction import pairs
-
         pairs(load(results))

@@ -120,6 +120,12 @@ def what_was_found(checkout: Path) -> dict[str, dict[str, object]]:
     return found
 
 
+def jobs_of(checkout: Path) -> dict[str, int]:
+    """The jobs of a dry run, by rule."""
+    lines = [line.split() for line in run(checkout, "-n", "--quiet", "rules").splitlines()]
+    return {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
+
+
 def finished_at(checkout: Path) -> dict[str, int]:
     return {
         str(path.relative_to(checkout)): path.stat().st_mtime_ns
@@ -156,6 +162,39 @@ def test_a_second_run_plans_nothing(checkout: Path) -> None:
     assert "Nothing to be done" in run(checkout)
 
 
+def test_a_copy_without_snakemakes_metadata_plans_what_was_edited(
+    checkout: Path, tmp_path: Path
+) -> None:
+    copy, results = tmp_path / "copy", Path("results/mini")
+    left_out = shutil.ignore_patterns(".snakemake", ".lock", ".warm")
+    shutil.copytree(checkout, copy, ignore=left_out, copy_function=shutil.copy)
+    # A copy may make any file the newest: here what everything is made from.
+    for name in ("models", "data", "runs"):
+        for path in (copy / results / name).rglob("*"):
+            os.utime(path)
+    assert "Nothing to be done" in run(copy, "-n")
+
+    original = (copy / "config/tiny.yaml").read_text()
+    grown = original.replace("methods: [zero_shot, lomo]", "methods: [zero_shot, lomo, sgd]")
+    (copy / "config/tiny.yaml").write_text(
+        grown.replace("num_timed_steps: 3", "num_timed_steps: 4")
+    )
+    planned = jobs_of(copy)
+    after = {"list_runs", "collect", "tables", "figures", "report", "wandb", "all", "total"}
+    assert set(planned) == {"train", "measure", *after}, planned
+    assert (planned["train"], planned["measure"]) == (1, 1), planned
+
+    # `lomo plan` was killed: there are no estimates, and the study is not complete.
+    (copy / "config/tiny.yaml").write_text(original)
+    (copy / results / "estimates.json").unlink()
+    assert set(jobs_of(copy)) == {"tables", "report", "all", "total"}
+    output = run(copy)
+    assert "study mini is complete" in output and (copy / results / "estimates.json").is_file()
+    table = (copy / results / "tables/table_prediction.md").read_text()
+    assert "Nothing to compare" not in table and "equal to the byte" in table
+    assert "Nothing to be done" in run(copy, "-n")
+
+
 def test_a_touched_comment_plans_nothing(checkout: Path) -> None:
     for name in ("lomo/optim/lomo.py", "lomo/train.py", "Snakefile"):
         path = checkout / name
@@ -168,14 +207,9 @@ def test_an_edited_update_rule_plans_exactly_its_runs(checkout: Path) -> None:
     original = path.read_text()
     path.write_text(original.replace("alpha=-lr * scale)", "alpha=-lr * scale * 1.0)"))
     assert path.read_text() != original
-    jobs = run(checkout, "-n", "--quiet", "rules")
+    planned = jobs_of(checkout)
     path.write_text(original)
-    planned = {
-        line.split()[0]: int(line.split()[1])
-        for line in jobs.splitlines()
-        if len(line.split()) == 2 and line.split()[1].isdigit()
-    }
-    assert (planned["train"], planned["measure"]) == (1, 1), jobs
+    assert (planned["train"], planned["measure"]) == (1, 1), planned
     assert "pretrain" not in planned and "generate" not in planned
 
 

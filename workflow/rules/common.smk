@@ -53,7 +53,8 @@ onstart:
         # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
         native_dtype.keep(PLAN.study)
-        if any(job.rule.name in ("train", "measure") for job in workflow.dag.needrun_jobs()):
+        launched = {job.rule.name for job in workflow.dag.needrun_jobs()}
+        if launched & {"train", "measure"} or (STANDING.unestimated and "tables" in launched):
             planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
         if not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
@@ -75,7 +76,11 @@ onerror:
 onsuccess:
     # Another target than `all` may have been asked for, beside a report that already stands.
     if any(job.rule.name == "report" for job in workflow.dag.jobs):
-        print(f"study {STUDY} is complete: open results/{STUDY}/report/index.html")
+        page = f"open results/{STUDY}/report/index.html"
+        if is_estimated(Path(ESTIMATES), PLAN):
+            print(f"study {STUDY} is complete: {page}")
+        else:
+            print(f"study {STUDY} lacks what was predicted ({ESTIMATES}), start again: {page}")
 
 
 def beside_snakefile(name):
@@ -108,6 +113,7 @@ def rounds_to_come(wildcards):
 def model_of(wildcards):
     """The files of the run's model."""
     hold_triggers()
+    make_again_what_does_not_stand()
     return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
 
 

@@ -1,6 +1,12 @@
 """Models and data: made from nothing, or fetched. Only the fetch rules use the network."""
 
 
+def text_of(wildcards):
+    """The text that a base model is made from."""
+    make_again_what_does_not_stand()
+    return f"results/{STUDY}/data/text.txt"
+
+
 rule generate:
     output:
         text="results/{study}/data/text.txt",
@@ -23,7 +29,7 @@ rule generate:
 
 rule pretrain:
     input:
-        "results/{study}/data/text.txt",
+        text_of,
     output:
         "results/{study}/models/{model}/model.safetensors",
     log:
@@ -40,6 +46,8 @@ rule pretrain:
 
 
 rule random_model:
+    input:
+        nothing,
     output:
         "results/{study}/models/{model}/config.json",
     log:

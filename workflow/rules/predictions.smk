@@ -4,10 +4,7 @@
 transformers of then: it fetches that first.
 """
 
-PREDICTING = [
-    fingerprint("predict", method)
-    for method in sorted({run.method for run in PLAN.runs.values() if run.kind == "measure"})
-]
+PREDICTING = predicting_code(PLAN)
 
 
 rule predictions:

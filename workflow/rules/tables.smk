@@ -24,6 +24,8 @@ FIGURES = (
 
 
 rule list_runs:
+    input:
+        nothing,
     output:
         "results/{study}/plan.json",
     log:

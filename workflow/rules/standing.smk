@@ -1,0 +1,25 @@
+"""What stands and is not of the present plan or code is made again, also where .snakemake is lost."""
+
+from lomo.standing import Standing, is_estimated, look, predicting_code
+
+STANDING = Standing()
+if workflow.is_main_process:
+    STANDING = look(Path(f"results/{STUDY}"), PLAN)
+    for reason in STANDING.reasons:
+        print(reason, file=sys.stderr)
+
+
+def make_again_what_does_not_stand():
+    """Forces those jobs, where they are asked for at all.
+
+    To be called by input functions: there is no graph of jobs before.
+    """
+    workflow.dag.forcefiles.update(STANDING.files)
+    known = {rule.name: rule for rule in workflow.rules}
+    workflow.dag.forcerules.update(known[name] for name in STANDING.rules)
+
+
+def nothing(wildcards):
+    """No file: all that such a rule reads stands in the plan."""
+    make_again_what_does_not_stand()
+    return []
