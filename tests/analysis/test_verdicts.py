@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import synthetic
 
+from analysis.cli import main
 from analysis.collected import load
 from analysis.printed import COLUMNS, FILES, printed, value
 from analysis.verdict import VERDICTS, Verdict, judge
