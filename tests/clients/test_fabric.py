@@ -116,6 +116,14 @@ def test_a_resumed_loop_is_the_whole_loop_bit_for_bit(make: Make, tmp_path: Path
     assert_bit_equal(weights(second.run(3)), weights(whole))
 
 
+def test_fabrics_own_clipping_is_an_error_where_it_finds_no_gradients() -> None:
+    with pytest.raises(RuntimeError, match="clip_gradients found no gradients"):
+        Loop(lomo).run(1, clip=True)
+    loop, alone = Loop(clipping), Loop(clipping)  # which has clipped already, by itself
+    actual = loop.run(3, loop.optimizer.backward, clip=True)
+    assert_bit_equal(weights(actual), weights(alone.run(3, alone.optimizer.backward)))
+
+
 def test_a_grad_scaler_is_refused_before_a_weight_moves() -> None:
     from lightning.fabric.plugins import MixedPrecision
 
