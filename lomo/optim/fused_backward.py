@@ -43,7 +43,7 @@ from .hooks import (
     Slot,
     remove_all,
 )
-from .lightning import refuse_what_lightning_asks
+from .lightning import refuse_late_clipping, refuse_what_lightning_asks
 from .options import OptimizerOptions
 from .ownership import claim, named, release, require_free, require_own_memory
 from .rounding import Rounding
@@ -85,6 +85,7 @@ class FusedBackward(OptimizerOptions):
     # Whether an element's update needs nothing of the others, so that any part will do.
     _elementwise = True
     _check_strategy = refuse_what_lightning_asks
+    _check_clipping_by_others = refuse_late_clipping
 
     def __init__(
         self,

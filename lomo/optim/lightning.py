@@ -18,6 +18,17 @@ def refuse_what_lightning_asks(optimizer: Any, strategy: Any) -> None:
         )
 
 
+def refuse_late_clipping(optimizer: Any) -> None:
+    """Raise RuntimeError where gradients of an open step are to be clipped, and none are left."""
+    clips_itself = optimizer.max_grad_norm is not None or getattr(optimizer, "clip_value", None)
+    if optimizer._step_is_open and not clips_itself:
+        raise RuntimeError(
+            "clip_gradients found no gradients: each was used and dropped inside backward, and the "
+            "weights have moved by it unclipped. Leave it out, give the optimizer max_grad_norm, "
+            "and call optimizer.backward(loss)"
+        )
+
+
 def _unsupported(optimizer: Any, strategy: Any, trainer: Any) -> Iterator[str]:
     batches = getattr(trainer, "accumulate_grad_batches", 1)
     if batches != 1:

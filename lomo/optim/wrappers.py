@@ -6,7 +6,9 @@ open, `load_state_dict` would load into it, and the optimizer, whose hooks move 
 know of nothing.
 """
 
+import sys
 import weakref
+from collections.abc import Callable
 from typing import Any, Self
 
 from torch.optim import Optimizer
@@ -25,10 +27,28 @@ class WrappableOptimizer(Optimizer):
         if not issubclass(cls.__bases__[0], WrappableOptimizer):
             _act_on_the_wrapped(cls)
 
-    _itself: "weakref.ref[Any]"  # by which a wrapper, which asks for it or copies it, is known
+    _itself: Callable[[], Any]  # by which a wrapper, which asks for it or copies it, is known
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters and their options, as torch has them."""
+        asking = sys._getframe(1)
+        if asking.f_code.co_name == "get" and asking.f_back is not None:  # below, for a wrapper
+            asking = asking.f_back
+        if asking.f_code.co_name == "main_params":
+            self._check_clipping_by_others()
+        groups: list[dict[str, Any]] = self.__dict__["param_groups"]
+        return groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.__dict__["param_groups"] = groups
 
     def _check_strategy(self, strategy: Any) -> None:
         """Refuse what Lightning will do, before training begins."""
+
+    def _check_clipping_by_others(self) -> None:
+        """Refuse what Lightning or Fabric is about to clip: only for that do they ask so."""
 
 
 def _act_on_the_wrapped(derived: type) -> None:

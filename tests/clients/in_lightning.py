@@ -107,7 +107,7 @@ class Halves(pl.LightningModule):
         return [self.make(layers[0].parameters()), self.make(layers[1].parameters())]
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> None:
-        for sign, optimizer in zip((1.0, -1.0), self.optimizers(), strict=True):
+        for sign, optimizer in zip((torch.positive, torch.neg), self.optimizers(), strict=True):
             with optimizer.toggle_model():
                 if self.closures:
                     optimizer.step(closure=lambda o=optimizer, s=sign: self.one(o, s, batch))
@@ -115,6 +115,6 @@ class Halves(pl.LightningModule):
                     self.one(optimizer, sign, batch)
                     optimizer.step()
 
-    def one(self, optimizer: Any, sign: float, batch: dict[str, Tensor]) -> None:
+    def one(self, optimizer: Any, sign: Any, batch: dict[str, Tensor]) -> None:
         optimizer.zero_grad()
-        self.manual_backward(sign * self.model(**batch, use_cache=False).loss)
+        self.manual_backward(sign(self.model(**batch, use_cache=False).loss))

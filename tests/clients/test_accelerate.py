@@ -28,6 +28,7 @@ def adalomo(params: Any) -> Optimizer:
 @pytest.fixture(autouse=True)
 def state_of_its_own() -> Iterator[None]:
     """accelerate keeps the precision for the whole process, whatever a later one is told."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 

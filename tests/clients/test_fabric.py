@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,22 @@ def test_a_resumed_loop_is_the_whole_loop_bit_for_bit(make: Make, tmp_path: Path
     assert_bit_equal(weights(second.run(3)), weights(whole))
 
 
+def test_fabrics_own_clipping_is_an_error_where_it_finds_no_gradients() -> None:
+    with pytest.raises(RuntimeError, match="clip_gradients found no gradients"):
+        Loop(lomo).run(1, clip=True)
+    loop, alone = Loop(clipping), Loop(clipping)  # which has clipped already, by itself
+    actual = loop.run(3, loop.optimizer.backward, clip=True)
+    assert_bit_equal(weights(actual), weights(alone.run(3, alone.optimizer.backward)))
+
+
+@pytest.fixture
+def no_scaler_is_left() -> Iterator[None]:
+    """One that lives on is suspected of having scaled every loss that was multiplied last."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("no_scaler_is_left")
 def test_a_grad_scaler_is_refused_before_a_weight_moves() -> None:
     from lightning.fabric.plugins import MixedPrecision
 

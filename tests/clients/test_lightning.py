@@ -107,6 +107,19 @@ def test_what_would_go_wrong_is_refused_before_a_weight_moves(
     refused(client, message, **options)
 
 
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_by_hand_is_an_error_where_it_finds_no_gradients(
+    client: ModuleType, algorithm: str
+) -> None:
+    class ClipsByHand(client.Module):
+        def step_by_hand(self, loss: Tensor) -> None:
+            self.manual_backward(loss)
+            self.clip_gradients(self.optimizers(), CLIPPED, algorithm)
+
+    with pytest.raises(RuntimeError, match="clip_gradients found no gradients"):
+        client.fit(ClipsByHand(lomo, manual=True))
+
+
 def test_a_limit_by_another_norm_is_refused(client: ModuleType) -> None:
     def each_by_its_own(params: Any) -> Optimizer:
         return Lomo(params, lr=0.1, max_grad_norm=CLIPPED, norm_scope="parameter")
