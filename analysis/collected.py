@@ -84,4 +84,12 @@ def load(folder: Path) -> Collected:
             where=str(path),
             fix=f"python -m lomo_analysis collect --results {folder}",
         )
-    return Collected(folder, read_plan(folder), pd.read_parquet(path).astype(COLUMNS))
+    try:
+        runs = pd.read_parquet(path).astype(COLUMNS)
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's own are among them
+        raise UserError(
+            "is no collected table, or was cut",
+            where=str(path),
+            fix=f"make it again: python -m lomo_analysis collect --results {folder}",
+        ) from error
+    return Collected(folder, read_plan(folder), runs)

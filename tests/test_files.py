@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from analysis.collected import load
 from lomo.cli import refuse
 from lomo.errors import UserError
 from lomo.files import cannot_use, read_json, read_lines, read_text, whole, write_bytes, write_text
@@ -163,6 +165,18 @@ def test_lines_are_read_or_told_by_their_number(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(UserError, match="not UTF-8"):
         read_lines(path)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"", b"PAR1 cut", None])
+def test_a_collected_table_that_is_broken_is_told(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "tables" / "records.parquet"
+    path.parent.mkdir()
+    if content is None:
+        pd.DataFrame({"another": [1]}).to_parquet(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="is no collected table, or was cut"):
+        load(tmp_path)
 
 
 def test_every_file_of_results_is_written_in_one_place() -> None:
