@@ -86,8 +86,8 @@ class SecondPass:
         for group, device in self._groups.items():
             num_ranks = torch.tensor(float(bool(found)), device=device)
             dist.all_reduce(num_ranks, group=group)
-            if num_ranks > 0 and not found:
-                found = [-1]
+            if not isinstance(num_ranks, FakeTensor) and num_ranks > 0:
+                found = found or [-1]
         return found
 
 
