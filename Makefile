@@ -5,6 +5,8 @@ VENV ?= .venv
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 ARGS ?=
+# A process of tests a core; a test is given to the one that is free. None: make test SPREAD=
+SPREAD ?= -n logical --dist worksteal
 
 BIN := $(abspath $(VENV)/bin)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
@@ -21,10 +23,10 @@ run: venv  ## everything of the default study, into results/tiny (ARGS="..." goe
 	@$(ACTIVE) snakemake --cores all $(ARGS)
 
 test: venv  ## all tests (ARGS="..." goes to pytest)
-	@$(ACTIVE) python -m pytest $(ARGS)
+	@$(ACTIVE) python -m pytest $(SPREAD) $(ARGS)
 
 quick: venv  ## the quick tests
-	@$(ACTIVE) python -m pytest -m "not slow" $(ARGS)
+	@$(ACTIVE) python -m pytest $(SPREAD) -m "not slow" $(ARGS)
 
 lint: venv  ## style, types, format of the rules, spelling
 	@$(ACTIVE) ruff check .
