@@ -20,10 +20,8 @@ from typing import Any
 from lomo import plan_command
 from lomo.errors import UserError
 from lomo.files import cannot_use, parse_json, read_text
-from lomo.foresight import ANYWAY
 from lomo.interrupts import INTERRUPTED
 from lomo.memory import ask, fits
-from lomo.models import CHECKOUT
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
 
@@ -62,32 +60,6 @@ def refuse(error: UserError) -> int:
         with contextlib.suppress(OSError):
             print(f"error: {error}", flush=True)
     return 2
-
-
-def settle_place(checkout: str | Path) -> None:
-    """What this process and Snakemake's jobs know of where they are, in any working folder.
-
-    The registry is that of `checkout` where the working folder has none. A job imports this
-    package, and nothing that lies in the working folder under the name of a module.
-    """
-    os.environ[CHECKOUT] = str(Path(checkout).resolve())
-    os.environ["PYTHONSAFEPATH"] = "1"
-    own = str(Path(__file__).resolve().parents[1])
-    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if "site-packages" not in own:
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([own, *others]))
-
-
-def settle_jobs(wandb: str, *, launch_anyway: bool = False) -> None:
-    """What Snakemake's jobs inherit: its Python, one line a job and no bars, and W&B or not.
-
-    launch_anyway: whether a run that is predicted not to fit is launched all the same.
-    """
-    folder = str(Path(sys.executable).parent)
-    os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
-    os.environ["LOMO_QUIET"] = "1"
-    os.environ["LOMO_WANDB"] = wandb
-    os.environ[ANYWAY] = "1" if launch_anyway else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 from lomo import failed_logs, interrupts, native_dtype, plan_command, warm
-from lomo.cli import refuse, settle_jobs, settle_place
+from lomo.cli import refuse
 from lomo.command_line import check_given_config
 from lomo.errors import UserError
 from lomo.estimates import resources_of
 from lomo.foresight import forget_unlaunched
 from lomo.inputs import data_folder, gpus_a_run, model_files, task_files
+from lomo.jobs import settle_jobs, settle_place
 from lomo.lock import hold
 from lomo.plan import plan_from_config
 from lomo.provenance import fingerprint, fingerprint_of
