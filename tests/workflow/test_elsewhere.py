@@ -148,7 +148,9 @@ def test_a_study_of_the_users_own_runs_in_their_folder(elsewhere: Path) -> None:
     theirs = {"SNAKEMAKE_PROFILE": "theirs"}
     code, output = snakemake(elsewhere, "-n", "--workflow-profile", "none", **theirs)
     assert code == 0 and "gpu=4 is held at 1" in output, output
-    assert "machine=1000" in output and "params have changed since last execution" in output
+    assert "machine=1000" in output and "its record has num_timed_steps 3, the plan 4" in output, (
+        output
+    )
 
     # What a failed job has said is on the console.
     (elsewhere / "own.yaml").write_text(OWN_STUDY)

@@ -167,7 +167,7 @@ def test_a_copy_without_snakemakes_metadata_plans_what_was_edited(
 ) -> None:
     copy, results = tmp_path / "copy", Path("results/mini")
     left_out = shutil.ignore_patterns(".snakemake", ".lock", ".warm")
-    shutil.copytree(checkout, copy, ignore=left_out, copy_function=shutil.copy)
+    shutil.copytree(checkout, copy, symlinks=True, ignore=left_out, copy_function=shutil.copy)
     # A copy may make any file the newest: here what everything is made from.
     for name in ("models", "data", "runs"):
         for path in (copy / results / name).rglob("*"):

@@ -1,12 +1,6 @@
 """Models and data: made from nothing, or fetched. Only the fetch rules use the network."""
 
 
-def text_of(wildcards):
-    """The text that a base model is made from."""
-    make_again_what_does_not_stand()
-    return f"results/{STUDY}/data/text.txt"
-
-
 rule generate:
     output:
         text="results/{study}/data/text.txt",

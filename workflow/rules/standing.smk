@@ -23,3 +23,9 @@ def nothing(wildcards):
     """No file: all that such a rule reads stands in the plan."""
     make_again_what_does_not_stand()
     return []
+
+
+def text_of(wildcards):
+    """The text that a base model is made from."""
+    make_again_what_does_not_stand()
+    return f"results/{STUDY}/data/text.txt"
