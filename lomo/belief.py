@@ -7,6 +7,7 @@ the evaluations, the samples, the history or the timeline, it is; docs/measureme
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -15,10 +16,13 @@ from typing import Any, NamedTuple
 
 from lomo import evidence, methods
 from lomo.errors import UserError
+from lomo.memory import forked
 from lomo.record import Evaluation, Memory, Record, Training, read_record
 from lomo.specs import MeasureSpec, TrainSpec
 
 MOST_NAMED = 50  # records in one message
+MANY = 1000  # records, from which on it pays to read them in several processes
+AT_ONCE = 100  # of which a process is given so many
 AGAIN = "pipeline again: only what was deleted is repeated"
 
 
@@ -42,6 +46,14 @@ class Claim(NamedTuple):
         return f"{self.key} is {_short(self.found)}, {self.source} {_short(self.expected)}"
 
 
+class Read(NamedTuple):
+    """A record that was read, what is wrong with it, and a hash of the examples it is scored on."""
+
+    record: Record | None
+    fault: UserError | None
+    scored_on: int | None
+
+
 def read_believed(
     results: Path, planned: Mapping[str, TrainSpec | MeasureSpec]
 ) -> dict[str, Record]:
@@ -52,22 +64,15 @@ def read_believed(
     records: dict[str, Record] = {}
     faults: dict[str, UserError] = {}
     examples: dict[str, dict[str, int]] = {}
-    for run_id, spec in planned.items():
-        path = results / "runs" / run_id / "record.json"
-        if not path.exists() and not path.is_symlink():
-            continue
-        try:
-            record = read_record(path)
-            found, scored_on = _examined(record, spec, path.parent)
-        except UserError as error:
-            faults[run_id] = error
-            continue
-        records[run_id] = record
-        if found:
-            faults[run_id] = _fault("; ".join(found), path)
-        elif scored_on is not None and isinstance(spec, TrainSpec):
+    for run_id, read in _read(results, list(planned.items())):
+        spec = planned[run_id]
+        if read.record is not None:
+            records[run_id] = read.record
+        if read.fault is not None:
+            faults[run_id] = read.fault
+        elif read.scored_on is not None and isinstance(spec, TrainSpec):
             drawn = f"{spec.task} {spec.num_test} {spec.sample_seed} {spec.data_path}"
-            examples.setdefault(drawn, {})[run_id] = scored_on
+            examples.setdefault(drawn, {})[run_id] = read.scored_on
     for run_id, problem in _other_examples(examples.values()):
         faults[run_id] = _fault(problem, results / "runs" / run_id / "record.json")
     if len(faults) == 1:
@@ -75,6 +80,36 @@ def read_believed(
     if faults:
         raise _of_all(list(faults.values()), results)
     return records
+
+
+def _read(
+    results: Path, planned: Sequence[tuple[str, TrainSpec | MeasureSpec]]
+) -> Iterator[tuple[str, Read]]:
+    """The records that exist, in the plan's order; of many, each process reads a part at a time."""
+
+    def part(number: int) -> list[tuple[str, Read]]:
+        there = slice(number * AT_ONCE, (number + 1) * AT_ONCE)
+        found = ((run_id, _read_one(results, run_id, spec)) for run_id, spec in planned[there])
+        return [(run_id, read) for run_id, read in found if read is not None]
+
+    num_parts = math.ceil(len(planned) / AT_ONCE)
+    num_processes = (os.cpu_count() or 1) if len(planned) >= MANY else 1
+    parts = dict(forked.results(part, num_parts, num_processes))
+    for number in range(num_parts):
+        yield from parts[number]
+
+
+def _read_one(results: Path, run_id: str, spec: TrainSpec | MeasureSpec) -> Read | None:
+    """The record of a run, and what is wrong with it; None if it has none."""
+    path = results / "runs" / run_id / "record.json"
+    if not os.path.lexists(path):
+        return None
+    try:
+        record = read_record(path)
+        found, scored_on = _examined(record, spec, path.parent)
+    except UserError as error:
+        return Read(None, error, None)
+    return Read(record, _fault("; ".join(found), path) if found else None, scored_on)
 
 
 def _fault(problem: str, path: Path) -> UserError:

@@ -59,31 +59,28 @@ def read_json_lines(path: Path) -> Lines:
 
 def outcome(log_likelihoods: Sequence[float], label: int) -> float:
     """lm-eval's `acc` of an example: is the likeliest candidate, of equals the first, right?"""
-    return float(max(range(len(log_likelihoods)), key=log_likelihoods.__getitem__) == label)
-
-
-def _is_tie(log_likelihoods: Sequence[float]) -> bool:
-    return list(log_likelihoods).count(max(log_likelihoods)) > 1
+    return float(log_likelihoods.index(max(log_likelihoods)) == label)
 
 
 def examples_in(lines: Lines) -> int:
     """A hash of which examples samples are of: their numbers and labels."""
-    return hash(tuple((line["doc_id"], line["label"]) for line in lines))
+    return hash(tuple([(line["doc_id"], line["label"]) for line in lines]))
 
 
 def _samples(record: Record, lines: Lines) -> Claims:
     result = record.result
     assert result is not None
     name, source = result.metric, "samples.jsonl has"
-    ids = [line["doc_id"] for line in lines]
+    ids, labels = [line["doc_id"] for line in lines], [line["label"] for line in lines]
     yield "result.num_examples", result.num_examples, source, len(ids)
     yield "examples of samples.jsonl", len(ids), "different ones are", len(set(ids))
-    scored = [outcome(line["log_likelihoods"], line["label"]) for line in lines]
+    likelihoods = [line["log_likelihoods"] for line in lines]
+    scored = [outcome(*told) for told in zip(likelihoods, labels, strict=True)]
     odd = [line["doc_id"] for line, own in zip(lines, scored, strict=True) if line[name] != own]
     yield f"{name} of samples.jsonl", odd, "other than the log-likelihoods say are examples", []
     if not scored:
         return
-    ties = sum(_is_tie(line["log_likelihoods"]) for line in lines)
+    ties = sum([each.count(max(each)) > 1 for each in likelihoods])
     yield "result.num_ties", result.num_ties, "its samples give", ties
     number = len(scored)
     mean = sum(scored) / number

@@ -38,8 +38,9 @@ class Block(BaseModel):
 
     @model_validator(mode="after")
     def _null_has_a_reason(self) -> Block:
-        null = {name for name in type(self).model_fields if getattr(self, name) is None}
-        if null != set(self.missing):
+        # Not by getattr: this is a tenth of the time in which many records are read.
+        null = {name for name, value in self.__dict__.items() if value is None}
+        if null != self.missing.keys():
             unexplained, stray = sorted(null - set(self.missing)), sorted(set(self.missing) - null)
             raise ValueError(
                 f"null without a reason: {unexplained}; reason without a null: {stray}"

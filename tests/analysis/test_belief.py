@@ -13,7 +13,7 @@ import synthetic
 
 from analysis.cli import main
 from analysis.collect import collect
-from lomo import evidence
+from lomo import belief, evidence
 from lomo.belief import MOST_NAMED
 from lomo.errors import UserError
 from lomo.plan import Plan
@@ -354,3 +354,26 @@ def test_an_outcome_is_lm_evals(scores: list[float], label: int) -> None:
     import numpy as np
 
     assert evidence.outcome(scores, label) == float(np.argmax(scores) == label)
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_many_records_are_read_in_processes_to_the_same_end(
+    results: Path, monkeypatch: pytest.MonkeyPatch, faulty: bool
+) -> None:
+    if faulty:
+        edit(results, TRAINED, better)
+        (results / "runs" / ZERO_SHOT / "record.json").write_text("{")
+        shutil.rmtree(results / "runs" / OTHER_TASK)
+
+    def outcome() -> Any:
+        try:
+            return list(belief.read_believed(results, plan().runs).items())
+        except UserError as error:
+            return str(error)
+
+    alone = outcome()
+    monkeypatch.setattr(belief, "MANY", 1)
+    monkeypatch.setattr(belief, "AT_ONCE", 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert outcome() == alone
+    assert isinstance(alone, str) == faulty
