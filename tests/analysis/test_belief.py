@@ -17,6 +17,7 @@ from lomo import belief, evidence
 from lomo.belief import MOST_NAMED
 from lomo.errors import UserError
 from lomo.plan import Plan
+from lomo.record import Record
 
 TRAINED = "train/mini/lomo/rte/s42/t0"
 OTHER_TRIAL = "train/mini/lomo/rte/s42/t1"
@@ -347,6 +348,32 @@ def test_a_record_of_no_planned_run_is_left_out(results: Path) -> None:
     stray = results / "runs" / "train/mini/lomo/rte/s43/t0"
     shutil.copytree(results / "runs" / TRAINED, stray)
     assert "s43" not in " ".join(collect(results)["run_id"])
+
+
+def test_of_equal_epochs_the_latest_is_the_best(results: Path) -> None:
+    plan_ = plan()
+    path = results / "runs" / TRAINED
+    data = json.loads((path / "record.json").read_text())
+    for evaluation in data["evaluations"][:-1]:
+        evaluation["value"] = 0.5
+    record = Record.model_validate(data)
+    claims = belief._scores(record, plan_.runs[TRAINED])
+    assert [str(claim) for claim in claims if not claim.holds] == []
+
+
+def test_hfu_is_of_all_devices(results: Path) -> None:
+    data = json.loads((results / "runs" / MEASURED / "record.json").read_text())
+    spec = plan().runs[MEASURED]
+    data["throughput"]["world_size"] = 4
+    tokens = spec.batch_size * spec.sequence_length
+    rate = data["throughput"]["tokens_per_s_per_device"]
+    for factor, doubted in ((1, []), (4, ["efficiency.hfu"])):
+        shares = {"peak_flops_per_s": 1e12, "hfu": factor * 1e9 * rate / (4 * tokens) / 1e12}
+        found = data["efficiency"] | shares
+        found["missing"] = {k: v for k, v in found["missing"].items() if k not in shares}
+        record = Record.model_validate(data | {"efficiency": found})
+        claims = belief._shares(record, spec)
+        assert [claim.key for claim in claims if not claim.holds] == doubted
 
 
 @pytest.mark.parametrize(("scores", "label"), [([-1.0, -2.0], 1), ([-1.0, -1.0], 0), ([-3, -1], 1)])

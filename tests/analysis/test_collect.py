@@ -33,6 +33,13 @@ def test_one_row_a_planned_run_with_its_bytes_whole(built: Path) -> None:
     assert as_text.loc[lomo.name, "peak_bytes"] == str(record["memory"]["peak_bytes"])
 
 
+def test_the_dev_accuracy_is_that_of_the_reported_epoch(built: Path) -> None:
+    frame = pd.read_parquet(built / "tables" / "records.parquet").set_index("run_id")
+    # Each epoch of a made-up run gains 0.03, and its test value is that of its last one.
+    row = frame.loc["train/mini/lomo/rte/s42/t0"]
+    assert row["dev_accuracy"] == pytest.approx(row["test_accuracy"])
+
+
 def test_a_missing_record_is_not_run(tmp_path: Path) -> None:
     synthetic.write_results(tmp_path, small_plan(), lambda run_id, record: None)
     assert set(collect(tmp_path)["status"]) == {"not_run"}

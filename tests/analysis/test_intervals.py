@@ -36,6 +36,11 @@ def test_an_average_is_surer_than_its_parts() -> None:
     assert (low, high) == pytest.approx((0.6 - 0.02**0.5 / 2, 0.6 + 0.02**0.5 / 2))
 
 
+def test_an_average_keeps_the_longer_side_of_its_parts() -> None:
+    low, high = mean_interval([0.9, 0.9], [(0.6, 0.95), (0.5, 0.95)])
+    assert (low, high) == pytest.approx((0.9 - 0.25**0.5 / 2, 0.9 + 0.005**0.5 / 2))
+
+
 def test_apart_needs_every_interval_above() -> None:
     assert apart([(0.6, 0.8)], [(0.3, 0.5)])
     assert not apart([(0.6, 0.8), (0.45, 0.9)], [(0.3, 0.5)])
@@ -46,6 +51,7 @@ def test_units_follow_the_largest_value() -> None:
     assert unit_for([None, GIB.num_bytes // 5]) is GIB
     assert unit_for([GIB.num_bytes // 20]) is MIB
     assert unit_for([]) is MIB
+    assert unit_for([MIB.num_bytes, GIB.num_bytes]) is GIB
     assert MIB.text(None) == "–"
     assert MIB.text(3 * MIB.num_bytes // 2) == "1.50"
 

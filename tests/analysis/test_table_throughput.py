@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import synthetic
 
 from analysis.collected import Collected, load
-from analysis.table_throughput import table_throughput
+from analysis.table_throughput import SPEED, ratio, table_throughput
 from analysis.verdict_orders import order_verdicts
 
 GIB = 2**30
@@ -63,6 +64,16 @@ def test_a_gpus_columns_stand_in_the_table(tmp_path: Path) -> None:
 def test_a_cpus_table_has_no_such_columns(tmp_path: Path) -> None:
     (block,) = table_throughput(collected(tmp_path, study())).blocks
     assert not any("MFU" in str(column) or "energy" in str(column) for column in block.columns)
+
+
+def test_a_speed_is_over_that_with_the_same_checkpointing() -> None:
+    size = {"model": "mini", "sequence_length": 256, "batch_size": 1, "num_devices": 1}
+    rows = [
+        SimpleNamespace(**size, method=method, activation_checkpointing=on, **{SPEED: speed})
+        for method, on, speed in (("adamw", True, 50.0), ("adamw", False, 100.0))
+    ]
+    mine = SimpleNamespace(**size, method="lomo", activation_checkpointing=False, **{SPEED: 300.0})
+    assert ratio([*rows, mine], mine, "adamw") == 3.0
 
 
 def test_peaks_that_differ_are_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -9,8 +10,9 @@ import synthetic
 from analysis.cli import main
 from analysis.collected import load
 from analysis.printed import COLUMNS, FILES, printed, value
-from analysis.verdict import VERDICTS, Verdict, judge
+from analysis.verdict import VERDICTS, Verdict, failed, judge
 from analysis.verdict_claims import _judge as judge_claim
+from analysis.verdict_orders import _spread
 from analysis.verdicts import all_verdicts
 
 SIZES = ("7B", "13B", "30B", "65B")
@@ -116,6 +118,23 @@ def test_a_comparable_study_is_judged_value_by_value(paper_like: Path) -> None:
         "not run",
         "the study does not ask for 65B with LOMO",
     )
+
+
+@pytest.mark.parametrize(
+    ("table", "status", "printed_value", "verdict"),
+    [
+        ("1", "oom", "12.55", "not comparable"),
+        ("2", "oom", "12.55", "differs"),
+        ("2", "predicted_oom", "OOM", "reproduced"),
+        ("1", "diverged", "12.55", "differs"),
+        ("2", "timeout", "12.55", "not comparable"),
+    ],
+)
+def test_a_failure_contradicts_only_what_the_same_machine_did(
+    table: str, status: str, printed_value: str, verdict: str
+) -> None:
+    cell = SimpleNamespace(table=table, value=printed_value, unit="GiB", note="V")
+    assert failed(cell, "peak", status, "a run").verdict == verdict
 
 
 def orders_of(
@@ -246,6 +265,16 @@ def test_speeds_within_the_spread_of_their_steps_are_undecided(tmp_path: Path) -
     assert near.verdict == "undecided"
     assert near.reason == "as an order, on mini; within the spread of single steps"
     assert orders["Tokens/s per device, LOMO above AdamW"].verdict == "reproduced"
+
+
+@pytest.mark.parametrize(("low", "meets"), [(1049.0, True), (1050.0, True), (1051.0, False)])
+def test_the_slow_steps_of_the_faster_meet_the_fast_ones_of_the_slower(
+    low: float, meets: bool
+) -> None:
+    name = "tokens_per_s_per_device"
+    slower = SimpleNamespace(**{name: 1000.0, f"{name}_p10": 950.0, f"{name}_p90": 1050.0})
+    faster = SimpleNamespace(**{name: 1100.0, f"{name}_p10": low, f"{name}_p90": 1200.0})
+    assert bool(_spread([faster, slower])) is meets
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,27 @@ def test_generated_data_and_weights_tell_what_they_were_made_from(
     edited = entry.model_copy(update={"architecture": {"model_type": "llama", "hidden_size": 8}})
     with_other = plan.model_copy(update={"models": {"own": edited}})
     assert standing.look(results, with_other).files == {file}
+
+
+def test_a_folders_note_is_no_part_of_what_it_tells(tmp_path: Path) -> None:
+    made.write_text(tmp_path / "a" / "val.jsonl", "{}")
+    made.note_folder(tmp_path, code="x")
+    told = made.made_from(tmp_path / made.NAME, code="x")
+    assert told is not None and told.content == made.digest(made.files_in(tmp_path))
+
+
+def test_a_run_from_before_its_data_is_done_again(
+    results: Path, study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(study)
+    train = id_of(plan, "train")
+    path = results / "runs" / train / "record.json"
+    began = standing._started(json.loads(path.read_text()))
+    for late, again in ((0, set()), (100, set()), (140, {path.as_posix()})):
+        newest = {"data": began + timedelta(seconds=late)}
+        monkeypatch.setattr(standing, "_inputs", lambda *_, newest=newest: newest.items())
+        found = standing.look(results, plan)
+        assert found.files & {path.as_posix()} == again, late
 
 
 def test_an_architecture_is_its_own_note(tmp_path: Path, study: dict[str, Any]) -> None:
