@@ -27,12 +27,14 @@ _NO_SPACE = ("no space left on device", "os { code: 28,", "(os error 28)")
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write a file or a folder under; renamed to `path` after.
 
-    Where the block fails, nothing is left. Raises UserError where the disk is full or the place
-    is not writable.
+    Where the block fails, nothing is left; what a killed process has left is removed. Raises
+    UserError where the disk is full or the place is not writable.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in _left_behind(path):
+            _remove(left)
         yield temporary
         if temporary.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -138,9 +140,31 @@ def _unreadable(error: OSError | ValueError) -> str:
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
+def _left_behind(path: Path) -> Iterator[Path]:
+    """Temporaries of `path` whose process is no more, or has now our number."""
+    start = f".{path.name}."
+    with suppress(OSError):
+        for found in list(path.parent.iterdir()):
+            number = found.name.removeprefix(start).removesuffix(".tmp")
+            if found.name == f"{start}{number}.tmp" and number.isdecimal():
+                process = int(number)
+                if process == os.getpid() or not _is_alive(process):
+                    yield found
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
 def _remove(path: Path) -> None:
     with suppress(OSError):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()

@@ -51,6 +51,23 @@ def test_a_file_and_a_folder_take_the_place_of_what_stood_there(tmp_path: Path) 
     ]
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / f".model.{gone.pid}.tmp").mkdir()
+    (tmp_path / f".model.{gone.pid}.tmp" / "config.json").write_text("cut")
+    (tmp_path / f".model.{os.getpid()}.tmp").mkdir()  # of another with the number that is ours now
+    (tmp_path / f".model.{os.getpid()}.tmp" / "old").touch()
+    kept = {f".model.{os.getppid()}.tmp", f".other.{gone.pid}.tmp", ".model.x.tmp"}
+    for name in kept:
+        (tmp_path / name).touch()
+    with whole(tmp_path / "model") as unfinished:
+        assert not unfinished.exists()
+        write_text(unfinished / "config.json", "{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", *kept}
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize(
     "error",
     [
