@@ -64,16 +64,27 @@ def read_believed(
     records: dict[str, Record] = {}
     faults: dict[str, UserError] = {}
     examples: dict[str, dict[str, int]] = {}
+    models: dict[str, dict[str, int]] = {}
     for run_id, read in _read(results, list(planned.items())):
         spec = planned[run_id]
         if read.record is not None:
             records[run_id] = read.record
         if read.fault is not None:
             faults[run_id] = read.fault
-        elif read.scored_on is not None and isinstance(spec, TrainSpec):
+            continue
+        if read.scored_on is not None and isinstance(spec, TrainSpec):
             drawn = f"{spec.task} {spec.num_test} {spec.sample_seed} {spec.data_path}"
             examples.setdefault(drawn, {})[run_id] = read.scored_on
-    for run_id, problem in _other_examples(examples.values()):
+        if read.record is not None and read.record.model is not None:
+            made = f"{spec.model} {spec.method} {spec.hyper} {spec.dtype}"
+            models.setdefault(made, {})[run_id] = hash(
+                read.record.model.model_dump_json(exclude={"weights_sha256"})  # told by itself
+            )
+    unlike = [
+        *_unlike(examples.values(), f"{evidence.SAMPLES} is of other examples than that of"),
+        *_unlike(models.values(), "`model` has other facts of the same model than that of"),
+    ]
+    for run_id, problem in unlike:
         faults[run_id] = _fault(problem, results / "runs" / run_id / "record.json")
     if len(faults) == 1:
         raise next(iter(faults.values()))
@@ -116,14 +127,12 @@ def _fault(problem: str, path: Path) -> UserError:
     return UserError(problem, where=str(path), fix=f"delete its folder and run the {AGAIN}")
 
 
-def _other_examples(groups: Iterable[Mapping[str, int]]) -> Iterator[tuple[str, str]]:
-    """Runs that were scored on other examples than most of the runs that are told the same ones."""
-    for scored_on in groups:
-        usual = Counter(scored_on.values()).most_common(1)[0][0]
-        like = next(run_id for run_id, found in scored_on.items() if found == usual)
-        for run_id, found in scored_on.items():
-            if found != usual:
-                yield run_id, f"{evidence.SAMPLES} is of other examples than that of {like}"
+def _unlike(groups: Iterable[Mapping[str, int]], problem: str) -> Iterator[tuple[str, str]]:
+    """Runs that found another than most of those that must have found the same; and whose."""
+    for group in groups:
+        usual = Counter(group.values()).most_common(1)[0][0]
+        like = next(run_id for run_id, found in group.items() if found == usual)
+        yield from ((run_id, f"{problem} {like}") for run_id, got in group.items() if got != usual)
 
 
 def _of_all(faults: Sequence[UserError], results: Path) -> UserError:
@@ -288,6 +297,9 @@ def _shares(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
 def _steps(training: Training, planned: TrainSpec, *, well: bool) -> Iterator[Claim]:
     found = training.num_train_examples
     yield Claim("training.num_train_examples", found, "at most", min(found, planned.num_train))
+    for key, most in (("num_cut", found), ("num_skipped_steps", training.num_steps)):
+        told = getattr(training, key)
+        yield Claim(f"training.{key}", told, "at most", min(told, most))
     if well:
         each = math.ceil(found / planned.batch_size)
         yield Claim("training.num_epochs", training.num_epochs, "the plan says", planned.epochs)

@@ -7,10 +7,11 @@ are never put in one table.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lomo.errors import UserError
 from lomo.files import read_json, write_text
@@ -69,6 +70,12 @@ class Device(Block):
     co_tenants: list[str] | None
 
 
+def _with_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without a zone")
+    return text
+
+
 class Provenance(Block):
     """Where a record comes from."""
 
@@ -79,7 +86,7 @@ class Provenance(Block):
     platform: str
     packages: dict[str, str]
     device: Device
-    started_at: str
+    started_at: Annotated[str, AfterValidator(_with_zone)]
 
 
 class Clock(Block):

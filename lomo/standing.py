@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lomo.models import ModelEntry, random_config
 from lomo.plan import Plan
 from lomo.provenance import fingerprint, fingerprint_of
 
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 # Clocks of two machines may differ by so much.
 CLOCKS = timedelta(seconds=120)
 ANALYSIS = {"collect": "collect", "tables": "table", "figures": "figure", "report": "report"}
@@ -148,7 +149,12 @@ def _why_not(record: dict[str, Any], spec: dict[str, Any], code: str, folder: Pa
 
 
 def _started(record: dict[str, Any]) -> datetime:
-    return datetime.fromisoformat(record["provenance"]["started_at"])
+    """When the run began; of a record that does not tell, which no table takes, long ago."""
+    try:
+        told = datetime.fromisoformat(record["provenance"]["started_at"])
+    except (KeyError, TypeError, ValueError):
+        return LONG_AGO
+    return told if told.tzinfo is not None else LONG_AGO
 
 
 def _inputs_of(results: Path, plan: Plan, spec: Any) -> list[Path]:
