@@ -6,7 +6,7 @@ first of two passes must add nothing to their gradients, and a loss scale has no
 
 import gc
 import weakref
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,14 +21,14 @@ from .hooks import HOOKED_BY_OTHERS, has_using_hooks
 class Bystanders:
     """Finds them: leaves by walking the graph, the rest among the tensors that are alive.
 
-    A node of somebody's Python (a reentrant checkpoint) may hide a graph of its own. The first time
-    that there is one, all leaves that are alive are taken for bystanders; to those that no
+    A node of somebody's Python (a reentrant checkpoint) may hide a graph of its own. From the first
+    time on that there is one, all leaves that are alive are taken for bystanders; to those that no
     gradient reaches it makes no difference.
     """
 
     def __init__(self) -> None:
-        self._hidden: list[weakref.ref[Tensor]] | None = None
-        self._collections = _num_collections()
+        self._noted: list[weakref.ref[Tensor]] | None = None  # since the last backward
+        self._leaves: list[weakref.ref[Tensor]] | None = None  # once a node may hide some
 
     def of(self, loss: Tensor, own: Collection[Tensor], named: Iterable[Tensor]) -> list[Tensor]:
         """All of this backward; `named` are known already, `own` are the optimizer's.
@@ -37,27 +37,64 @@ class Bystanders:
         """
         nodes = nodes_behind([loss])
         leaves = (leaf_of(node) for node in nodes)
-        found = {id(leaf): leaf for leaf in named}
-        found |= {id(leaf): leaf for leaf in leaves if leaf is not None and leaf not in own}
+        reached = (leaf for leaf in (*named, *leaves) if leaf is not None)
+        found = {id(leaf): leaf for leaf in reached if leaf not in own}
         _require_no_hooks(found.values())
         if not isinstance(loss, FakeTensor):
-            found |= {id(tensor): tensor for tensor in self._retaining(nodes)}
-            if self._hidden is None and any(map(_may_hide_leaves, nodes)):
-                self._hidden = [weakref.ref(leaf) for leaf in _leaves_alive() if leaf not in own]
-            alive = (reference() for reference in self._hidden or ())
-            found |= {id(leaf): leaf for leaf in alive if leaf is not None and leaf not in own}
+            new = self._new_tensors()
+            retaining = (tensor for tensor in new if tensor.retains_grad)
+            found |= {id(tensor): tensor for tensor in retaining if tensor.grad_fn in nodes}
+            hidden = self._hidden(new, nodes)
+            found |= {id(leaf): leaf for leaf in hidden if leaf not in own}
         return list(found.values())
 
-    def _retaining(self, nodes: Collection[Node]) -> Iterator[Tensor]:
-        """Tensors with `retain_grad()`, which no node of the graph knows."""
-        # This step's forward has made them, so Python's collector has them among its young objects
-        # (some thousand to look at, instead of all that there are) unless it has run since.
-        before, self._collections = self._collections, _num_collections()
-        for generation in (0, 1) if before == self._collections else (0, 1, 2):
-            for thing in gc.get_objects(generation):
-                if issubclass(type(thing), Tensor) and thing.retains_grad:
-                    if thing.grad_fn in nodes:
-                        yield thing
+    def _hidden(self, new: list[Tensor], nodes: Collection[Node]) -> list[Tensor]:
+        """Leaves that a node may hide; frozen ones are remembered, until they train."""
+        if self._leaves is None:
+            if not any(map(_may_hide_leaves, nodes)):
+                return []
+            self._leaves, new = [], _tensors_among(gc.get_objects())
+        self._leaves += [weakref.ref(leaf) for leaf in new if leaf.is_leaf]
+        alive = {id(leaf): leaf for leaf in (ref() for ref in self._leaves) if leaf is not None}
+        self._leaves = [weakref.ref(leaf) for leaf in alive.values()]
+        return [leaf for leaf in alive.values() if leaf.requires_grad and leaf.is_leaf]
+
+    def _new_tensors(self) -> list[Tensor]:
+        """Those that were made since the last backward, and may be a few more; at first all.
+
+        Among them are those with `retain_grad()`, which no node of the graph knows. To look at all
+        objects each time, or after each of the collector's runs, may take longer than the step.
+        """
+        if self._noted is None:
+            self._noted = []
+            _before_collections(weakref.WeakMethod(self._note))
+            return _tensors_among(gc.get_objects())
+        noted, self._noted = self._noted, []
+        alive = [tensor for tensor in (ref() for ref in noted) if tensor is not None]
+        return alive + _tensors_among(gc.get_objects(0))
+
+    def _note(self) -> None:
+        """Note the tensors among the youngest objects, which are about to grow older."""
+        assert self._noted is not None
+        if len(self._noted) > _MANY:  # nobody asks: what is dead goes
+            self._noted = [ref for ref in self._noted if ref() is not None]
+        self._noted += map(weakref.ref, _tensors_among(gc.get_objects(0)))
+
+
+_MANY = 1 << 14
+
+
+def _before_collections(note: "weakref.WeakMethod[Callable[[], None]]") -> None:
+    """Call `note` before each run of Python's collector, for as long as its owner lives."""
+
+    def call(phase: str, info: dict[str, int]) -> None:
+        method = note() if phase == "start" else None
+        if method is not None:
+            method()
+
+    gc.callbacks.append(call)
+    owner: Any = note()
+    weakref.finalize(owner.__self__, gc.callbacks.remove, call).atexit = False
 
 
 @contextmanager
@@ -112,12 +149,5 @@ def _may_hide_leaves(node: Node) -> bool:
     return not getattr(function, "__module__", "").startswith(f"{__package__}.")
 
 
-def _leaves_alive() -> Iterator[Tensor]:
-    for thing in gc.get_objects():
-        if issubclass(type(thing), Tensor) and thing.requires_grad and thing.is_leaf:
-            yield thing
-
-
-def _num_collections() -> int:
-    """How often the collector has moved objects to the oldest."""
-    return sum(of_generation["collections"] for of_generation in gc.get_stats()[1:])
+def _tensors_among(things: list[Any]) -> list[Tensor]:
+    return [thing for thing in things if issubclass(type(thing), Tensor)]

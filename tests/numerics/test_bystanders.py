@@ -163,3 +163,65 @@ def test_two_fused_optimizers_share_a_backward_where_there_is_one_pass() -> None
         reference(torch.ones(2, 4)).square().sum().backward()
         sgd.step()
     assert_bit_equal(weights(net), weights(reference))
+
+
+@pytest.mark.parametrize("later", ["unfrozen", "made"])
+def test_a_hidden_leaf_that_trains_from_the_second_step_on(later: str) -> None:
+    norms = []
+    for limit in (None, 1e9):
+        model, layer = network(), nn.Linear(6, 6).requires_grad_(False)
+        nn.init.constant_(layer.weight, 0.1)
+        optimizer = Lomo(model.parameters(), lr=0.1, max_grad_norm=limit)
+        for step in range(3):
+            if step == 1:
+                layer = layer if later == "unfrozen" else nn.Linear(6, 6)
+                nn.init.constant_(layer.weight.requires_grad_(), 0.1)
+                nn.init.zeros_(layer.bias)
+            x = torch.ones(2, 4) * (step + 1)
+            loss = model[2](reentrant(model[1](model[0](x)), layer)).square().sum()
+            loss.backward() if limit is None else optimizer.backward(loss)
+            optimizer.step()
+            if step:
+                assert layer.weight.grad is not None
+                norms.append(float(layer.weight.grad.norm()))
+            layer.zero_grad()
+    assert norms[2:] == pytest.approx(norms[:2], rel=1e-5)
+
+
+def test_a_tensor_that_retains_and_grows_old_before_the_backward() -> None:
+    model = network()
+    x = torch.ones(2, 4, requires_grad=True)
+    hidden = x * 2.0
+    hidden.retain_grad()
+    gc.collect()
+    optimizer = Lomo(model.parameters(), lr=0.1, max_grad_norm=1e9)
+    optimizer.backward(model(hidden).square().sum())
+    assert x.grad is not None and hidden.grad is not None
+    torch.testing.assert_close(x.grad, 2.0 * hidden.grad)
+    optimizer.step()
+    hidden = x * 2.0
+    hidden.retain_grad()
+    gc.collect(), gc.collect()
+    x.grad = None
+    optimizer.backward(model(hidden).square().sum())
+    assert x.grad is not None and hidden.grad is not None
+    torch.testing.assert_close(x.grad, 2.0 * hidden.grad)
+
+
+def test_all_parameters_named_as_others() -> None:
+    model = network()
+    optimizer = Lomo(model[0].parameters(), lr=0.1, max_grad_norm=1e9)
+    optimizer.backward(model(torch.ones(2, 4)).sum(), others=model.parameters())
+    assert model[0].weight.grad is None and model[2].weight.grad is not None
+    optimizer.step()
+
+
+def test_a_dropped_optimizer_watches_the_collector_no_more() -> None:
+    before = len(gc.callbacks)
+    model = network()
+    optimizer = Lomo(model.parameters(), lr=0.1, max_grad_norm=1e9)
+    optimizer.backward(model(torch.ones(2, 4)).sum())
+    assert len(gc.callbacks) == before + 1
+    del optimizer
+    gc.collect()
+    assert len(gc.callbacks) <= before

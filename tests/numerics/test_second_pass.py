@@ -308,3 +308,33 @@ def test_a_long_training_without_alarm() -> None:
         optimizer.backward(loss_of(model, step))
         optimizer.step()
     assert max_difference(weights(model), before) > 0.1
+
+
+class ChangesOnce(torch.autograd.Function):
+    """Hands on a gradient, and in the second pass what `change` makes of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.change, ctx.passes = change, 0
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        ctx.passes += 1
+        return (dy if ctx.passes == 1 else ctx.change(dy)), None
+
+
+@pytest.mark.parametrize("change", ["signs", "classes", "rows"])
+def test_gradients_whose_sum_is_zero_by_nature(change: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 4)
+    optimizer = Lomo(model.parameters(), lr=0.1, max_grad_norm=1e3)
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "signs": lambda dy: -dy,
+        "classes": lambda dy: dy.flip(-1),
+        "rows": lambda dy: dy.roll(1, 0),
+    }
+    logits = ChangesOnce.apply(model(torch.randn(6, 8)), changes[change])
+    loss = nn.functional.cross_entropy(logits, torch.randint(0, 4, (6,)))
+    with pytest.raises(RuntimeError, match="the second backward pass made other gradients"):
+        optimizer.backward(loss)
