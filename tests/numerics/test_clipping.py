@@ -42,6 +42,16 @@ def test_parameter_scope_clips_each_gradient_by_its_own_norm(fused: bool) -> Non
     assert max_difference(weights(model), reference(5, clip)) <= 1e-6
 
 
+@pytest.mark.parametrize("scope", ["global", "parameter"])
+def test_a_norm_as_small_as_torchs_epsilon(scope: Any) -> None:
+    weight, expected = (nn.Parameter(torch.zeros(4)) for _ in range(2))
+    optimizer = Lomo([weight], lr=1.0, max_grad_norm=1e-6, norm_scope=scope)
+    optimizer.backward(weight.sum() * 1e-6)
+    (expected.sum() * 1e-6).backward()
+    nn.utils.clip_grad_norm_([expected], 1e-6, foreach=False)
+    torch.testing.assert_close(-weight.detach(), expected.grad, rtol=1e-6, atol=0.0)
+
+
 def test_parameter_scope_reports_the_global_norm() -> None:
     model, other = llama(), llama()
     optimizer = Lomo(model.parameters(), lr=LR, max_grad_norm=LIMIT, norm_scope="parameter")

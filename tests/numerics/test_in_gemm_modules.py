@@ -88,7 +88,8 @@ def test_the_end_leaves_an_ordinary_model(end: str) -> None:
     loss = mlp_loss(model, 0)
     if end.startswith("close"):
         optimizer.close()
-    optimizer = None
+    else:
+        optimizer = None
     gc.collect()
     assert [type(layer) for layer in model] == [nn.Embedding, nn.Linear, nn.Tanh, nn.Linear]
     if not end.endswith("in_flight"):

@@ -159,3 +159,17 @@ def test_gradients_of_other_optimizers_are_unscaled(max_grad_norm: float | None)
     loss_of(reference, 0).backward()
     assert adapter.grad is not None
     torch.testing.assert_close(adapter.grad, reference.lm_head.weight.grad)
+
+
+@pytest.mark.parametrize("scale", ["dynamic", 64.0])
+def test_a_state_saved_without_a_scale_leaves_the_scale_as_it_is(scale: Any) -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    unscaled = Lomo([parameter], lr=0.1)
+    unscaled.backward(parameter.sum())
+    unscaled.step()
+    saved = unscaled.state_dict()
+    unscaled.close()
+    optimizer = Lomo([parameter], lr=0.1, loss_scale=scale)
+    optimizer.load_state_dict(saved)
+    assert optimizer.loss_scale is not None
+    assert optimizer.loss_scale.value == (scaling.START if scale == "dynamic" else scale)

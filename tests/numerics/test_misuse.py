@@ -151,6 +151,28 @@ def test_a_scaler_that_scaled_nothing_here_is_let_be() -> None:
     optimizer.step()
 
 
+def test_a_scaler_is_found_among_others() -> None:
+    idle, used = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (4.0, 1024.0))
+    idle.scale(torch.ones(()))
+    model = llama()
+    with pytest.raises(RuntimeError, match="GradScaler has scaled the loss"):
+        Lomo(model.parameters(), lr=0.1).backward(used.scale(loss_of(model, 0)))
+
+
+@both
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_a_loss_without_a_graph_is_torchs_matter(make: Any, limit: float | None) -> None:
+    """A parameter that is the loss trains; a number is torch's error."""
+    parameter = nn.Parameter(torch.tensor(2.0))
+    optimizer = make([parameter], lr=0.25, max_grad_norm=limit)
+    optimizer.backward(parameter)
+    optimizer.step()
+    moved = 0.25 * (limit or 1.0) if make is Lomo else 0.25 * 2.0  # AdaLomo: relative to theta
+    assert float(parameter.detach()) == pytest.approx(2.0 - moved, rel=1e-5)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        optimizer.backward(torch.tensor(1.0))
+
+
 def test_an_ordinary_loop_warns_of_nothing() -> None:
     model = llama()
     optimizer = Lomo(model.parameters(), lr=0.1)

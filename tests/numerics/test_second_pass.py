@@ -219,6 +219,32 @@ def test_a_fault_beside_one_sample_is_met_by_another() -> None:
             optimizer.step()
 
 
+def test_every_element_comes_into_some_sample() -> None:
+    weight, calls = nn.Parameter(torch.randn(100, 100)), [0]
+    optimizer = Lomo([weight], lr=1e-6, **CLIP)
+
+    class Fails(torch.autograd.Function):
+        """A sum whose second backward has another element at place 1."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.sum()
+
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor) -> Tensor:
+            calls[0] += 1
+            gradient = torch.ones(10_000) * dy
+            gradient[1] = 1.0 if calls[0] % 2 else 50.0
+            return gradient.view(100, 100)
+
+    optimizer.backward(Fails.apply(weight))  # beside the sample
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="of number 0"):
+        for _ in range(3):
+            optimizer.backward(Fails.apply(weight))
+            optimizer.step()
+
+
 SOUND: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": torch.bfloat16},
     "reentrant": {"checkpointing": "reentrant"},
