@@ -128,11 +128,15 @@ def _fault(problem: str, path: Path) -> UserError:
 
 
 def _unlike(groups: Iterable[Mapping[str, int]], problem: str) -> Iterator[tuple[str, str]]:
-    """Runs that found another than most of those that must have found the same; and whose."""
+    """Runs that found another than most of those that must have found the same; and whose.
+
+    All of them where there is no most.
+    """
     for group in groups:
-        usual = Counter(group.values()).most_common(1)[0][0]
-        like = next(run_id for run_id, found in group.items() if found == usual)
-        yield from ((run_id, f"{problem} {like}") for run_id, got in group.items() if got != usual)
+        usual, num = Counter(group.values()).most_common(1)[0]
+        for run_id, found in group.items():
+            if found != usual or 2 * num <= len(group) > 1:
+                yield run_id, f"{problem} {next(r for r, got in group.items() if got != found)}"
 
 
 def _of_all(faults: Sequence[UserError], results: Path) -> UserError:

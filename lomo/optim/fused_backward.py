@@ -45,7 +45,14 @@ from .hooks import (
 )
 from .lightning import refuse_late_clipping, refuse_what_lightning_asks
 from .options import OptimizerOptions
-from .ownership import claim, named, release, require_free, require_own_memory
+from .ownership import (
+    claim,
+    named,
+    release,
+    require_free,
+    require_own_memory,
+    require_same_members,
+)
 from .rounding import Rounding
 from .second_pass import SecondPass
 from .sharding import (
@@ -111,6 +118,7 @@ class FusedBackward(OptimizerOptions):
         weakref.finalize(self, remove_all, self._handles).atexit = False
         self._undo: list[Callable[[], None]] = []  # what else `close` takes back
         self._slots: dict[Tensor, Slot] = {}
+        self._members: list[list[int]] = []  # ids of each group's parameters, as it was added
         self._last_pass: list[int] = []  # by position: the pass in which its gradient came last
         self._bystanders = Bystanders()
         self._mode: Mode | None = None  # None outside of backward(loss)
@@ -167,6 +175,7 @@ class FusedBackward(OptimizerOptions):
             warnings.warn(UNSCALED, UserWarning, stacklevel=4)
         names = group.get("param_names") or [""] * len(group["params"])
         warn_if_named_as_compiled(names)
+        self._members.append([id(parameter) for parameter in group["params"]])
         for parameter, name in zip(group["params"], names, strict=True):
             if parameter.requires_grad:
                 self._hook(parameter, Slot(len(self._last_pass), group_index, name))
@@ -358,6 +367,8 @@ class FusedBackward(OptimizerOptions):
         asked = self._asks_for()
         if self._mode is None and asked:
             raise RuntimeError(PLAIN_BACKWARD.format(asked=asked))
+        if not self._got_gradient:
+            require_same_members(self.param_groups, self._members)
         if self._mode is None and not self._step_is_open and not self._scalers_seen:
             self._scalers_seen = require_unscaled(roots_of_running_backward())
         if self._last_pass[slot.position] == self._pass:

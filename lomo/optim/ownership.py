@@ -44,6 +44,23 @@ def require_free(parameters: Iterable[Tensor]) -> None:
             )
 
 
+def require_same_members(groups: list[dict[str, Any]], members: list[list[int]]) -> None:
+    """Raise RuntimeError where a parameter was taken out of its group, or put into another.
+
+    members: ids of each group's parameters when it was added. What was appended since has no hook,
+    and is told at `step()`.
+    """
+    there = [[id(parameter) for parameter in group["params"]] for group in groups]
+    kept = [ids[: len(own)] for ids, own in zip(there, members, strict=False)]
+    if kept != members:
+        raise RuntimeError(
+            "param_groups was edited: its parameters are not those that were hooked, which would "
+            "go on training, or by another group's options. No weight was changed. To freeze one, "
+            "set requires_grad to False; for other groups, close() this optimizer and make a new "
+            "one"
+        )
+
+
 def named(groups: list[dict[str, Any]]) -> dict[str, Tensor]:
     """All parameters of the groups by the names that a user gave, or by number and shape."""
     found: dict[str, Tensor] = {}

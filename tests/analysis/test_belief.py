@@ -133,11 +133,6 @@ RECORDS: dict[str, tuple[str, Edit, str]] = {
         "skipped_steps is 99",
     ),
     "cut examples": (TRAINED, at("training", "num_cut", value=999), "training.num_cut is 999"),
-    "parameters": (
-        TRAINED,
-        at("model", "num_parameters", value=7),
-        "other facts of the same model",
-    ),
     "no time": (TRAINED, at("provenance", "started_at", value="yesterday"), "started_at"),
     "no zone": (TRAINED, at("provenance", "started_at", value="2026-11-25T10:00:00"), "a zone"),
     "a loss": (TRAINED, at("training", "last_epoch_loss", value=0.001), "last_epoch_loss is"),
@@ -188,6 +183,16 @@ RECORDS: dict[str, tuple[str, Edit, str]] = {
     "an unknown key": (MEASURED, at("score", value=1), "score: "),
     "null without a reason": (TRAINED, at("result", value=None), "null without a reason"),
 }
+
+
+@pytest.mark.parametrize("name", ["num_parameters", "num_trainable_parameters"])
+def test_runs_of_one_model_tell_the_same_of_it(name: str, results: Path) -> None:
+    """Of two that differ nobody knows which is right: both are named."""
+    edit(results, TRAINED, at("model", name, value=7))
+    with pytest.raises(UserError, match="2 records are not believed") as error:
+        collect(results)
+    for run_id in (TRAINED, OTHER_TASK):
+        assert f"{run_id}/record.json: `model` has other facts" in str(error.value)
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -184,3 +184,32 @@ def test_an_ordinary_loop_warns_of_nothing() -> None:
             loss_of(model, step).backward()
             optimizer.step()
             scheduler.step()
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("edit", ["filtered", "popped", "reordered", "swapped"])
+def test_groups_that_were_edited_by_hand_are_told_before_a_weight_moves(
+    edit: str, clipped: bool
+) -> None:
+    """torch's SGD no longer trains what was taken out; a hook would go on."""
+    layers = [nn.Linear(3, 3), nn.Linear(3, 3)]
+    groups: list[Any] = [
+        {"params": list(layer.parameters()), "lr": lr}
+        for layer, lr in zip(layers, (0.1, 0.2), strict=True)
+    ]
+    optimizer = Lomo(groups, lr=0.1, max_grad_norm=1.0 if clipped else None)
+    own = optimizer.param_groups
+    if edit == "filtered":
+        own[0]["params"] = own[0]["params"][:1]
+    elif edit == "popped":
+        own.pop(0)
+    elif edit == "reordered":
+        own.reverse()
+    else:
+        own[0]["params"], own[1]["params"] = own[1]["params"], own[0]["params"]
+    before = [parameter.clone() for layer in layers for parameter in layer.parameters()]
+    loss = layers[1](layers[0](torch.ones(2, 3))).sum()
+    with pytest.raises(RuntimeError, match="param_groups was edited"):
+        optimizer.backward(loss) if clipped else loss.backward()
+    after = [parameter for layer in layers for parameter in layer.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
