@@ -203,3 +203,11 @@ def test_the_default_dtype_does_not_round_the_norm(dtype: torch.dtype) -> None:
         torch.set_default_dtype(torch.float32)
     assert optimizer.grad_norm == pytest.approx(100001.0 * 3**0.5, rel=1e-6)
     assert float(weight.detach().norm()) == pytest.approx(0.3, rel=1e-6)
+
+
+def test_a_coefficient_among_fp64_is_of_fp64() -> None:
+    params = [nn.Parameter(torch.zeros(3, dtype=torch.float64)), nn.Parameter(torch.zeros(4))]
+    optimizer = Lomo(params, lr=1.0, max_grad_norm=0.3)
+    optimizer.backward(sum(p.sum() for p in params))
+    expected = torch.full((3,), -0.3 / (7.0**0.5 + 1e-6), dtype=torch.float64)
+    torch.testing.assert_close(params[0].detach(), expected, rtol=1e-12, atol=0.0)

@@ -179,3 +179,15 @@ def test_a_hook_on_a_weight_gets_its_gradient() -> None:
     before = model.weight.detach().clone()
     optimizer.backward(model(torch.ones(3, 4)).sum())
     assert torch.equal(model.weight, before - 3.0)
+
+
+def test_a_weight_that_is_frozen_later_stays() -> None:
+    model = mlp()
+    optimizer = Lomo(model.parameters(), lr=0.1)
+    update_in_gemm(optimizer, model)
+    model[1].weight.requires_grad_(False)
+    before = weights(model)
+    optimizer.backward(mlp_loss(model, 0))
+    optimizer.step()
+    moved = {name for name, weight in weights(model).items() if not weight.equal(before[name])}
+    assert moved == set(before) - {"1.weight"}

@@ -228,3 +228,30 @@ def test_state_of_other_shapes(make: Make) -> None:
         saved = optimizer.state_dict()
     with pytest.raises(ValueError, match="of other parameters|for other parameters"):
         make(tall.parameters()).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4)], ids=str)
+def test_what_was_loaded_from_is_not_written_to(shape: tuple[int, ...]) -> None:
+    parameter = nn.Parameter(torch.ones(shape))
+    first = AdaLomo([parameter], lr=0.1)
+    first.backward(parameter.sum())
+    first.step()
+    saved = first.state_dict()
+    before = copy.deepcopy(saved["state"])
+    first.close()
+    second = AdaLomo([parameter], lr=0.1)
+    second.load_state_dict(saved)
+    second.backward(parameter.square().sum())
+    assert second.state[parameter]["step"] == 2
+    assert all(_equal(value, before[0][key]) for key, value in saved["state"][0].items())
+
+
+def test_a_step_that_was_open_is_forgotten() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = Lomo([parameter], lr=0.5)
+    saved = optimizer.state_dict()
+    parameter.sum().backward()
+    optimizer.load_state_dict(saved)
+    parameter.sum().backward()
+    optimizer.step()
+    assert parameter.tolist() == [0.0, 0.0]

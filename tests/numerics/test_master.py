@@ -173,3 +173,15 @@ def test_foreign_state_is_refused() -> None:
     foreign = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="no master copy"):
         optimizer.load_state_dict(foreign.state_dict())
+
+
+def test_state_that_was_cleared_begins_anew() -> None:
+    parameter = nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    optimizer = MasterCopy([parameter], torch.optim.AdamW, lr=0.1)
+    for cleared in (False, False, True):
+        if cleared:
+            optimizer.state.clear()
+        parameter.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert optimizer.state[parameter]["step"] == 1

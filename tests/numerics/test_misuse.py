@@ -151,6 +151,16 @@ def test_a_scaler_that_scaled_nothing_here_is_let_be() -> None:
     optimizer.step()
 
 
+def test_a_factor_that_trains_is_no_scale() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.ones(()))
+    one, factor = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(4.0))
+    optimizer = Lomo([one, factor], lr=0.5)
+    optimizer.backward(one * factor)
+    optimizer.step()
+    assert [one.item(), factor.item()] == [-1.0, 3.5]
+
+
 def test_a_scaler_is_found_among_others() -> None:
     idle, used = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (4.0, 1024.0))
     idle.scale(torch.ones(()))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lomo.optim import AdaLomo, Lomo, update_in_gemm
+from lomo.optim.second_pass import SecondPass
 
 from .models import llama, loss_of, max_difference, weights
 
@@ -243,6 +244,16 @@ def test_every_element_comes_into_some_sample() -> None:
         for _ in range(3):
             optimizer.backward(Fails.apply(weight))
             optimizer.step()
+
+
+def test_a_difference_is_weighed_by_its_share_of_the_norm() -> None:
+    """A sample is as much smaller than its gradient as the global norm is taken smaller for it."""
+    gradient = torch.randn(1_000_000) * 0.015
+    for tensors, norm in (([gradient], 1e5), ([torch.ones(3, 2), gradient], 1e9)):
+        check = SecondPass(0)
+        check.note(0, 0, tensors)
+        check.note(1, 0, [*tensors[:-1], tensors[-1] * 1.1])
+        assert check.differing(norm) == [0]  # two are factors, which the norm is not of
 
 
 SOUND: dict[str, dict[str, Any]] = {
