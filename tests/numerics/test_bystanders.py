@@ -225,3 +225,28 @@ def test_a_dropped_optimizer_watches_the_collector_no_more() -> None:
     del optimizer
     gc.collect()
     assert len(gc.callbacks) <= before
+
+
+class Fails(torch.autograd.Function):
+    """An identity whose backward raises."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        raise ArithmeticError
+
+
+def test_a_measuring_pass_that_fails_leaves_nothing() -> None:
+    """No gradient to the others, and no norm to the next try."""
+    own, late, other = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    optimizer = Lomo([own, late], lr=0.1, max_grad_norm=1e9)
+    other.grad = torch.full((2,), 5.0)
+    first = Fails.apply(late).sum()
+    with pytest.raises(ArithmeticError):  # nodes made last run first
+        optimizer.backward(first + (own * 100.0).sum() + other.sum())
+    assert other.grad.tolist() == [5.0, 5.0]
+    optimizer.backward(late.sum())
+    assert optimizer.grad_norm == pytest.approx(2.0**0.5)

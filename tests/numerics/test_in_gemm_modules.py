@@ -191,3 +191,12 @@ def test_a_weight_that_is_frozen_later_stays() -> None:
     optimizer.step()
     moved = {name for name, weight in weights(model).items() if not weight.equal(before[name])}
     assert moved == set(before) - {"1.weight"}
+
+
+def test_a_module_with_a_forward_of_its_own_keeps_its_hook() -> None:
+    model = mlp()
+    linear = model[1]
+    linear.forward = lambda x: nn.Linear.forward(linear, x) * 2.0
+    optimizer = Lomo(model.named_parameters(), lr=0.1)
+    assert "1.weight" not in update_in_gemm(optimizer, model)
+    assert type(linear) is nn.Linear

@@ -173,3 +173,20 @@ def test_a_state_saved_without_a_scale_leaves_the_scale_as_it_is(scale: Any) -> 
     optimizer.load_state_dict(saved)
     assert optimizer.loss_scale is not None
     assert optimizer.loss_scale.value == (scaling.START if scale == "dynamic" else scale)
+
+
+def test_a_fixed_scale_keeps_its_value_beside_a_dynamic_one() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    dynamic = Lomo([parameter], lr=0.1, loss_scale="dynamic")
+    saved = dynamic.state_dict()
+    dynamic.close()
+    optimizer = Lomo([parameter], lr=0.1, loss_scale=64.0)
+    optimizer.load_state_dict(saved)
+    assert optimizer.loss_scale is not None and optimizer.loss_scale.value == 64.0
+
+
+def test_values_are_clipped_after_the_scale_is_taken_off() -> None:
+    parameter = nn.Parameter(torch.zeros(3))
+    optimizer = Lomo([parameter], lr=1.0, loss_scale=64.0, clip_value=0.5)
+    optimizer.backward((parameter * torch.tensor([0.25, 2.0, -2.0])).sum())
+    assert parameter.tolist() == [-0.25, -0.5, 0.5]
