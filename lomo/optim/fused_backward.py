@@ -212,7 +212,8 @@ class FusedBackward(OptimizerOptions):
             self._graph_checked = True
         self._norms.clear()
         self._dropped = False
-        scaled = loss if self.loss_scale is None else loss.float() * self.loss_scale.value
+        with torch.enable_grad():  # a backward may stand in a no_grad block
+            scaled = loss if self.loss_scale is None else loss.float() * self.loss_scale.value
         if self._measures_first():
             self._run_twice(scaled, self._bystanders.of(loss, self._slots, others))
         else:

@@ -190,3 +190,16 @@ def test_values_are_clipped_after_the_scale_is_taken_off() -> None:
     optimizer = Lomo([parameter], lr=1.0, loss_scale=64.0, clip_value=0.5)
     optimizer.backward((parameter * torch.tensor([0.25, 2.0, -2.0])).sum())
     assert parameter.tolist() == [-0.25, -0.5, 0.5]
+
+
+def test_a_scaled_backward_in_a_no_grad_block_is_the_same() -> None:
+    moved = []
+    for block in (torch.enable_grad, torch.no_grad):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = Lomo([parameter], lr=0.5, loss_scale=8.0)
+        loss = (parameter * torch.arange(3.0)).sum()
+        with block():
+            optimizer.backward(loss)
+        optimizer.step()
+        moved.append(parameter.tolist())
+    assert moved[0] == moved[1] == [1.0, 0.5, 0.0]
