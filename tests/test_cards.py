@@ -1,0 +1,52 @@
+"""A card by its size or its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from lomo.cards import CARDS, card_of
+from lomo.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "gib"),
+    [("24", 24), ("24GB", 24), ("24 GiB", 24), ("23.5g", 23.5), ("0.5", 0.5)],
+)
+def test_a_size_is_a_card(text: str, gib: float) -> None:
+    card = card_of(text, where="--gpu")
+    assert card.gib == gib
+    assert card.bytes_per_s is None and card.flops_per_s("bfloat16") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("RTX 4090", "RTX 4090"),
+        ("rtx4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("a100-80gb", "A100 80GB"),
+        ("NVIDIA H200", "H200"),
+        ("RTX 4060 Ti", "RTX 4060 Ti 16GB"),
+        ("L40S", "L40S"),
+    ],
+)
+def test_a_name_is_understood_as_people_write_it(text: str, name: str) -> None:
+    assert card_of(text, where="--gpu").name == name
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "0 GiB", "rtx", "RTX 4091", "A100", "", "-3", "nan", "24 TB"]
+)
+def test_what_is_no_card_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--gpu"):
+        card_of(text, where="--gpu")
+
+
+def test_a_name_of_two_sizes_asks_which() -> None:
+    with pytest.raises(UserError, match="A100 40GB or A100 80GB"):
+        card_of("A100", where="--gpu")
+
+
+def test_every_card_of_the_table_is_found_by_its_name() -> None:
+    assert all(card_of(card.name, where="--gpu") is card for card in CARDS)
+    assert all(card.bytes_per_s and card.flops_per_s("float16") for card in CARDS[-6:])
