@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lomo import plan_command
+from lomo import plan_command, status_command
 from lomo.errors import UserError
 from lomo.files import cannot_use, parse_json, read_text
 from lomo.interrupts import INTERRUPTED
 from lomo.memory import ask, fits
+from lomo.progress import CLEAR, SILENT
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
 
@@ -75,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     planned = commands.add_parser("plan", help="memory, time and disk of a study, without a run")
     plan_command.add_options(planned)
     planned.set_defaults(command=_plan)
+
+    status = commands.add_parser("status", help="how a study stands: runs, failures, time left")
+    status_command.add_options(status)
+    status.set_defaults(command=_status)
 
     reference = commands.add_parser("reference", help="write config/README.md's reference anew")
     reference.set_defaults(command=_reference)
@@ -175,6 +180,10 @@ def _plan(options: argparse.Namespace) -> None:
     print(plan_command.answer(options, _say_aside))
 
 
+def _status(options: argparse.Namespace) -> None:
+    print(status_command.answer(options))
+
+
 def _reference(_: argparse.Namespace) -> None:
     from lomo import reference
 
@@ -265,7 +274,7 @@ def _run(options: argparse.Namespace) -> None:
         with last_words():
             done = execute(spec, options.out, Clock(started_at=rank_started_at()))
         if os.environ["RANK"] == "0":
-            _say(_one_line(done))
+            _say_ended(done)
         leave()
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -287,7 +296,7 @@ def _run(options: argparse.Namespace) -> None:
             launch_ranks(spec, arguments, options.out, clock)
             return
         record = record or execute(spec, options.out, clock)
-    _say(_one_line(record))
+    _say_ended(record)
 
 
 def _wandb(options: argparse.Namespace) -> None:
@@ -372,8 +381,14 @@ def _one_line(record: Any) -> str:
     return f"{'  '.join(parts)}  ({record.clock.wall_s:.1f} s)"
 
 
+def _say_ended(record: Any) -> None:
+    """Its line; where one line of progress stands for all, only of a run that did not end well."""
+    if record.status != "ok" or not os.environ.get(SILENT):
+        _say(_one_line(record))
+
+
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(f"{CLEAR if os.environ.get(SILENT) else ''}{line}", flush=True)
 
 
 def _say_aside(line: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-_LINES = 30
+# Whole, but for one that would push all others out of sight.
+_LINES = 400
 
 
 def tell(logs: Iterable[Path], *, since: float) -> str:
@@ -19,5 +20,8 @@ def tell(logs: Iterable[Path], *, since: float) -> str:
         except OSError:
             continue
         if text:
-            parts.append("\n".join([f"{path}:", *text.splitlines()[-_LINES:]]))
+            lines = text.splitlines()
+            left_out = len(lines) - _LINES
+            head = f"{path}, less its first {left_out} lines:" if left_out > 0 else f"{path}:"
+            parts.append("\n".join([head, *lines[-_LINES:]]))
     return "\n\n".join(parts)

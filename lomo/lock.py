@@ -12,6 +12,8 @@ from typing import IO
 from lomo.errors import UserError
 from lomo.files import cannot_write
 
+_ASKING_S = (0.01, 0.05)
+
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[float]:
@@ -46,6 +48,20 @@ def hold(path: Path) -> IO[str]:
     return file
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file `path`. Nothing is made, and nobody is kept waiting."""
+    try:
+        file = path.open()
+    except OSError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _opened(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,8 +71,14 @@ def _opened(path: Path) -> IO[str]:
 
 
 def _try(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    """Takes the lock, or gives up; somebody who only asks (`is_held`) has it for a moment."""
+    for pause_s in (*_ASKING_S, None):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if pause_s is None:
+                return False
+            time.sleep(pause_s)
+        else:
+            break
     return True

@@ -16,6 +16,7 @@ from lomo.inputs import data_folder, gpus_a_run, model_files, task_files
 from lomo.jobs import settle_jobs, settle_place
 from lomo.lock import hold
 from lomo.plan import plan_from_config
+from lomo.progress import Progress
 from lomo.provenance import fingerprint, fingerprint_of
 from lomo.typed import as_typed
 
@@ -47,7 +48,7 @@ wildcard_constraints:
 
 onstart:
     # A local name would let go of the lock where this block ends.
-    global STUDY_LOCK, WARM
+    global STUDY_LOCK, WARM, PROGRESS
     interrupts.end_once()
     planning = None
     try:
@@ -57,11 +58,13 @@ onstart:
         launched = {job.rule.name for job in workflow.dag.needrun_jobs()}
         if launched & {"train", "measure"} or (STANDING.unestimated and "tables" in launched):
             planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
+        PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
         if not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
         if planning is not None:
             planning.finish()  # no run starts before; its line is printed
+        PROGRESS.start()
     except UserError as error:
         sys.exit(refuse(error))
     except KeyboardInterrupt:
@@ -69,12 +72,14 @@ onstart:
 
 
 onerror:
+    PROGRESS.stop()
     # `quiet: rules` keeps Snakemake from showing them, also where it is told to show failed logs.
     logs = [Path(file) for job in workflow.dag.needrun_jobs() for file in job.log]
     print(failed_logs.tell(logs, since=STARTED_AT), file=sys.stderr, flush=True)
 
 
 onsuccess:
+    PROGRESS.stop()
     # Another target than `all` may have been asked for, beside a report that already stands.
     if any(job.rule.name == "report" for job in workflow.dag.jobs):
         page = f"open results/{STUDY}/report/index.html"
