@@ -1,7 +1,7 @@
 """The command line: what a rule runs, a person can paste.
 
 Exit codes: 0 the command did its work (a run's record may still say oom or diverged), 2 what the
-user can mend (a mistake, a full disk), 130 Ctrl-C, 1 a bug.
+user can mend (a mistake, a full disk), 3 the answer is no, 130 Ctrl-C, 1 a bug.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lomo import plan_command, status_command
+from lomo import doctor, plan_command, status_command
 from lomo.errors import UserError
 from lomo.files import cannot_use, parse_json, read_text
 from lomo.interrupts import INTERRUPTED
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 def ended(command: Callable[[], object]) -> int:
     """Does what a command line asked for; the exit code that tells how it ended."""
     try:
-        command()
+        code = command()
         sys.stdout.flush()
     except UserError as error:
         return refuse(error)
@@ -49,7 +49,7 @@ def ended(command: Callable[[], object]) -> int:
         if error.filename is None:  # its output; what waits in the buffer would fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return refuse(told)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def refuse(error: UserError) -> int:
@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="how a study stands: runs, failures, time left")
     status_command.add_options(status)
     status.set_defaults(command=_status)
+
+    doctor_ = commands.add_parser("doctor", help="what this machine has and lacks, each with a fix")
+    doctor.add_options(doctor_)
+    doctor_.set_defaults(command=_doctor)
 
     reference = commands.add_parser("reference", help="write config/README.md's reference anew")
     reference.set_defaults(command=_reference)
@@ -182,6 +186,12 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _status(options: argparse.Namespace) -> None:
     print(status_command.answer(options))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    text, code = doctor.answer(options)
+    print(text)
+    return code
 
 
 def _reference(_: argparse.Namespace) -> None:
