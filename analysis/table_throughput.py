@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from lomo.flops import FORMULA, PEAK_TABLE
+from lomo.cards import PEAK_TABLE
+from lomo.flops import FORMULA
 
 from .collected import Collected
 from .comparable import (

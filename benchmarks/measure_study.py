@@ -19,9 +19,9 @@ from pathlib import Path
 from lomo.cli import refuse
 from lomo.config import load_study
 from lomo.errors import UserError
+from lomo.files import write_text
 from lomo.models import random_config
 from lomo.plan import Plan, make_plan
-from lomo.record import write_text
 from lomo.run import finished
 from lomo.specs import MeasureSpec
 

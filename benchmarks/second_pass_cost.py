@@ -1,8 +1,8 @@
 """What comparing the two passes of a clipped step costs, and walking the graph for bystanders.
 
-    python benchmarks/second_pass_cost.py [--in-gemm] [--dtype bfloat16]
+    python benchmarks/second_pass_cost.py [--in-gemm] [--dtype bfloat16] [--width 768 --layers 8]
 
-Steps of a LLaMA (4 layers, width 512, 4 x 256 tokens; about a second) with and without
+Steps of a LLaMA (4 x 256 tokens; of 4 layers and width 512 about a second) with and without
 each part, interleaved in one process, in changing order. CPU time, so that a busy machine does not
 count. Two numbers: the parts' own time over a step's, and the ratio of whole steps; median, and the
 range of the middle half.
@@ -73,10 +73,15 @@ def main() -> None:
     parser.add_argument("--in-gemm", action="store_true")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=4)
     args = parser.parse_args()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=8192, hidden_size=512, intermediate_size=1376, num_hidden_layers=4
+        vocab_size=8192,
+        hidden_size=args.width,
+        intermediate_size=args.width * 43 // 16,
+        num_hidden_layers=args.layers,
     )
     model = LlamaForCausalLM(config).to(getattr(torch, args.dtype))
     optimizer = Lomo(model.parameters(), lr=1e-3, max_grad_norm=1.0)
@@ -102,7 +107,9 @@ def main() -> None:
         shares.append(parts.seconds / took[True])
         ratios.append(took[True] / took[False] - 1.0)
         seconds.append(took[True])
-    print(f"{args.dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    print(f"{size:.0f}M parameters, {args.dtype}, {torch.get_num_threads()} threads", end=", ")
+    print(f"torch {torch.__version__}")
     print(f"a clipped step: {statistics.median(seconds):.2f} s of CPU time")
     print(f"the parts' own time: {middle(shares)}")
     print(f"whole steps, with over without: {middle(ratios)}")

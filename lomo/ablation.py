@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lomo import methods
-from lomo.config import Ablation, Setting, Study, parse
+from lomo.config import Ablation, Setting, Study
 from lomo.errors import UserError
 from lomo.inputs import model_folder
-from lomo.models import ModelEntry
-from lomo.refusals import (
-    check_compile,
-    check_head_loss,
-    check_hyper,
-    check_length,
-    check_method,
-)
+from lomo.models import ModelEntry, check_head_loss
+from lomo.refusals import check_compile, check_hyper, check_length, check_method
 from lomo.specs import AblationSpec
+from lomo.strict import parse
 
 BASE = "base"
 OWN_KEYS = {"title", "needs", "replaces"}  # of a change, beside those that it sets
@@ -198,7 +193,7 @@ class _Runs:
         )
         check_method(spec.method, spec, f"{where}.")
         check_hyper(spec.method, spec.hyper, spec, f"{where}.hyper")
-        check_head_loss(spec, entry.architecture, f"{where}.head_loss")
+        check_head_loss(spec.head_loss, spec.engine, entry.architecture, f"{where}.head_loss")
         check_compile(spec, f"{where}.compile")
         return spec
 

@@ -163,9 +163,10 @@ def _json_argument(text: str, where: str) -> dict[str, Any]:
 
 
 def _runs(options: argparse.Namespace) -> None:
-    from lomo.config import Study, parse, read_yaml
+    from lomo.config import Study
     from lomo.files import write_text
     from lomo.plan import make_plan
+    from lomo.strict import parse, read_yaml
 
     given = options.study.lstrip().startswith("{")
     source = options.source or ("command line" if given else options.study)
@@ -201,9 +202,10 @@ def _reference(_: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from lomo.config import Generated, parse
+    from lomo.config import Generated
     from lomo.made import note_folder
     from lomo.provenance import fingerprint
+    from lomo.strict import parse
     from lomo.tasks import miniature
 
     spec = parse(Generated, _json_argument(options.spec, "--spec"), where="--spec")
@@ -217,8 +219,8 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    from lomo.config import parse
     from lomo.models import ModelEntry
+    from lomo.strict import parse
 
     entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
     _settle_process()
@@ -238,9 +240,9 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 
 def _architecture(options: argparse.Namespace) -> None:
-    from lomo.config import parse
     from lomo.files import write_text
     from lomo.models import ModelEntry, random_config
+    from lomo.strict import parse
 
     entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
     if entry.weights != "random":
@@ -250,8 +252,8 @@ def _architecture(options: argparse.Namespace) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     from lomo import fetch
-    from lomo.config import parse
     from lomo.models import ModelEntry
+    from lomo.strict import parse
 
     if options.what == "superglue":
         fetch.superglue(options.out)
@@ -354,7 +356,7 @@ def _warm(options: argparse.Namespace) -> None:
     from lomo.warm import serve
 
     _settle_process(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    serve(options.socket)
+    serve(options.socket, main)
 
 
 def _settle_process(num_threads: int = 1) -> None:

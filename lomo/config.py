@@ -10,34 +10,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from lomo.config_errors import check_size, explained
-from lomo.errors import UserError
+from lomo.specs import Attention, Compile, Dtype, Engine, HeadLoss, HyperValue, TaskName
+from lomo.strict import Strict, parse, read_yaml
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-Attention = Literal["eager", "sdpa"]
-HeadLoss = Literal["model", "fused"]
-Compile = Literal["none", "layers"]
-Engine = Literal["single", "fsdp2", "zero3"]
-TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
-HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
 Grid = dict[str, list[HyperValue]]
 _HEAD_LOSS = (
     "the model's own cross entropy, or one that never holds all logits (docs/measurement.md)"
 )
-
-
-class Strict(BaseModel):
-    """Unknown keys and silent conversions are errors, and so are nan and inf."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-Spec = TypeVar("Spec", bound=Strict)
 
 
 class Generated(Strict):
@@ -330,38 +313,6 @@ class Study(Strict):
 SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers", "ablation")
 
 
-def read_yaml(path: Path, *, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError where it is missing, broken or no mapping."""
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - all safe
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise UserError("is not UTF-8 text", where=str(path)) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(
-            f"is not YAML: {getattr(error, 'problem', None) or error}",
-            where=f"{path}:{mark.line + 1}" if mark else str(path),
-        ) from error
-    if not isinstance(data, dict):
-        raise UserError(
-            "holds no mapping of keys to values",
-            where=str(path),
-            allowed="lines such as `study: my-study`",
-        )
-    return data
-
-
 def load_study(path: Path) -> Study:
     """The study in the YAML file `path`. Raises UserError."""
     return parse(Study, read_yaml(path), where=str(path))
-
-
-def parse(model: type[Spec], data: Any, *, where: str) -> Spec:
-    """`data` as a `model`. Raises UserError that names the key in `where` and how to mend it."""
-    check_size(data, where)
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise explained(model, data, error, where) from error

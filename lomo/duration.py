@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lomo.cards import peak_flops_per_s
 from lomo.errors import UserError
-from lomo.flops import backwards_per_step, hardware_flops_per_step, peak_flops_per_s
+from lomo.flops import backwards_per_step, hardware_flops_per_step
 from lomo.machine import Machine, Speed
 from lomo.memory.closed_form import BYTES
 from lomo.native_dtype import DTYPES, time_products
-from lomo.plan import MeasureSpec, TrainSpec
-from lomo.specs import PeerSpec
+from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
 from lomo.tasks.superglue import files_of, read_documents
 
 # Share of a GPU's peak that large products of a transformer sustain.

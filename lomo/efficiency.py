@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lomo import peers
-from lomo.flops import (
-    FORMULA,
-    PEAK_TABLE,
-    backwards_per_step,
-    hardware_flops_per_step,
-    model_flops_per_token,
-    peak_flops_per_s,
-)
+from lomo.cards import PEAK_TABLE, peak_flops_per_s
+from lomo.flops import FORMULA, backwards_per_step, hardware_flops_per_step, model_flops_per_token
+from lomo.methods import peers
 from lomo.record import Efficiency, ModelFacts, Throughput
 from lomo.specs import MeasureSpec
 

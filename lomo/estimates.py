@@ -12,11 +12,11 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from lomo.config import Strict
 from lomo.errors import UserError
 from lomo.files import read_text
 from lomo.machine import GIB, RESERVE_GIB, Machine, Speed
 from lomo.specs import MeasureSpec, TrainSpec
+from lomo.strict import Strict
 
 Fit = Literal["fits", "tight", "does not fit", "too few devices", "unknown"]
 

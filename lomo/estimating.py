@@ -22,7 +22,8 @@ from lomo.memory.architecture import (
 from lomo.memory.closed_form import BYTES
 from lomo.memory.steps import predict_steps, step_of
 from lomo.methods import lora
-from lomo.plan import MeasureSpec, Plan, TrainSpec
+from lomo.plan import Plan
+from lomo.specs import MeasureSpec, TrainSpec
 
 # Python with torch, transformers and lm-eval, and what a run keeps of its data.
 PROCESS_BYTES = int(1.2 * GIB)

@@ -1,4 +1,4 @@
-"""Floating point operations of a training step, and what devices can do at most. Imports no torch.
+"""Floating point operations of a training step. Imports no torch.
 
 A multiplication and an addition are two operations. Only matrix products count: norms, softmax,
 rotary positions and optimizers are below a percent of a large model's.
@@ -8,7 +8,6 @@ sequence, T tokens of the step, V vocabulary, H hidden, F width of the MLP.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,59 +140,3 @@ def _mlp_width(config: Mapping[str, Any]) -> int:
     if all(config.get(key) is None for key in _NAMES["mlp"]):
         return 4 * _size(config, "hidden")  # GPT-2's own default
     return _size(config, "mlp")
-
-
-PEAK_TABLE = "lomo/flops.py, dense, fp32 accumulate, TF32 off"
-
-# Device name, as the driver gives it -> FLOP/s in bfloat16, float16 and float32, None where the
-# device has no unit for it or the vendor gives no number. 16-bit: tensor cores without sparsity,
-# sums in fp32 (GeForce cards have half the rate of sums in fp16). float32: outside tensor cores.
-# The first pattern that is found counts, so special names stand before general ones. A device that
-# is not here has no MFU: a guessed peak would be a guessed MFU.
-_PEAKS: tuple[tuple[str, float | None, float | None, float | None], ...] = (
-    # NVIDIA HGX B200 datasheet, per GPU.
-    (r"\bB200\b", 2250e12, 2250e12, None),
-    # NVIDIA H200 datasheet (SXM, NVL); GH200 has the same GPU.
-    (r"\bH200 NVL\b", 835.5e12, 835.5e12, 60e12),
-    (r"\bG?H200\b", 989.4e12, 989.4e12, 66.9e12),
-    # NVIDIA H100 datasheet and Hopper architecture whitepaper (SXM5, PCIe); H800: the same units.
-    (r"\bH100 NVL\b", 835.5e12, 835.5e12, 60e12),
-    (r"\bH[18]00 PCIe\b", 756e12, 756e12, 51.2e12),
-    (r"\bH[18]00\b", 989.4e12, 989.4e12, 66.9e12),
-    # NVIDIA A100 datasheet (SXM and PCIe alike); A800: the same units.
-    (r"\bA[18]00\b", 312e12, 312e12, 19.5e12),
-    # NVIDIA A30, A40, A10 datasheets.
-    (r"\bA30\b", 165e12, 165e12, 10.3e12),
-    (r"\bA40\b", 149.7e12, 149.7e12, 37.4e12),
-    (r"\bA10\b", 125e12, 125e12, 31.2e12),
-    # NVIDIA L40S, L40, L4 datasheets.
-    (r"\bL40S\b", 362.05e12, 362.05e12, 91.6e12),
-    (r"\bL40\b", 181.05e12, 181.05e12, 90.5e12),
-    (r"\bL4\b", 121e12, 121e12, 30.3e12),
-    # NVIDIA RTX Blackwell, Ada and Ampere GA102 architecture whitepapers.
-    (r"\bRTX 5090$", 209.5e12, 209.5e12, 104.8e12),
-    (r"\bRTX 4090$", 165.2e12, 165.2e12, 82.6e12),
-    (r"\bRTX 3090$", 71e12, 71e12, 35.6e12),
-    (r"\bRTX 6000 Ada\b", 364.2e12, 364.2e12, 91.1e12),
-    (r"\bRTX A6000\b", 154.8e12, 154.8e12, 38.7e12),
-    # NVIDIA V100 and T4 datasheets; neither has bfloat16 units.
-    (r"\bV100-PCIE\b", None, 112e12, 14e12),
-    (r"\bV100-SXM2\b", None, 125e12, 15.7e12),
-    (r"\bT4$", None, 65e12, 8.1e12),
-)
-_COLUMNS = {"bfloat16": 1, "float16": 2, "float32": 3}
-
-
-def peak_flops_per_s(device_name: str, dtype: str) -> float | None:
-    """What a device can do at most, in operations a second; None if the table does not know it.
-
-    dtype: bfloat16, float16 or float32. A MIG instance has a part of a device, and is not known.
-    """
-    if " MIG " in device_name:
-        return None
-    for row in _PEAKS:
-        if re.search(row[0], device_name, re.IGNORECASE):
-            peak = row[_COLUMNS[dtype]]
-            assert peak is None or isinstance(peak, float)
-            return peak
-    return None

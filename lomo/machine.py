@@ -10,8 +10,9 @@ from typing import Literal
 
 import psutil
 
-from lomo.config import Dtype, Strict
 from lomo.errors import UserError
+from lomo.specs import Dtype
+from lomo.strict import Strict
 
 GIB = 2**30
 # The CUDA context and workspaces, which no prediction has in it; see docs/prediction.md.

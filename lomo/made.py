@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from lomo.files import write_text
 from lomo.plan import Plan
-from lomo.record import write_text
 
 NAME = ".made.json"  # of a folder of data or weights
 

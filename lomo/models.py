@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from lomo.checkpoint import LAYOUT, check_folder, read_config
-from lomo.config import Strict, parse, read_yaml
 from lomo.errors import UserError, nearest
+from lomo.specs import Engine, HeadLoss
+from lomo.strict import Strict, parse, read_yaml
 
 REGISTRY = Path("config/models.yaml")
 # Set by the pipeline to the folder of its Snakefile; jobs inherit it.
@@ -188,3 +190,32 @@ def snapshot_hint(folder: Path) -> str | None:
     """What to give in place of a repository's folder in the hub's cache; None if it is none."""
     found = sorted(path.parent for path in folder.glob("snapshots/*/config.json"))
     return f"did you mean {' or '.join(map(str, found))}?" if found else None
+
+
+# Config values by which families change their logits between head and loss; what changes nothing.
+_CHANGED_LOGITS = {
+    "final_logit_softcapping": None,
+    "logits_soft_cap": None,
+    "logit_scale": 1,
+    "logits_scaling": 1,
+    "lm_head_multiplier": 1,
+}
+
+
+def check_head_loss(
+    head_loss: HeadLoss, engine: Engine, config: Mapping[str, Any] | None, where: str
+) -> None:
+    """Refuses the fused head loss where an engine, or a model by its config, can't have it.
+
+    What no config tells is refused by the first forward (lomo/head_loss.py).
+    """
+    if head_loss == "model":
+        return
+    why = None
+    if engine == "zero3":
+        why = "ZeRO-3 can't have the fused head loss: it wraps what the head gives"
+    for key, neutral in _CHANGED_LOGITS.items():
+        if (config or {}).get(key, neutral) not in (neutral, None):
+            why = f"the model changes its logits before its loss ({key})"
+    if why is not None:
+        raise UserError(why, where=where, allowed="model", fix="leave head_loss at `model`")

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lomo.config import Dtype, Measure, Strict, Study
+from lomo.cards import peak_flops_per_s
+from lomo.config import Measure, Study
 from lomo.errors import UserError
-from lomo.flops import peak_flops_per_s
 from lomo.machine import find_machine
+from lomo.specs import Dtype
+from lomo.strict import Strict
 
 # A dtype in which products are more than so many times slower than in float32 is not native.
 SLOW = 3.0
@@ -129,7 +131,7 @@ def file_of(study: str) -> Path:
 
 def keep(study: Study) -> None:
     """Writes the answer that a plan was made with into the study's folder, once."""
-    from lomo.record import write_text
+    from lomo.files import write_text
 
     if study.study in _asked and not file_of(study.study).exists():
         text = _asked[study.study].model_dump_json(indent=1) + "\n"

@@ -15,23 +15,23 @@ from pydantic import Field, ValidationError
 
 from lomo import methods
 from lomo.ablation import plan_ablation
-from lomo.config import Ablation, Accuracy, HyperValue, Measure, Peers, Strict, Study, parse
+from lomo.config import Ablation, Accuracy, Measure, Peers, Study
 from lomo.errors import UserError
 from lomo.files import read_json, read_text
 from lomo.inputs import check_data, data_folder, model_folder
-from lomo.models import ModelEntry, local_entry, resolve_model, with_random_weights
+from lomo.models import ModelEntry, check_head_loss, local_entry, resolve_model, with_random_weights
 from lomo.native_dtype import in_native_dtype
 from lomo.refusals import (
     TRAINABLE,
     check_compile,
     check_grids,
-    check_head_loss,
     check_hyper,
     check_length,
     check_method,
     untrainable,
 )
-from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, TrainSpec
+from lomo.specs import AblationSpec, HyperValue, MeasureSpec, PeerSpec, TrainSpec
+from lomo.strict import Strict, parse
 from lomo.tasks import registry as tasks
 
 
@@ -108,7 +108,9 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
         check_method(method, section.settings, f"{where}.settings.")
         check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
         place = f"{where}.settings.head_loss"
-        check_head_loss(section.settings, entry.architecture, place)
+        check_head_loss(
+            section.settings.head_loss, section.settings.engine, entry.architecture, place
+        )
         variants = _trials(method, section, where)
         seeds = section.seeds if methods.describe(method).trains else section.seeds[:1]
         for (variant, trial, hyper), task, seed in itertools.product(
@@ -162,7 +164,7 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
             **common | setting,
         )
         check_method(method, spec, f"{where}.")
-        check_head_loss(spec, entry.architecture, f"{where}.head_loss")
+        check_head_loss(spec.head_loss, spec.engine, entry.architecture, f"{where}.head_loss")
         specs.append(spec)
     return specs
 
@@ -331,7 +333,7 @@ def check_model(spec: TrainSpec | MeasureSpec, *, where: str) -> None:
         raise UserError(untrainable(entry.name), where=f"{where}: model_path", **TRAINABLE)
     key = "max_length" if isinstance(spec, TrainSpec) else "sequence_length"
     check_length(entry, getattr(spec, key), f"{where}: {key}")
-    check_head_loss(spec, entry.architecture, f"{where}: head_loss")
+    check_head_loss(spec.head_loss, spec.engine, entry.architecture, f"{where}: head_loss")
 
 
 def read_plan(results: Path) -> Plan:

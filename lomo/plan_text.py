@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from lomo.estimates import Estimates
 from lomo.machine import GIB, Machine
 from lomo.native_dtype import slow_dtypes, slow_words
-from lomo.plan import MeasureSpec, Plan, TrainSpec
-from lomo.specs import AblationSpec, PeerSpec
+from lomo.plan import Plan
+from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, TrainSpec
 
 _NUM_LISTED = 12  # runs that do not fit, named one by one
 

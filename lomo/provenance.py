@@ -51,6 +51,7 @@ NOT_DEFINING = frozenset(
         "lomo.interrupts",
         "lomo.lock",
         "lomo.methods",
+        "lomo.methods.peers",
         "lomo.models",
         "lomo.outside",
         "lomo.plan",
@@ -59,6 +60,7 @@ NOT_DEFINING = frozenset(
         "lomo.refusals",
         "lomo.run",
         "lomo.specs",
+        "lomo.strict",
         "lomo.support",
         "lomo.tasks.registry",
         "lomo.tracking",
@@ -177,9 +179,11 @@ def _origin(base: str, wanted: str) -> str:
     if _is_package(base):
         for node in _tree(base).body:
             if isinstance(node, ast.ImportFrom):
+                source = _absolute(node, base)
                 for alias in node.names:
-                    if (alias.asname or alias.name) == wanted:
-                        return _origin(_absolute(node, base), alias.name)
+                    # A package that imports a module of its own passes on nothing.
+                    if (alias.asname or alias.name) == wanted and source != base:
+                        return _origin(source, alias.name)
     return f"{base}.{wanted}" if _file(f"{base}.{wanted}") else base
 
 

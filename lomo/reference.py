@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from lomo import methods, peers, support
+from lomo import methods, support
 from lomo.config import (
     Ablation,
     Accuracy,
@@ -25,6 +25,7 @@ from lomo.config import (
     Variant,
 )
 from lomo.files import write_text
+from lomo.methods import peers
 from lomo.models import ModelEntry, Pretraining
 
 README = Path("config/README.md")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lomo import engines, methods, support
-from lomo.config import Accuracy, HyperValue, TrainSettings
+from lomo.config import Accuracy, TrainSettings
 from lomo.errors import UserError
 from lomo.models import ModelEntry
-from lomo.specs import RunSpec
+from lomo.specs import HyperValue, RunSpec
 
 
 def check_grids(section: Accuracy, where: str) -> None:
@@ -102,35 +99,6 @@ def check_length(entry: ModelEntry, length: int, where: str) -> None:
             where=where,
             allowed=f"at most {positions}",
         )
-
-
-# Config values by which families change their logits between head and loss; what changes nothing.
-_CHANGED_LOGITS = {
-    "final_logit_softcapping": None,
-    "logits_soft_cap": None,
-    "logit_scale": 1,
-    "logits_scaling": 1,
-    "lm_head_multiplier": 1,
-}
-
-
-def check_head_loss(
-    settings: TrainSettings | RunSpec, config: Mapping[str, Any] | None, where: str
-) -> None:
-    """Refuses the fused head loss where an engine, or a model by its config, can't have it.
-
-    What no config tells is refused by the first forward (lomo/head_loss.py).
-    """
-    if settings.head_loss == "model":
-        return
-    why = None
-    if settings.engine == "zero3":
-        why = "ZeRO-3 can't have the fused head loss: it wraps what the head gives"
-    for key, neutral in _CHANGED_LOGITS.items():
-        if (config or {}).get(key, neutral) not in (neutral, None):
-            why = f"the model changes its logits before its loss ({key})"
-    if why is not None:
-        raise UserError(why, where=where, allowed="model", fix="leave head_loss at `model`")
 
 
 def check_compile(spec: RunSpec, where: str) -> None:

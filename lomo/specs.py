@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lomo.config import Attention, Compile, Dtype, Engine, HeadLoss, HyperValue, Strict, TaskName
+from lomo.strict import Strict
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa"]
+HeadLoss = Literal["model", "fused"]
+Compile = Literal["none", "layers"]
+Engine = Literal["single", "fsdp2", "zero3"]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
 
 
 class RunSpec(Strict):

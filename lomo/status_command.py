@@ -39,7 +39,7 @@ def results_of(study: str) -> Path:
     path = Path(study)
     if path.suffix in (".yaml", ".yml"):
         from lomo.config import Study as StudyConfig
-        from lomo.config import parse, read_yaml
+        from lomo.strict import parse, read_yaml
 
         return Path("results", parse(StudyConfig, read_yaml(path), where=study).study)
     if path.is_dir():

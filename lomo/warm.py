@@ -20,11 +20,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+Main = Callable[[list[str]], int]
 
 COMMANDS = ("train", "measure", "pretrain")
 _PRELOADED = (
@@ -104,8 +106,11 @@ def start(path: Path, num_threads: int) -> subprocess.Popen[bytes]:
     return process
 
 
-def serve(path: Path) -> None:
-    """Imports, listens on `path`, and forks a process for each command, until it is terminated."""
+def serve(path: Path, main: Main) -> None:
+    """Imports, listens on `path`, and forks a process for each command, until it is terminated.
+
+    main: what does a command line and gives its exit code.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == 1:
         return  # Snakemake ended before we could ask to be told
@@ -129,7 +134,7 @@ def serve(path: Path) -> None:
                     client = _Client(listener.accept()[0])
                     selector.register(client.connection, selectors.EVENT_READ, data=client)
                 elif isinstance(key.data, _Client):
-                    _hear(key.data, selector, runs)
+                    _hear(key.data, selector, runs, main)
                 else:
                     _let_go(key.data)
                     selector.unregister(key.fileobj)
@@ -146,7 +151,10 @@ class _Client:
 
 
 def _hear(
-    client: _Client, selector: selectors.BaseSelector, runs: dict[int, socket.socket]
+    client: _Client,
+    selector: selectors.BaseSelector,
+    runs: dict[int, socket.socket],
+    main: Main,
 ) -> None:
     """Takes what a client says now; with the end of its request, forks its run."""
     connection = client.connection
@@ -169,7 +177,7 @@ def _hear(
                 if isinstance(held, socket.socket):
                     held.close()
             selector.close()
-            _run(client.request, client.outputs)
+            _run(client.request, client.outputs, main)
         runs[child] = connection
         selector.register(connection, selectors.EVENT_READ, data=child)
     else:
@@ -178,10 +186,8 @@ def _hear(
         os.close(output)
 
 
-def _run(request: bytes, outputs: Sequence[int]) -> None:
+def _run(request: bytes, outputs: Sequence[int], main: Main) -> None:
     """Becomes the process of one command; never returns."""
-    from lomo.cli import main
-
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -12,13 +12,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfi
 
 from lomo import methods
 from lomo.batches import random_batch
+from lomo.cards import peak_flops_per_s
 from lomo.engines.step import training_step
-from lomo.flops import (
-    backwards_per_step,
-    hardware_flops_per_step,
-    model_flops_per_token,
-    peak_flops_per_s,
-)
+from lomo.flops import backwards_per_step, hardware_flops_per_step, model_flops_per_token
 from lomo.weights import checkpoint_activations
 from tests.memory.predictions import spec_of
 

@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import nn
 
-from lomo import methods, peers
+from lomo import methods
 from lomo.batches import random_batch
 from lomo.config import Study, load_study
 from lomo.engines.single import ALONE
@@ -25,6 +25,7 @@ from lomo.engines.step import training_step
 from lomo.errors import UserError
 from lomo.findings import Findings
 from lomo.memory.meter import StorageMeter
+from lomo.methods import peers
 from lomo.methods.lomo import Hyper as LomoHyper
 from lomo.models import ModelEntry, random_config, registry
 from lomo.plan import Plan, check_model, make_plan, read_plan, read_spec

@@ -18,13 +18,14 @@ import pytest
 from lomo import warm
 
 ROOT = Path(__file__).parent.parent
+IMPORTS = "from lomo import cli, warm; warm._PRELOADED = ()"
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Path]:
     """A warm process that imports nothing heavy, with its socket."""
     path = tmp_path / "s"
-    code = f"from lomo import warm; warm._PRELOADED = (); warm.serve(warm.Path({str(path)!r}))"
+    code = f"{IMPORTS}; warm.serve(warm.Path({str(path)!r}), cli.main)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     while not path.exists():
         assert process.poll() is None
@@ -135,7 +136,7 @@ def test_a_study_may_have_a_long_name(
     """The address of a socket holds 107 bytes, a study's folder has more."""
     path = tmp_path / ("a-name-" * 25) / ".warm"
     path.parent.mkdir()
-    code = f"from lomo import warm; warm._PRELOADED = (); warm.serve(warm.Path({str(path)!r}))"
+    code = f"{IMPORTS}; warm.serve(warm.Path({str(path)!r}), cli.main)"
     server = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     while not path.exists():
         assert server.poll() is None
@@ -148,7 +149,7 @@ def test_a_study_may_have_a_long_name(
 
 
 def test_where_no_socket_can_be_made_runs_import_anew(tmp_path: Path) -> None:
-    code = f"from lomo import warm; warm._PRELOADED = (); warm.serve(warm.Path({str(tmp_path)!r}))"
+    code = f"{IMPORTS}; warm.serve(warm.Path({str(tmp_path)!r}), cli.main)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "no warm process" in done.stderr
     assert "Traceback" not in done.stderr
@@ -179,11 +180,11 @@ def test_a_death_is_told(tmp_path: Path, victim: str) -> None:
     """A killed run says by what; a killed warm process leaves the command to run by itself."""
     path, started = tmp_path / "s", tmp_path / "started"
     code = (
-        "import os, time; from pathlib import Path; import lomo.cli; from lomo import warm;"
+        "import os, time; from pathlib import Path; from lomo import warm;"
         "warm._PRELOADED = ();"
-        f"lomo.cli.main = lambda _: (Path({str(started)!r}).write_text(str(os.getpid())),"
+        f"main = lambda _: (Path({str(started)!r}).write_text(str(os.getpid())),"
         " time.sleep(30))[1];"
-        f"warm.serve(Path({str(path)!r}))"
+        f"warm.serve(Path({str(path)!r}), main)"
     )
     server = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     while not path.exists():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from lomo.batches import Batch
-from lomo.methods import Prepared
+from lomo.engines.prepared import Prepared
 
 # Gives the parameters of a module their values, where they don't have them yet.
 Draw = Callable[[nn.Module], None]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lomo.engines.prepared import Prepared
 from lomo.engines.ranks import Ranks, decoder_layers
 from lomo.engines.single import Draw, as_it_is
-from lomo.methods import Prepared
 from lomo.optim import FusedBackward
 from lomo.optim.sharding import release_gathered
 

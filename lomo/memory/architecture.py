@@ -17,11 +17,10 @@ from lomo.causality import attention_of, check_causal
 from lomo.checkpoint import check_present, check_unquantised, read_config
 from lomo.errors import UserError, nearest
 from lomo.memory import june_2023
-from lomo.models import REGISTRY, ModelEntry, registry, snapshot_hint
-from lomo.refusals import check_head_loss
+from lomo.models import REGISTRY, ModelEntry, check_head_loss, registry, snapshot_hint
 
 if TYPE_CHECKING:
-    from lomo.plan import MeasureSpec
+    from lomo.specs import MeasureSpec
 
 # What decides sizes. A config that lacks one would silently get the library's default.
 _NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -87,7 +86,7 @@ def check_request(architecture: Architecture, spec: MeasureSpec) -> None:
     check_attention(config, spec.attention, name, where="--attention")
     if spec.activation_checkpointing and not model_class.supports_gradient_checkpointing:
         raise UserError(f"{name} can't checkpoint its activations", where="--checkpointing")
-    check_head_loss(spec, config.to_dict(), "--head-loss")
+    check_head_loss(spec.head_loss, spec.engine, config.to_dict(), "--head-loss")
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and spec.sequence_length > positions:
         raise UserError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lomo.errors import UserError
 
 if TYPE_CHECKING:
-    from lomo.plan import MeasureSpec
+    from lomo.specs import MeasureSpec
 
 GIB = 2**30
 WRAPS = ("layer", "sublayer", "linear")
@@ -73,7 +73,7 @@ def _limit(text: str) -> float:
 def spec_of(options: argparse.Namespace) -> MeasureSpec:
     """What is asked, as a run would be told it. Raises UserError for what cannot be."""
     from lomo import engines, methods
-    from lomo.plan import MeasureSpec
+    from lomo.specs import MeasureSpec
 
     methods.check_name(options.method, where="--method")
     described = methods.describe(options.method)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lomo.memory.ledger import Ledger
-from lomo.plan import MeasureSpec
+from lomo.specs import MeasureSpec
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

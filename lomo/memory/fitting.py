@@ -15,7 +15,7 @@ from lomo.memory import ask
 
 if TYPE_CHECKING:
     from lomo.memory.architecture import Architecture
-    from lomo.plan import MeasureSpec
+    from lomo.specs import MeasureSpec
 
 FIRST_PROBE, LARGEST_STRIDE = 4, 16
 

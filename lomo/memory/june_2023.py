@@ -20,7 +20,7 @@ from lomo.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from lomo.plan import MeasureSpec
+    from lomo.specs import MeasureSpec
 
 VERSION = "4.30.2"
 

@@ -16,7 +16,7 @@ from lomo.memory.unroll import (
     peak_of,
     unrolled_peak,
 )
-from lomo.plan import MeasureSpec
+from lomo.specs import MeasureSpec
 
 # From four layers on, a layer more does what the one before did, also where FSDP2 gathers ahead.
 NUM_LAYERS = 4

@@ -30,7 +30,7 @@ from lomo.memory.ledger import Ledger, StepMeter
 from lomo.memory.repeated import repeated_updates
 from lomo.memory.zero3 import Zero3, zero3_ledger
 from lomo.methods import Prepared, describe, prepare
-from lomo.plan import MeasureSpec
+from lomo.specs import MeasureSpec
 from lomo.weights import checkpoint_activations
 
 ZERO3 = Zero3()

@@ -21,8 +21,8 @@ from lomo.memory.peaks import PeakByBatch
 from lomo.memory.predict import predict
 from lomo.memory.study import Asked, fingerprint_of_prediction, stands
 from lomo.models import ModelEntry
-from lomo.plan import MeasureSpec, Plan, TrainSpec
-from lomo.specs import AblationSpec, PeerSpec
+from lomo.plan import Plan
+from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, TrainSpec
 
 # Hyper-parameters that move weights and take no memory.
 _RATES = ("learning_rate", "warmup_ratio", "lomo_learning_rate", "lomo_warmup_ratio")

@@ -20,9 +20,9 @@ from lomo.memory.architecture import entry_architecture
 from lomo.memory.predict import ZERO3, Device, predict
 from lomo.memory.zero3 import AUTHORS, Zero3
 from lomo.models import ModelEntry
-from lomo.plan import MeasureSpec, Plan
+from lomo.plan import Plan
 from lomo.provenance import fingerprint
-from lomo.specs import AblationSpec
+from lomo.specs import AblationSpec, MeasureSpec
 
 SECTIONS = ("memory", "throughput", "ablation")
 PACKAGES = ("torch", "transformers", "peft")

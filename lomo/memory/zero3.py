@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from lomo.memory.closed_form import BYTES
 from lomo.memory.ledger import Ledger
-from lomo.plan import MeasureSpec
+from lomo.specs import MeasureSpec
 
 
 @dataclass(frozen=True)

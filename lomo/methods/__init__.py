@@ -17,14 +17,15 @@ from functools import cache
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
-from lomo import peers
-from lomo.config import Strict
+from lomo.engines.prepared import Prepared as Prepared
+from lomo.engines.prepared import Spread as Spread
 from lomo.errors import UserError, nearest
+from lomo.methods import peers
 from lomo.outside import by_name, check_point, imported, said_in
+from lomo.strict import Strict
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
 
 GROUP = "lomo.methods"
 MODULES = {
@@ -53,10 +54,6 @@ FUSED_NOTES = {
 }
 
 
-Spread = Callable[["nn.Module"], "nn.Module"]
-"""Distributes the parameters of an adapted model over the devices: Engine.spread."""
-
-
 @dataclass(frozen=True)
 class Method:
     """What a plan needs to know of a method.
@@ -70,32 +67,6 @@ class Method:
     honours: frozenset[str]
     trains: bool = True
     notes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Prepared:
-    """A model ready to train, and its optimizers, each with the share of steps that warm it up.
-
-    Each trainable parameter belongs to exactly one of the optimizers.
-    """
-
-    model: nn.Module
-    optimizers: list[tuple[Optimizer, float]]
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a parameter in two optimizers, or trainable and in none."""
-        held = [
-            id(parameter)
-            for optimizer, _ in self.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        ]
-        if len(set(held)) != len(held):
-            raise ValueError("a parameter is in two optimizers; each may be in one")
-        named = self.model.named_parameters()
-        lacking = [name for name, p in named if p.requires_grad and id(p) not in set(held)]
-        if lacking:
-            raise ValueError(f"trainable and in no optimizer: {', '.join(lacking[:3])}")
 
 
 @cache

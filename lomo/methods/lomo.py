@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from lomo.config import Strict
 from lomo.methods import FUSED, FUSED_NOTES, Method, Prepared, Spread
+from lomo.strict import Strict
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lomo.config import Strict
 from lomo.methods import Method, Prepared, Spread
+from lomo.strict import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,8 +15,8 @@ import jinja2
 import yaml
 from jinja2 import meta
 
-from lomo.config import read_yaml
 from lomo.errors import UserError
+from lomo.strict import read_yaml
 from lomo.tasks.entry import TaskFiles
 
 READER = "lomo.tasks.superglue.lm_eval_dataset"

@@ -13,11 +13,12 @@ from synthetic_steps import history, num_right, samples, steps_per_epoch
 import lomo.plan
 from analysis.cli import main
 from lomo import belief
-from lomo.config import Study, parse
+from lomo.config import Study
 from lomo.files import write_text
 from lomo.plan import Plan, make_plan
 from lomo.record import Record, write_record
 from lomo.specs import MeasureSpec, TrainSpec
+from lomo.strict import parse
 from lomo.throughput import TimedStep, summarise
 
 TASKS = ["rte", "boolq", "wsc", "wic", "multirc", "copa"]

@@ -15,11 +15,12 @@ from analysis.cli import main
 from analysis.collected import load
 from analysis.figure_ablation import figure_ablation
 from analysis.table_ablation import table_ablation
-from lomo.config import Study, parse
+from lomo.config import Study
 from lomo.files import write_text
 from lomo.memory.study import asked_by
 from lomo.plan import Plan, make_plan
 from lomo.specs import AblationSpec
+from lomo.strict import parse
 
 MIB = 2**20
 CHANGES = {

@@ -19,8 +19,8 @@ from transformers import (
 from lomo import methods
 from lomo.memory.architecture import Architecture
 from lomo.memory.ledger import Ledger
-from lomo.plan import MeasureSpec
 from lomo.record import Memory
+from lomo.specs import MeasureSpec
 
 BATCH, SEQUENCE = 2, 16
 METHODS = ("sgd", "adamw", "lora", "lora_lomo", "lomo", "adalomo")

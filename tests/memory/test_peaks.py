@@ -11,7 +11,7 @@ from lomo.errors import UserError
 from lomo.memory.architecture import Architecture
 from lomo.memory.peaks import NUM_LAYERS, PeakByBatch
 from lomo.memory.predict import predict
-from lomo.plan import MeasureSpec
+from lomo.specs import MeasureSpec
 from tests.memory.predictions import METHODS, MIXTURE, SIZES, small, spec_of
 
 _DEEP: dict[str, Any] = {**SIZES, "intermediate_size": 80, "num_hidden_layers": 9}

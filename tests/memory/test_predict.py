@@ -15,8 +15,8 @@ from lomo.memory.architecture import Architecture, read_architecture
 from lomo.memory.ledger import Ledger
 from lomo.memory.predict import predict
 from lomo.memory.zero3 import AUTHORS
-from lomo.plan import MeasureSpec
 from lomo.record import Memory, read_record
+from lomo.specs import MeasureSpec
 from tests.memory.predictions import (
     CONFIGS,
     METHODS,

@@ -13,13 +13,15 @@ import pytest
 
 from analysis.printed import printed
 from lomo.cli import main
-from lomo.config import Study, load_study, parse
+from lomo.config import Study, load_study
 from lomo.files import write_text
 from lomo.memory.architecture import entry_architecture
 from lomo.memory.predict import predict
 from lomo.memory.study import NUM_DEVICES, Asked, asked_by, predict_study
 from lomo.models import ModelEntry
-from lomo.plan import MeasureSpec, Plan, make_plan
+from lomo.plan import Plan, make_plan
+from lomo.specs import MeasureSpec
+from lomo.strict import parse
 from tests.memory.predictions import CONFIGS, spec_of
 
 FOLDER = "small"

@@ -21,8 +21,8 @@ from analysis.table_superglue import table_superglue
 from lomo import cli, methods, support
 from lomo.clock import Clock
 from lomo.config import Study
+from lomo.files import write_text
 from lomo.plan import Plan, make_plan
-from lomo.record import write_text
 from lomo.run import execute
 
 ROOT = Path(__file__).parents[2]

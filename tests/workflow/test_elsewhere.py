@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lomo.config import read_yaml
 from lomo.errors import UserError
 from lomo.models import CHECKOUT, registry, registry_path
 from lomo.plan import plan_from_config
+from lomo.strict import read_yaml
 from lomo.typed import as_typed
 
 ROOT = Path(__file__).parents[2]
