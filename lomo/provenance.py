@@ -96,8 +96,9 @@ def fingerprint(
     # Of a task from outside its entry, too, says what its documents are.
     roots += [outside(task).module] if task and task in points() else []
     digest = hashlib.sha256()
-    for name in sorted(_closure(roots)):
-        digest.update(f"{name}\n{_meaning(name)}\n".encode())
+    # What the modules are called, and where they lie, defines no number.
+    for meaning in sorted(_meaning(name) for name in _closure(roots)):
+        digest.update(meaning.encode())
     if kind == "analysis":
         package = _file("lomo_analysis")
         assert package is not None, "lomo_analysis is not installed"
@@ -194,14 +195,48 @@ def _is_package(name: str) -> bool:
 
 @cache
 def _meaning(name: str) -> str:
-    """The module's syntax tree without docstrings; comments are not in a tree anyway."""
-    tree = _tree(name)
+    """Hash of what a module says and of what it takes from others of its package."""
+    package = name.split(".")[0]
+    taken = []
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.ImportFrom):
+            base = _absolute(node, name)
+            if base.split(".")[0] == package:
+                for alias in node.names:
+                    origin = _origin(base, alias.name)
+                    what = "" if origin == f"{base}.{alias.name}" else alias.name
+                    source = "" if origin in NOT_DEFINING else _body(origin)
+                    taken.append(f"{alias.asname or alias.name} {what} {source}")
+    return hashlib.sha256("\n".join([_body(name), *sorted(taken)]).encode()).hexdigest()
+
+
+@cache
+def _body(name: str) -> str:
+    """Hash of a module's syntax tree, without docstrings and imports from its own package.
+
+    Comments are not in a tree anyway. What such an import names may move to another file and mean
+    the same.
+    """
+    package = name.split(".")[0]
+    file = _file(name)
+    if file is None:  # a name that a package makes at run time
+        return name
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
+            first = body[0] if body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+                body = body[1:]
+        kept = [one for one in body if not _is_own_import(one, name, package)]
+        setattr(node, "body", kept)  # noqa: B010 - not every node has one
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_own_import(node: ast.stmt, name: str, package: str) -> bool:
+    return isinstance(node, ast.ImportFrom) and _absolute(node, name).split(".")[0] == package
 
 
 def fingerprint_of(spec: TrainSpec | MeasureSpec) -> str:

@@ -147,6 +147,37 @@ def test_an_edited_update_rule_is_an_edit(package: Path, changed_by: ChangedBy) 
     assert edited == of("lomo", "lora_lomo") | TASKS
 
 
+def test_a_name_from_another_module_is_an_edit(package: Path, changed_by: ChangedBy) -> None:
+    """Both modules are sources of the method; which of them gives the name matters."""
+
+    def other(text: str) -> str:
+        edited = text.replace("import Lomo", "import AdaLomo as Lomo")
+        assert edited != text
+        return edited
+
+    assert changed_by(other, [package / "methods/lomo.py"]) == of("lomo") | TASKS
+
+
+def test_a_module_that_moves_changes_nothing(
+    package: Path, ask: Callable[[], Fingerprints]
+) -> None:
+    """A file under another name, in another folder, that says the same, is the same code."""
+    before = ask()
+    old, new = package / "batches.py", package / "tasks" / "rows.py"
+    users = [file for file in package.rglob("*.py") if "lomo.batches" in file.read_text()]
+    original = {file: file.read_text() for file in users}
+    assert original
+    old.rename(new)
+    for file, text in original.items():
+        file.write_text(text.replace("lomo.batches", "lomo.tasks.rows"))
+    try:
+        assert ask() == before
+    finally:
+        new.rename(old)
+        for file, text in original.items():
+            file.write_text(text)
+
+
 def test_touched_comments_and_docstrings_change_nothing(
     package: Path, changed_by: ChangedBy
 ) -> None:
