@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lomo.cli import ended
+from lomo.errors import UserError
 from lomo.made import note, page, sources_of
-from lomo.plan import read_plan
+from lomo.plan import Plan, read_plan
 from lomo.provenance import fingerprint
-
-from .collect import collect
-from .collected import load
-from .figure_ablation import make_predicted_figure
-from .figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
-from .publish import publish
-from .report import make_report
-from .table_fits import make_fits
-from .table_predicted import make_predicted
-from .tables import SECTION_TABLES, TABLES, make_table, tables_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,51 +39,78 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--june-2023", type=Path, help="predictions with June 2023's code, to stand beside"
             )
-        known = {
-            "table": [*SECTION_TABLES, *TABLES],
-            "figure": [*SECTION_FIGURES, *FIGURES],
-        }.get(name)
-        if known:
-            command.add_argument(
-                "--which", nargs="+", choices=known, help="default: all of the study"
-            )
+        if name in ("table", "figure"):
+            command.add_argument("--which", nargs="+", help="by name; default: all of the study")
     return made
 
 
+# Each command imports what it needs: figures take longer to import than many records to read.
 def run(arguments: argparse.Namespace) -> None:
     """Does what the command line asks. Raises UserError."""
     results, command = arguments.results, arguments.command
     if command in ("collect", "all"):
+        from .collect import collect
+
         collect(results)
-        _note(results, "collect")
+        _note(results, "collect", read_plan(results))
     if command in ("table", "all"):
-        collected = load(results)
-        for which in getattr(arguments, "which", None) or tables_of(collected):
-            make_table(collected, which)
-        if not getattr(arguments, "which", None):
-            _note(results, "table")
+        _tables(results, getattr(arguments, "which", None))
     if command == "predicted":
+        from .figure_ablation import make_predicted_figure
+        from .table_predicted import make_predicted
+
         make_predicted(results, arguments.june_2023)
         make_predicted_figure(results)
     if command == "publish":
+        from .publish import publish
+
         publish(results, arguments.to)
     if command == "fits":
+        from .table_fits import make_fits
+
         make_fits(results)
     if command in ("figure", "all"):
-        collected = load(results)
-        for which in getattr(arguments, "which", None) or figures_of(collected):
-            make_figure(collected, which)
-        if not getattr(arguments, "which", None):
-            _note(results, "figure")
+        _figures(results, getattr(arguments, "which", None))
     if command in ("report", "all"):
+        from .report import make_report
+
         make_report(results)
-        _note(results, "report")
+        _note(results, "report", read_plan(results))
 
 
-def _note(results: Path, command: str) -> None:
+def _tables(results: Path, which: Sequence[str] | None) -> None:
+    from .collected import load
+    from .tables import SECTION_TABLES, TABLES, make_table, tables_of
+
+    _check_names(which, [*SECTION_TABLES, *TABLES])
+    collected = load(results)
+    for name in which or tables_of(collected):
+        make_table(collected, name)
+    if not which:
+        _note(results, "table", collected.plan)
+
+
+def _figures(results: Path, which: Sequence[str] | None) -> None:
+    from .collected import load
+    from .figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
+
+    _check_names(which, [*SECTION_FIGURES, *FIGURES])
+    collected = load(results)
+    for name in which or figures_of(collected):
+        make_figure(collected, name)
+    if not which:
+        _note(results, "figure", collected.plan)
+
+
+def _check_names(which: Sequence[str] | None, known: Sequence[str]) -> None:
+    for name in which or ():
+        if name not in known:
+            raise UserError(f"there is no {name!r}", where="--which", allowed=", ".join(known))
+
+
+def _note(results: Path, command: str, plan: Plan) -> None:
     """Tells the next start of the pipeline what this was made from."""
-    sources = sources_of(command, results, read_plan(results))
-    note(page(results, command), **sources, code=fingerprint("analysis"))
+    note(page(results, command), **sources_of(command, results, plan), code=fingerprint("analysis"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

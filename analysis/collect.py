@@ -83,28 +83,41 @@ COLUMNS: dict[str, str] = {
 }
 
 
-def tidy(plan: Plan, records: Mapping[str, Record]) -> pd.DataFrame:
-    """One row a run of the plan, in the plan's order, with the columns of COLUMNS."""
+def tidy(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a run of the plan, in the plan's order, with the columns of COLUMNS.
+
+    `measured` holds what `row_of` tells of the runs that have a record.
+    """
     sections: dict[str, list[str]] = {}
     for section, run_ids in plan.sections.items():
         for run_id in run_ids:
             sections.setdefault(run_id, []).append(section)
     rows = []
     for run_id, planned in plan.runs.items():
-        record = records.get(run_id)
-        spec = planned.model_dump() | (record.spec if record else {})
-        row = {name: spec[name] for name in COLUMNS if name in spec}
-        row |= {
+        told = measured.get(run_id) or _told(planned.model_dump()) | {"status": NOT_RUN}
+        named = {
             "run_id": run_id,
             "sections": " ".join(sections.get(run_id, [])),
             "variant": run_id.split("/")[2],
             "paper_model": plan.models[planned.model].paper,
-            "rank": spec["hyper"].get("rank"),
-            "hyper": json.dumps(spec["hyper"], sort_keys=True),
-            "status": NOT_RUN,
         }
-        rows.append(row | (_measured(record) if record else {}))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+        rows.append({**told, **named})
+    columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
+    return pd.DataFrame(columns).astype(COLUMNS)
+
+
+def row_of(record: Record) -> dict[str, Any]:
+    """What a record tells, by column."""
+    return _told(record.spec) | _measured(record)
+
+
+def _told(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was told, by column."""
+    return {
+        **{name: spec[name] for name in COLUMNS if name in spec},
+        "rank": spec["hyper"].get("rank"),
+        "hyper": json.dumps(spec["hyper"], sort_keys=True),
+    }
 
 
 def _measured(record: Record) -> dict[str, Any]:
@@ -197,14 +210,13 @@ def _provenance(record: Record) -> dict[str, Any]:
 
 
 def _values(block: Any) -> dict[str, Any]:
-    values: dict[str, Any] = block.model_dump(exclude={"missing"})
-    return values
+    return {name: value for name, value in block if name != "missing"}
 
 
 def collect(results: Path) -> pd.DataFrame:
     """Reads plan and records of `results` and writes tables/records.csv and .parquet."""
     plan = read_plan(results)
-    frame = tidy(plan, read_records(results, plan))
+    frame = tidy(plan, read_records(results, plan, row_of))
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_text(results / "tables" / "records.csv", csv_text(frame))

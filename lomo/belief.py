@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,39 +47,41 @@ class Claim(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A record that was read, what is wrong with it, and a hash of the examples it is scored on."""
+    """What was read of a record: what is kept of it, or what is wrong with it; and hashes of the
+    examples that it is scored on and of the facts of its model, None where it has none."""
 
-    record: Record | None
-    fault: UserError | None
-    scored_on: int | None
+    kept: Any
+    fault: UserError | None = None
+    scored_on: int | None = None
+    model: int | None = None
 
 
 def read_believed(
-    results: Path, planned: Mapping[str, TrainSpec | MeasureSpec]
-) -> dict[str, Record]:
-    """The records of a results folder that exist, by run id, in the plan's order.
+    results: Path,
+    planned: Mapping[str, TrainSpec | MeasureSpec],
+    keep: Callable[[Record], Any] = lambda record: record,
+) -> dict[str, Any]:
+    """What `keep` keeps of the records of a results folder that exist, by run id, in the plan's
+    order: the whole record, if it is not given.
 
     Raises UserError that names every record that is not believed.
     """
-    records: dict[str, Record] = {}
+    records: dict[str, Any] = {}
     faults: dict[str, UserError] = {}
     examples: dict[str, dict[str, int]] = {}
     models: dict[str, dict[str, int]] = {}
-    for run_id, read in _read(results, list(planned.items())):
+    for run_id, read in _read(results, list(planned.items()), keep):
         spec = planned[run_id]
-        if read.record is not None:
-            records[run_id] = read.record
         if read.fault is not None:
             faults[run_id] = read.fault
             continue
+        records[run_id] = read.kept
         if read.scored_on is not None and isinstance(spec, TrainSpec):
             drawn = f"{spec.task} {spec.num_test} {spec.sample_seed} {spec.data_path}"
             examples.setdefault(drawn, {})[run_id] = read.scored_on
-        if read.record is not None and read.record.model is not None:
+        if read.model is not None:
             made = f"{spec.model} {spec.method} {spec.hyper} {spec.dtype}"
-            models.setdefault(made, {})[run_id] = hash(
-                read.record.model.model_dump_json(exclude={"weights_sha256"})  # told by itself
-            )
+            models.setdefault(made, {})[run_id] = read.model
     unlike = [
         *_unlike(examples.values(), f"{evidence.SAMPLES} is of other examples than that of"),
         *_unlike(models.values(), "`model` has other facts of the same model than that of"),
@@ -94,13 +96,17 @@ def read_believed(
 
 
 def _read(
-    results: Path, planned: Sequence[tuple[str, TrainSpec | MeasureSpec]]
+    results: Path,
+    planned: Sequence[tuple[str, TrainSpec | MeasureSpec]],
+    keep: Callable[[Record], Any],
 ) -> Iterator[tuple[str, Read]]:
     """The records that exist, in the plan's order; of many, each process reads a part at a time."""
 
     def part(number: int) -> list[tuple[str, Read]]:
         there = slice(number * AT_ONCE, (number + 1) * AT_ONCE)
-        found = ((run_id, _read_one(results, run_id, spec)) for run_id, spec in planned[there])
+        found = (
+            (run_id, _read_one(results, run_id, spec, keep)) for run_id, spec in planned[there]
+        )
         return [(run_id, read) for run_id, read in found if read is not None]
 
     num_parts = math.ceil(len(planned) / AT_ONCE)
@@ -110,7 +116,9 @@ def _read(
         yield from parts[number]
 
 
-def _read_one(results: Path, run_id: str, spec: TrainSpec | MeasureSpec) -> Read | None:
+def _read_one(
+    results: Path, run_id: str, spec: TrainSpec | MeasureSpec, keep: Callable[[Record], Any]
+) -> Read | None:
     """The record of a run, and what is wrong with it; None if it has none."""
     path = results / "runs" / run_id / "record.json"
     if not os.path.lexists(path):
@@ -119,8 +127,12 @@ def _read_one(results: Path, run_id: str, spec: TrainSpec | MeasureSpec) -> Read
         record = read_record(path)
         found, scored_on = _examined(record, spec, path.parent)
     except UserError as error:
-        return Read(None, error, None)
-    return Read(record, _fault("; ".join(found), path) if found else None, scored_on)
+        return Read(None, error)
+    if found:
+        return Read(None, _fault("; ".join(found), path))
+    # Of the same model each says the same, but of the hash of the weights, which is told by itself.
+    facts = record.model.model_dump_json(exclude={"weights_sha256"}) if record.model else None
+    return Read(keep(record), None, scored_on, None if facts is None else hash(facts))
 
 
 def _fault(problem: str, path: Path) -> UserError:

@@ -318,7 +318,8 @@ def _wandb(options: argparse.Namespace) -> None:
     from lomo.wandb_runs import publish
 
     plan = read_plan(options.results)
-    read_believed(options.results, plan.runs)  # what is not believed is told to nobody
+    # What is not believed is told to nobody.
+    read_believed(options.results, plan.runs, keep=lambda record: None)
     publish(options.results, list(plan.runs))
     note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
 

@@ -51,15 +51,16 @@ def read_json_lines(path: Path) -> Lines:
         lines = from_json(b"[" + data.rstrip().replace(b"\n", b",") + b"]", allow_inf_nan=False)
     except ValueError as error:
         raise Broken(f"{path.name} beside it is not JSON lines ({error})") from error
-    if not all(isinstance(line, dict) for line in lines):
+    if not set(map(type, lines)) <= {dict}:
         raise Broken(f"{path.name} beside it holds a line that is no object")
     found: Lines = lines
     return found
 
 
-def outcome(log_likelihoods: Sequence[float], label: int) -> float:
-    """lm-eval's `acc` of an example: is the likeliest candidate, of equals the first, right?"""
-    return float(log_likelihoods.index(max(log_likelihoods)) == label)
+def outcomes(log_likelihoods: Sequence[Sequence[float]], labels: Sequence[int]) -> list[float]:
+    """lm-eval's `acc` of examples: is the likeliest candidate, of equals the first, right?"""
+    likeliest = [each.index(max(each)) for each in log_likelihoods]
+    return [float(first == label) for first, label in zip(likeliest, labels, strict=True)]
 
 
 def examples_in(lines: Lines) -> int:
@@ -75,7 +76,7 @@ def _samples(record: Record, lines: Lines) -> Claims:
     yield "result.num_examples", result.num_examples, source, len(ids)
     yield "examples of samples.jsonl", len(ids), "different ones are", len(set(ids))
     likelihoods = [line["log_likelihoods"] for line in lines]
-    scored = [outcome(*told) for told in zip(likelihoods, labels, strict=True)]
+    scored = outcomes(likelihoods, labels)
     odd = [line["doc_id"] for line, own in zip(lines, scored, strict=True) if line[name] != own]
     yield f"{name} of samples.jsonl", odd, "other than the log-likelihoods say are examples", []
     if not scored:

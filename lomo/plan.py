@@ -30,7 +30,7 @@ from lomo.refusals import (
     check_method,
     untrainable,
 )
-from lomo.specs import AblationSpec, HyperValue, MeasureSpec, PeerSpec, TrainSpec
+from lomo.specs import AblationSpec, HyperValue, MeasureSpec, PeerSpec, Spec, TrainSpec, class_of
 from lomo.strict import Strict, parse
 from lomo.tasks import registry as tasks
 
@@ -41,7 +41,7 @@ class Plan(Strict):
     study: Study
     source: str
     models: dict[str, ModelEntry]
-    runs: dict[str, TrainSpec | MeasureSpec | PeerSpec | AblationSpec]
+    runs: dict[str, Spec]
     sections: dict[str, list[str]] = Field(description="section -> run ids")
 
 
@@ -305,17 +305,12 @@ def _check_braces(places: dict[str, list[str]], source: str) -> None:
 def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     """A run's spec from JSON data: a spec, or a whole record, of which the spec is taken."""
     given = data.get("spec", data)
-    kinds: dict[str, type[TrainSpec] | type[MeasureSpec]] = {
-        "train": TrainSpec,
-        "measure": MeasureSpec,
-    }
-    kind = given.get("kind") if isinstance(given, dict) else None
-    if kind not in ("train", "measure"):
+    own = class_of(given)
+    if own is None:
         raise UserError("is no run's spec", where=where, allowed="kind: train, measure")
-    peers_too = "variant" in given or "cell" in given
-    own = PeerSpec if "variant" in given else AblationSpec if "cell" in given else kinds[kind]
     spec = parse(own, given, where=where)
     # A plan has checked all this; a spec may also have been written by hand.
+    peers_too = isinstance(spec, PeerSpec | AblationSpec)
     methods.check_name(spec.method, where=f"{where}: method", peers_too=peers_too)
     check_method(spec.method, spec, f"{where}: ")
     _hyper(spec.method, spec.hyper, f"{where}: hyper")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from lomo.strict import Strict
 
@@ -83,3 +83,32 @@ class AblationSpec(MeasureSpec):
     """A measured run of the `ablation` section; several of its cells may be this one run."""
 
     cell: str
+
+
+_CLASSES = (TrainSpec, MeasureSpec, PeerSpec, AblationSpec)
+
+
+def class_of(given: Any) -> type[TrainSpec] | type[MeasureSpec] | None:
+    """Which of the specs above a spec is, or its JSON; None if none of them."""
+    if not isinstance(given, dict):
+        return next((own for own in _CLASSES if type(given) is own), None)
+    if given.get("kind") == "train":
+        return TrainSpec
+    if given.get("kind") != "measure":
+        return None
+    return PeerSpec if "variant" in given else AblationSpec if "cell" in given else MeasureSpec
+
+
+def _tag_of(given: Any) -> str | None:
+    own = class_of(given)
+    return own.__name__ if own else None
+
+
+# Told apart first: to try one after the other takes six times as long, which many runs feel.
+Spec = Annotated[
+    Annotated[TrainSpec, Tag("TrainSpec")]
+    | Annotated[MeasureSpec, Tag("MeasureSpec")]
+    | Annotated[PeerSpec, Tag("PeerSpec")]
+    | Annotated[AblationSpec, Tag("AblationSpec")],
+    Discriminator(_tag_of),
+]

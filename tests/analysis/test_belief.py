@@ -350,7 +350,7 @@ def test_hfu_is_of_all_devices(results: Path) -> None:
 def test_an_outcome_is_lm_evals(scores: list[float], label: int) -> None:
     import numpy as np
 
-    assert evidence.outcome(scores, label) == float(np.argmax(scores) == label)
+    assert evidence.outcomes([scores], [label]) == [float(np.argmax(scores) == label)]
 
 
 @pytest.mark.parametrize("faulty", [False, True])

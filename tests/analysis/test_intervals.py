@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from scipy import stats
 
 from analysis.intervals import (
     apart,
@@ -22,6 +23,13 @@ def test_wilson_has_a_width_where_all_answers_are_right() -> None:
     low, high = sample_interval(1.0, 100)
     assert low == pytest.approx(1 - 1.96**2 / (100 + 1.96**2), abs=1e-4)
     assert high == pytest.approx(1.0)
+
+
+def test_wilson_is_scipys_to_the_bit() -> None:
+    for num in (1, 2, 7, 32, 100, 3245):
+        for correct in {0, 1, num // 3, num - 1, num}:
+            found = stats.binomtest(correct, num).proportion_ci(0.95, method="wilson")
+            assert sample_interval(correct / num, num) == (found.low, found.high)
 
 
 def test_students_interval_of_three_seeds() -> None:
