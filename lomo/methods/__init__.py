@@ -22,7 +22,7 @@ from lomo.engines.prepared import Spread as Spread
 from lomo.errors import UserError, nearest
 from lomo.methods import peers
 from lomo.outside import by_name, check_point, imported, said_in
-from lomo.strict import Strict
+from lomo.strict import Strict as Strict
 
 if TYPE_CHECKING:
     from torch import nn

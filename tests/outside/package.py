@@ -31,8 +31,7 @@ from lomo.tasks.entry import TaskFiles
 TASK = TaskFiles("SST-2", ("sentence",), {"negative": 0, "positive": 1}, title="Stanford 2")
 """
 METHOD = """
-from lomo.config import Strict
-from lomo.methods import ORDINARY, ORDINARY_NOTES, Method, Prepared
+from lomo.methods import ORDINARY, ORDINARY_NOTES, Method, Prepared, Strict
 
 
 class Hyper(Strict):
