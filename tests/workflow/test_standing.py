@@ -91,9 +91,7 @@ def test_a_copy_of_what_is_whole_stands_whatever_the_times_of_its_files(
     assert min(times["report"]) >= max(times["tables"] + times["figures"])
 
 
-def test_a_page_is_made_newer_than_what_it_is_made_of(
-    results: Path, study: dict[str, Any]
-) -> None:
+def test_a_page_is_made_newer_than_what_it_is_made_of(results: Path, study: dict[str, Any]) -> None:
     """Records and tables are in order; the report is older than the tables that it shows."""
     for place, at in (("runs", 1), ("tables", 2), ("figures", 4), ("report", 3)):
         for path in (path for path in (results / place).rglob("*") if path.is_file()):
