@@ -99,6 +99,22 @@ def test_costs_are_of_one_size(tmp_path: Path) -> None:
     assert "lora" in found.measured and "sgd" not in found.measured
 
 
+def test_costs_are_of_the_size_that_covers_most_whichever_run_failed(tmp_path: Path) -> None:
+    study = synthetic.study_dict()
+    study.pop("memory")
+    study["throughput"] |= {"batch_size": [1, 4]}
+
+    def change(run_id: str, record: dict) -> dict:
+        lost = "/lora/256x1" in run_id or ("/lora/" not in run_id and "256x4" in run_id)
+        return synthetic.failed(record, "oom") if lost and run_id[0] == "m" else record
+
+    synthetic.write_results(tmp_path, synthetic.plan_of(study), change)
+    assert main(["collect", "--results", str(tmp_path)]) == 0
+    found = costs(load(tmp_path))
+    assert isinstance(found, Costs) and found.setting.startswith("1 x 256 tokens")
+    assert set(found.measured) == {"lora_lomo", "adamw", "sgd", "lomo", "adalomo"}
+
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_accuracy_is_drawn_on_the_split_that_selects(split: str) -> None:
     def evaluation(of: str, step: int, value: float) -> dict:
