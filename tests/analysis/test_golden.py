@@ -1,6 +1,7 @@
 """Tables, figures and pages of made-up studies (varied.py) are those in golden/, line by line.
 
-After a change that is meant: `PYTHONPATH=. python tests/analysis/test_golden.py`, and read what git shows.
+After a change that is meant: `PYTHONPATH=. python tests/analysis/test_golden.py`, and read the
+difference that git shows.
 """
 
 from __future__ import annotations
