@@ -28,7 +28,7 @@ def _panel(axes: Any) -> Iterator[str]:
     for name in ("x", "y"):
         low, high = getattr(axes, f"get_{name}lim")()
         ticks = [text.get_text() for text in getattr(axes, f"get_{name}ticklabels")()]
-        words = f" {', '.join(ticks)}" if any(t and not t[0].isdigit() for t in ticks) else ""
+        words = f" {', '.join(ticks)}" if any(map(_is_word, ticks)) else ""
         yield f"{name}: {getattr(axes, f'get_{name}label')()!r} {_numbers((low, high))}{words}"
     for line in axes.lines:
         look = f"{to_hex(line.get_color())} {line.get_marker()} {line.get_linestyle()}"
@@ -51,6 +51,11 @@ def _panel(axes: Any) -> Iterator[str]:
             yield f"text: {text.get_text()!r}"
     if axes.get_legend():
         yield f"legend: {', '.join(text.get_text() for text in axes.get_legend().get_texts())}"
+
+
+def _is_word(text: str) -> bool:
+    """Numbers beside an axis depend on the room for them."""
+    return bool(text) and text.strip("0123456789.,\N{MINUS SIGN}") != ""
 
 
 def _points(points: Any) -> str:

@@ -14,25 +14,33 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import synthetic
+import test_table_ablation
+import test_table_fits
 import test_table_peers
+import test_table_predicted
 import varied
 from drawn import told
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 
+from analysis.cli import main
 from analysis.collected import Collected
+from analysis.figure_ablation import figure_ablation
+from analysis.figure_fits import figure_fits
 from analysis.figures import figures_of
+from analysis.fits import read_fits
 from analysis.publish import _readme
+from analysis.render import write_table
 from analysis.report import origin, summary
 from analysis.style import style
+from analysis.table_fits import table_fits
 from analysis.tables import make_table, tables_of
 from lomo.record import read_record
 
 GOLDEN = Path(__file__).parent / "golden"
 LOST = {"sgd 2": "oom", "ghost 1": "diverged", "floor 3": "timeout", "ada 1": None}
-STUDIES = [pytest.param(name, marks=pytest.mark.slow) for name in ("dev", "peers")] + [
-    "test",
-    "part",
-]
+SLOW = ("dev", "peers", "ablation")
+QUICK = ("test", "part", "predicted", "fits")
 
 
 def peers(folder: Path) -> Collected:
@@ -60,9 +68,7 @@ def texts(collected: Collected) -> Iterator[tuple[str, str]]:
     figures = []
     for _, (name, draw) in figures_of(collected).items():
         with style():
-            figure = draw(collected)
-        figures.append(f"## {name}\n{told(figure)}")
-        pyplot.close(figure)
+            figures.append(f"## {name}\n{figure_text(draw(collected))}")
     yield "figures.txt", "\n".join(figures)
     records = {
         run_id: read_record(collected.run_folder(run_id) / "record.json")
@@ -74,13 +80,74 @@ def texts(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "pages.txt", f"{summary(collected)}\n\n{facts}\n\n{readme}"
 
 
+def figure_text(figure: Figure) -> str:
+    with style():
+        text = told(figure)
+    pyplot.close(figure)
+    return text
+
+
+def ablation(folder: Path) -> Iterator[tuple[str, str]]:
+    """Predicted and measured; one run of the stack is not there."""
+    for name, failed in (("all", None), ("without", "bf16-no_state")):
+        results = test_table_ablation.write_predictions(folder / name)
+        collected = test_table_ablation.collected_of(results, failed=failed)
+        make_table(collected, "ablation")
+        if failed is None:
+            assert main(["predicted", "--results", str(results)]) == 0
+        for path in (results / "tables").glob("*_ablation.[cm]*"):
+            yield f"{name}_{path.name}", path.read_text()
+        yield f"{name}_figure.txt", figure_text(figure_ablation(collected))
+
+
+def predicted(folder: Path) -> Iterator[tuple[str, str]]:
+    """Tables 1 and 2, today's and June 2023's: near, far, refused, on several devices."""
+    one = test_table_predicted.prediction
+    made = [
+        *(one("memory", "lomo", peak=60.25), one("memory", "sgd", terms={"optimizer_state": 25.1})),
+        one(
+            "memory",
+            "adamw",
+            terms={"gradients": 12.55, "optimizer_state": 70.0, "activations": 46},
+        ),
+        one("memory", "lora", attention="sdpa", sequence_length=256),
+        one("memory", "adalomo", reason="made up", ledger=None, account=None),
+        *(one("throughput", "lomo", peak=13.5), one("throughput", "sgd", peak=9.4, num_devices=8)),
+        one("throughput", "adamw", peak=15.0, engine="zero3", num_devices=8),
+        one("throughput", "adamw", peak=15.0, engine="zero3", num_devices=4),
+        one("throughput", "lora", reason="made up", ledger=None, account=None),
+    ]
+    june = test_table_predicted.JUNE
+    then = [
+        one("memory", "lomo", terms={"activations": 46.0}, **june),
+        one("throughput", "lomo", peak=14.0, **june),
+    ]
+    test_table_predicted.tables(folder, made, then)
+    for path in (folder / "tables").glob("predicted_table[12].[cm]*"):
+        yield path.name, path.read_text()
+
+
+def fits(folder: Path) -> Iterator[tuple[str, str]]:
+    """What fits, as table and figure."""
+    found = read_fits(test_table_fits.write_facts(folder))
+    for path in write_table(table_fits(found), folder):
+        if path.suffix in (".csv", ".md"):
+            yield path.name, path.read_text()
+    yield "what_fits.txt", figure_text(figure_fits(found))
+
+
+OTHERS = {"ablation": ablation, "predicted": predicted, "fits": fits}
+
+
 def made(name: str, folder: Path) -> dict[str, str]:
-    """All texts of a study."""
+    """All texts of a study, or of what is made without one."""
+    if name in OTHERS:
+        return dict(OTHERS[name](folder))
     collected = peers(folder) if name == "peers" else varied.collected(name, folder)
     return dict(texts(collected))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.slow) for n in SLOW), *QUICK])
 def test_all_that_is_shown_is_as_it_was_read_and_found_right(name: str, tmp_path: Path) -> None:
     found = made(name, tmp_path)
     assert set(found) == {path.name for path in (GOLDEN / name).iterdir()}
@@ -91,7 +158,7 @@ def test_all_that_is_shown_is_as_it_was_read_and_found_right(name: str, tmp_path
 
 
 def _renew() -> None:
-    for name in (*varied.STUDIES, "peers"):
+    for name in (*SLOW, *QUICK):
         with TemporaryDirectory() as folder:
             for file, text in made(name, Path(folder)).items():
                 (GOLDEN / name).mkdir(parents=True, exist_ok=True)
