@@ -135,7 +135,7 @@ def test_a_run_without_a_record_is_no_number(results: Path) -> None:
     dash = "\N{EN DASH}"
     assert shown[1] == [dash, dash, "10.00"] and shown[2] == [dash, "20.00", dash]
     words = [text.get_text().strip() for text in figure_ablation(collected).axes[0].texts]
-    assert words == ["40.0", dash, "10.0", "refused"]
+    assert words == ["40.0", dash, "9.00", "refused"]
     assert "no record yet" in " ".join(table_ablation(collected).notes)
 
 
