@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from . import accuracy
@@ -54,11 +55,13 @@ def costs(collected: Collected) -> Costs | str:
 
 def _candidates(collected: Collected, section: str, model: str) -> list[dict[str, Any]]:
     """The runs of a model that ended well, by method, in each of a section's settings."""
-    rows = [r for r in collected.rows(section) if (r.model, r.status) == (model, "ok")]
-    rows = [r for r in rows if size_of(r) == size_of(rows[0])]
+    rows = [row for row in collected.rows(section) if row.model == model]
+    # All that were asked for: a size whose first run failed is one of them.
+    settings = product(dict.fromkeys(map(size_of, rows)), (True, False))
+    ended = [row for row in rows if row.status == "ok"]
     return [
-        {r.method: r for r in rows if bool(r.activation_checkpointing) == checkpointed}
-        for checkpointed in (True, False)
+        {r.method: r for r in ended if (size_of(r), bool(r.activation_checkpointing)) == setting}
+        for setting in settings
     ]
 
 

@@ -23,7 +23,7 @@ from .ablation import (
     unit_of,
 )
 from .collected import Collected
-from .names import PARTS
+from .names import PARTS, status_text
 from .predicted import read_predictions
 from .style import (
     INK,
@@ -105,7 +105,9 @@ def _stack(axes: Axes, found: Sequence[Entry], unit: Unit) -> None:
     for y, entry in enumerate(found):
         at_peak, start = entry.stacked.found.at_peak, 0.0
         if at_peak is None:
-            word = "refused" if entry.stacked.cell.reason else entry.stacked.found.status
+            word = (
+                "refused" if entry.stacked.cell.reason else status_text(entry.stacked.found.status)
+            )
             axes.text(0, y, f" {word}", va="center", fontsize=7, color=QUIET)
             continue
         for part in PEAK_PARTS:

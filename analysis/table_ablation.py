@@ -122,7 +122,9 @@ def _change(side: Side, unit: Unit, letters: dict[str, str]) -> Cell | str:
     if side.change_bytes is not None:
         return unit.text(side.change_bytes)
     if reason is None:
-        return status_text(side.found.status) if side.cell.run_id else EN_DASH
+        # A run that ended well has nothing to stand beside where the other did not.
+        ended = side.cell.run_id is None or side.found.status == "ok"
+        return EN_DASH if ended else status_text(side.found.status)
     letter = letters.setdefault(reason, chr(ord("a") + len(letters)))
     return Cell(REFUSED if side.cell.reason else status_text(side.found.status), remark=letter)
 

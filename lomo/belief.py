@@ -188,7 +188,7 @@ def _examined(
                 scored_on = evidence.examples_in(lines)
         except evidence.Broken as error:
             odd.append(str(error))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             odd.append(f"{name} does not hold what it has to ({type(error).__name__}: {error})")
     return odd, scored_on
 
@@ -297,17 +297,17 @@ def _shares(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
         return
     tokens = planned.batch_size * planned.sequence_length
     peak, rate = found.peak_flops_per_s, speed.tokens_per_s_per_device
-    if found.mfu is not None and peak and found.model_flops_per_token is not None:
-        share = found.model_flops_per_token * rate / peak
-        yield Claim("efficiency.mfu", found.mfu, "flops and speed give", share)
-    if found.hfu is not None and peak and found.hardware_flops_per_step is not None:
-        share = found.hardware_flops_per_step * rate / (tokens * speed.world_size) / peak
-        yield Claim("efficiency.hfu", found.hfu, "flops and speed give", share)
-    if found.energy_j_per_token is not None and found.energy_j_per_step is not None:
-        share = found.energy_j_per_step / tokens
-        yield Claim(
-            "efficiency.energy_j_per_token", found.energy_j_per_token, "a step's gives", share
-        )
+    shares = {
+        "mfu": (found.model_flops_per_token, 1),
+        "hfu": (found.hardware_flops_per_step, tokens * planned.num_devices),
+    }
+    for name, (flops, num_tokens) in shares.items():
+        # Of a peak of 0, or none, there is no share.
+        share = flops * rate / num_tokens / peak if peak and flops is not None else None
+        yield Claim(f"efficiency.{name}", getattr(found, name), "flops and speed give", share)
+    step_j, token_j = found.energy_j_per_step, found.energy_j_per_token
+    of_token = None if step_j is None else step_j / tokens
+    yield Claim("efficiency.energy_j_per_token", token_j, "a step's gives", of_token)
 
 
 def _steps(training: Training, planned: TrainSpec, *, well: bool) -> Iterator[Claim]:

@@ -84,7 +84,7 @@ def models() -> dict[str, Any]:
             architecture=architecture,
             paper=paper,
         )
-        for name, paper in (("mini", None), ("llama-7b", "7B"))
+        for name, paper in (("mini", None), ("llama-7b", "7B"), ("llama-13b", "13B"))
     }
 
 
@@ -240,7 +240,7 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
             "device": {
                 "kind": "cpu",
                 "name": "made-up CPU",
-                "num_devices": 1,
+                "num_devices": spec.num_devices,
                 "memory_bytes": None,
                 "num_threads": 1,
                 "driver": None,

@@ -185,6 +185,11 @@ def slower(lines: list[Any]) -> None:
     lines[-1]["step_s"] *= 2
 
 
+def at_once(lines: list[Any]) -> None:
+    for line in lines:
+        line["step_s"] = 0.0
+
+
 def heavier(lines: list[Any]) -> None:
     lines[2]["gradients_bytes"] *= 99
 
@@ -204,6 +209,12 @@ FILES: dict[str, tuple[str, str, Callable[[list[Any]], Any], str]] = {
     ),
     "a step less": (TRAINED, "history.jsonl", lambda lines: lines[1:], "history.jsonl has 75"),
     "a step's time": (MEASURED, "history.jsonl", slower, "history.jsonl gives"),
+    "steps without time": (
+        MEASURED,
+        "history.jsonl",
+        at_once,
+        "does not hold what it has to (Zero",
+    ),
     "no peak": (
         MEASURED,
         "timeline.jsonl",
@@ -334,11 +345,12 @@ def test_of_equal_epochs_the_latest_is_the_best(results: Path) -> None:
 def test_hfu_is_of_all_devices(results: Path) -> None:
     data = json.loads((results / "runs" / MEASURED / "record.json").read_text())
     spec = plan().runs[MEASURED]
-    data["throughput"]["world_size"] = 4
+    spec = spec.model_copy(update={"num_devices": 4})
     tokens = spec.batch_size * spec.sequence_length
     rate = data["throughput"]["tokens_per_s_per_device"]
     for factor, doubted in ((1, []), (4, ["efficiency.hfu"])):
         shares = {"peak_flops_per_s": 1e12, "hfu": factor * 1e9 * rate / (4 * tokens) / 1e12}
+        shares["mfu"] = 1e6 * rate / 1e12
         found = data["efficiency"] | shares
         found["missing"] = {k: v for k, v in found["missing"].items() if k not in shares}
         record = Record.model_validate(data | {"efficiency": found})

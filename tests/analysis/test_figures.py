@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from analysis.cli import main
 from analysis.collected import load
 from analysis.costs import Costs, costs
+from analysis.figure_curves import _draw_accuracy
 from analysis.figure_gradients import gradient_curve
 from analysis.figure_overview import figure_overview
 from analysis.figure_tradeoff import figure_tradeoff
@@ -78,6 +79,57 @@ def test_a_page_tells_one_speed_of_a_method_and_its_setting(tmp_path: Path) -> N
     tradeoff = texts(figure_tradeoff(collected))
     assert "LOMO\n20 ms" in tradeoff and "LoRA" in tradeoff
     assert any("1 x 256 tokens, float32" in text for text in tradeoff)
+
+
+def test_costs_are_of_one_size(tmp_path: Path) -> None:
+    """Of a section with two batch sizes those of the first alone are told, under its name."""
+    study = synthetic.study_dict()
+    study.pop("memory")
+    study["throughput"] |= {"batch_size": [4, 1]}
+
+    def change(run_id: str, record: dict) -> dict:
+        lost = "/lora/256x1" in run_id or "/sgd/256x4" in run_id
+        return synthetic.failed(record, "oom") if lost else record
+
+    synthetic.write_results(tmp_path, synthetic.plan_of(study), change)
+    assert main(["collect", "--results", str(tmp_path)]) == 0
+    found = costs(load(tmp_path))
+    assert isinstance(found, Costs) and found.setting.startswith("4 x 256 tokens")
+    assert {row.batch_size for row in found.measured.values()} == {4}
+    assert "lora" in found.measured and "sgd" not in found.measured
+
+
+def test_costs_are_of_the_size_that_covers_most_whichever_run_failed(tmp_path: Path) -> None:
+    study = synthetic.study_dict()
+    study.pop("memory")
+    study["throughput"] |= {"batch_size": [1, 4]}
+
+    def change(run_id: str, record: dict) -> dict:
+        lost = "/lora/256x1" in run_id or ("/lora/" not in run_id and "256x4" in run_id)
+        return synthetic.failed(record, "oom") if lost and run_id[0] == "m" else record
+
+    synthetic.write_results(tmp_path, synthetic.plan_of(study), change)
+    assert main(["collect", "--results", str(tmp_path)]) == 0
+    found = costs(load(tmp_path))
+    assert isinstance(found, Costs) and found.setting.startswith("1 x 256 tokens")
+    assert set(found.measured) == {"lora_lomo", "adamw", "sgd", "lomo", "adalomo"}
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_accuracy_is_drawn_on_the_split_that_selects(split: str) -> None:
+    def evaluation(of: str, step: int, value: float) -> dict:
+        return {"event": "evaluation", "split": of, "step": step, "value": value}
+
+    history = [
+        evaluation("dev", 4, 0.5),
+        {"event": "step", "step": 5, "loss": 1.0},
+        evaluation("test", 6, 0.9),
+        evaluation("dev", 8, 0.75),
+        evaluation("test", 10, 0.25),
+    ]
+    (line,) = _draw_accuracy({"lomo": history}, "RTE", split).axes[0].lines
+    points = {"dev": [(4, 50.0), (8, 75.0)], "test": [(6, 90.0), (10, 25.0)]}[split]
+    assert [tuple(point) for point in line.get_xydata()] == points
 
 
 def test_a_gradient_curve_counts_births_and_ignores_other_events() -> None:

@@ -59,6 +59,29 @@ def test_the_readme_tells_what_was_measured_where(tmp_path: Path) -> None:
     assert not list(to.parent.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("commit", "dirty", "told"),
+    [
+        ("1" * 40, False, "1" * 40),
+        ("1" * 40, True, f"{'1' * 40} with uncommitted changes"),
+        (None, None, "unknown"),
+    ],
+)
+def test_the_readme_tells_of_uncommitted_changes(
+    commit: str | None, dirty: bool | None, told: str, tmp_path: Path
+) -> None:
+    def change(run_id: str, record: dict[str, Any]) -> dict[str, Any]:
+        missing = {} if commit else dict.fromkeys(("git_commit", "git_dirty"), "no repository")
+        origin = {"git_commit": commit, "git_dirty": dirty, "missing": missing}
+        return record | {"provenance": record["provenance"] | origin}
+
+    study = measured_study()
+    study.pop("throughput")
+    synthetic.write_results(tmp_path / "results", synthetic.plan_of(study), change)
+    publish(tmp_path / "results", tmp_path / "to")
+    assert f"| commit | {told} |" in (tmp_path / "to" / "README.md").read_text()
+
+
 def test_only_what_tables_figures_and_belief_need_is_copied(tmp_path: Path) -> None:
     results, to = tmp_path / "results", tmp_path / "published" / "made-up"
     plan = synthetic.plan_of(measured_study())

@@ -50,8 +50,12 @@ def parts(mib: int) -> dict[str, int]:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A folder with the plan and all predictions."""
+    return write_predictions(tmp_path)
+
+
+def write_predictions(folder: Path) -> Path:
     plan = plan_of()
-    write_text(tmp_path / "plan.json", plan.model_dump_json())
+    write_text(folder / "plan.json", plan.model_dump_json())
     asked = asked_by(plan)
     for one in asked:
         assert isinstance(one.spec, AblationSpec)
@@ -64,10 +68,10 @@ def results(tmp_path: Path) -> Path:
             **{"unsupported": None, "wall_s": 1.0, "ledger": ledger},
             "packages": {"torch": "2.13.0", "transformers": "5.23.0"},
         }
-        write_text(tmp_path / "predictions" / f"{one.name}.json", json.dumps(made))
+        write_text(folder / "predictions" / f"{one.name}.json", json.dumps(made))
     names = json.dumps([one.name for one in asked])
-    write_text(tmp_path / "predictions" / "index.json", names)
-    return tmp_path
+    write_text(folder / "predictions" / "index.json", names)
+    return folder
 
 
 def rows_of(path: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -128,7 +132,11 @@ def test_a_run_without_a_record_is_no_number(results: Path) -> None:
     assert found[1].stacked.change_bytes is None
     assert found[2].stacked.change_bytes is None  # nothing to compare it with
     assert found[2].alone.change_bytes == 20 * MIB
-    figure_ablation(collected)
+    shown = [row[2:] for row in table_ablation(collected).blocks[0].rows]
+    dash = "\N{EN DASH}"
+    assert shown[1] == [dash, dash, "10.00"] and shown[2] == [dash, "20.00", dash]
+    words = [text.get_text().strip() for text in figure_ablation(collected).axes[0].texts]
+    assert words == ["40.0", dash, "9.00", "refused"]
     assert "no record yet" in " ".join(table_ablation(collected).notes)
 
 

@@ -11,6 +11,7 @@ from analysis.accuracy import accuracy_cells, find
 from analysis.cli import main
 from analysis.collected import Collected, load
 from analysis.render import FORMATS, Block, Cell, tex_escape
+from analysis.table_memory import table_memory
 from analysis.table_superglue import is_winner, table_superglue
 from analysis.tables import TABLES, make_table
 
@@ -231,6 +232,31 @@ def test_busy_neighbours_are_told_under_tables_1_and_2(built: Path, tmp_path: Pa
         assert told not in (built / "tables" / f"{name}.md").read_text()
 
 
+def test_neighbours_of_all_runs_that_ended_well_are_those_of_all_runs(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        if run_id.startswith("measure/mini/sgd/"):
+            return synthetic.failed(record, "oom")
+        device = record["provenance"]["device"] | {"co_tenants": ["cc1plus"]}
+        return record | {"provenance": record["provenance"] | {"device": device}}
+
+    found = collected(tmp_path, synthetic.study_dict(), change)
+    (told,) = (note for note in table_memory(found).notes if "busy" in note)
+    assert told.endswith("started: cc1plus (all runs).")
+
+
+def test_a_trial_that_lost_a_seed_does_not_win(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        if run_id.endswith("/lomo/rte/s2/t1"):
+            return synthetic.failed(record, "diverged")
+        return scored({"/t0": (0.5, 0.6), "/t1": (0.9, 0.8)})(run_id, record)
+
+    found = collected(tmp_path, accuracy_study(seeds=[1, 2]), change)
+    cells = accuracy_cells(found, "superglue")
+    lomo, lora = (find(cells, method=method, task="rte") for method in ("lomo", "lora"))
+    assert lomo is not None and (lomo.trial, lomo.num_usable_trials) == (0, 1)
+    assert lora is not None and (lora.trial, lora.num_usable_trials) == (1, 2)
+
+
 def test_blanks_and_dashes_of_table_4_are_explained(built: Path) -> None:
     text = (built / "tables" / "table4_hyperparameters.md").read_text()
     assert "Blank: one value, nothing to select." in text
@@ -262,6 +288,12 @@ def test_a_repeated_key_is_blank_only_below_its_own() -> None:
     rows = [["a", "x", "1"], ["a", "y", "2"], ["b", "y", "3"]]
     shown = [[cell.text for cell in row] for row in Block(["m", "n", "v"], rows, 2).cells()]
     assert shown == [["a", "x", "1"], ["", "y", "2"], ["b", "y", "3"]]
+
+
+def test_the_last_key_of_a_row_is_never_blank() -> None:
+    rows = [["a", "x", "1"], ["a", "x", "2"], ["a", "x", "3"]]
+    shown = [[cell.text for cell in row] for row in Block(["m", "n", "v"], rows, 2).cells()]
+    assert shown == [["a", "x", "1"], ["", "x", "2"], ["", "x", "3"]]
 
 
 def test_latex_signs_are_escaped() -> None:

@@ -183,3 +183,17 @@ def test_a_class_with_a_mix_in_is_an_optimizer_like_any_other() -> None:
             one.step()
     assert optimizer.num_calls == 3
     assert_bit_equal(weights(model), weights(expected))
+
+
+def test_a_class_of_an_optimizer_and_more_is_the_optimizer() -> None:
+    """Only what stands before the optimizer in the bases may be a wrapper around one."""
+
+    class With(Lomo, Counting):
+        pass
+
+    class Own(Lomo):
+        pass
+
+    for plain in (With, Own):
+        assert not {"__getattribute__", "__setattr__"} & vars(plain).keys()
+    assert "__getattribute__" in vars(CountingLomo)

@@ -250,3 +250,14 @@ def test_a_measuring_pass_that_fails_leaves_nothing() -> None:
     assert other.grad.tolist() == [5.0, 5.0]
     optimizer.backward(late.sum())
     assert optimizer.grad_norm == pytest.approx(2.0**0.5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_own_parameters_are_no_bystanders(way: str) -> None:
+    """Nor where a node may hide them, or somebody names them: what they hold is not put back."""
+    net = network()
+    optimizer = Lomo(net[2].parameters(), lr=0.0, max_grad_norm=1e9)
+    loss = WAYS[way](net[1](net[0](torch.ones(5, 4))), net[2]).square().sum()
+    found = optimizer._bystanders.of(loss, optimizer._slots, list(net.parameters()))
+    assert {id(p) for p in net[0].parameters()} <= {id(tensor) for tensor in found}
+    assert not {id(p) for p in net[2].parameters()} & {id(tensor) for tensor in found}

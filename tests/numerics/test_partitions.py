@@ -39,3 +39,20 @@ def test_the_parts_are_the_whole_without_padding(
         gradients.append(shard.gradient)
     assert torch.equal(torch.cat(parts), parameter.detach())
     torch.testing.assert_close(torch.cat(gradients), gradient)
+
+
+def test_a_norm_over_ranks_is_that_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank has its square; a part that no rank shares is the whole."""
+
+    def all_reduce(own: Tensor, group: Any) -> None:
+        own.add_(16.0)  # the other rank's norm is 4
+
+    group: Any = "two ranks"
+    monkeypatch.setattr(sharding.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(sharding.dist, "get_rank", lambda group: 1)
+    part = torch.tensor([3.0, 0.0])
+    alone = sharding.Shard(part, part, part, torch.Size([2]))
+    shared = sharding.Shard(part, part, part, torch.Size([4]), group)
+    assert (alone.norm().item(), alone.index) == (3.0, 0)
+    assert (shared.norm().item(), shared.index) == (5.0, 1)
+    assert part.tolist() == [3.0, 0.0]

@@ -1,6 +1,7 @@
 """A second backward that does not make what the first has measured is told; a sound one is not."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -375,3 +376,19 @@ def test_gradients_whose_sum_is_zero_by_nature(change: str) -> None:
     loss = nn.functional.cross_entropy(logits, torch.randint(0, 4, (6,)))
     with pytest.raises(RuntimeError, match="the second backward pass made other gradients"):
         optimizer.backward(loss)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_step_has_seen_is_not_kept(fails: bool) -> None:
+    """A later step of one pass would be noted beside it."""
+
+    def factor(call: int) -> float:
+        if fails and call == 2:
+            raise ArithmeticError
+        return 1.0
+
+    model = Net(counted(factor))
+    optimizer = optimizer_of(model, "lomo")
+    with pytest.raises(ArithmeticError) if fails else nullcontext():
+        optimizer.backward(model(0))
+    assert optimizer._check is None

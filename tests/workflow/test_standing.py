@@ -91,6 +91,31 @@ def test_a_copy_of_what_is_whole_stands_whatever_the_times_of_its_files(
     assert min(times["report"]) >= max(times["tables"] + times["figures"])
 
 
+def test_a_page_is_made_newer_than_what_it_is_made_of(results: Path, study: dict[str, Any]) -> None:
+    """Records and tables are in order; the report is older than the tables that it shows."""
+    for place, at in (("runs", 1), ("tables", 2), ("figures", 4), ("report", 3)):
+        for path in (path for path in (results / place).rglob("*") if path.is_file()):
+            os.utime(path, (10**9 + at, 10**9 + at))
+    os.utime(results / "plan.json", (10**9, 10**9))
+    standing.look(results, planned(study))
+    report, tables = results / "report/index.html", results / "tables/table1.csv"
+    assert tables.stat().st_mtime == 10**9 + 2 and report.stat().st_mtime > 10**9 + 4
+
+
+def test_what_was_predicted_is_its_peaks_and_not_the_seconds(tmp_path: Path) -> None:
+    def digest(**runs: dict[str, Any]) -> str | None:
+        path = tmp_path / "estimates.json"
+        path.write_text(json.dumps({"runs": runs}))
+        return made.predicted(path)
+
+    before = digest(a={"peak_bytes": 1, "seconds": 2.0}, b={"peak_bytes": None})
+    assert digest(b={"peak_bytes": None}, a={"peak_bytes": 1, "seconds": 3.0}) == before
+    assert digest(a={"peak_bytes": 2, "seconds": 2.0}, b={"peak_bytes": None}) != before
+    assert digest(a={"peak_bytes": 1}, b={"peak_bytes": 0}) != before
+    assert digest(a={"peak_bytes": 1}) != before
+    assert made.predicted(tmp_path / "none.json") is None
+
+
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = {
     "title": (lambda study: {"title": "another"}, set()),
     "a run more": (
