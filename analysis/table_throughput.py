@@ -206,7 +206,7 @@ def _notes(collected: Collected, rows: list[Any]) -> list[str]:
         "Over AdamW, over LOMO: speeds divided by theirs on the same model in the same setting."
     ]
     if any(_known(row, EXTRA[0]) for row in rows):
-        notes.append(f"MFU: {FORMULA}; peaks of {PEAK_TABLE}. HFU counts what is recomputed too.")
+        notes.append(f"MFU: {FORMULA}; peaks: {PEAK_TABLE}. HFU counts what is recomputed too.")
     names = sorted({row.device_name for row in rows if isinstance(row.device_name, str)})
     notes += [f"Measured on: {', '.join(names)}."] if names else []
     notes += reason_notes(

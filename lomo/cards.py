@@ -95,7 +95,7 @@ def _key(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", _MAKER.sub("", name.lower()))
 
 
-PEAK_TABLE = "lomo/cards.py, dense, fp32 accumulate, TF32 off"
+PEAK_TABLE = "vendors' dense rates, fp32 accumulate, TF32 off"
 
 # Device name, as the driver gives it -> FLOP/s in bfloat16, float16 and float32, None where the
 # device has no unit for it or the vendor gives no number. 16-bit: tensor cores without sparsity,
