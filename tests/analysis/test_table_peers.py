@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_targets_are_met_or_not(tmp_path: Path) -> None:
     assert verdicts["clipped"] == (False, False)  # by one byte; by the median
     assert verdicts["below"] == (True, True)
     assert verdicts["sgd"] == (None, None)
+
+
+def test_a_target_that_is_just_reached_is_met(tmp_path: Path) -> None:
+    found = {entry.variant: entry for entry in entries(written(tmp_path))}
+    for ratios, met in (((1.9,), True), ((1.5, 1.9, 2.5), True), ((1.9, 1.91), False)):
+        at_it = replace(found["clipped"], time_ratios=ratios)
+        assert at_it.time_met is met
+    assert replace(found["clipped"], time_ratios=(1.9, 1.8)).rounds_agree
+    assert not replace(found["clipped"], time_ratios=(1.9, 1.91)).rounds_agree
+    assert replace(found["clipped"], over_floor_bytes=4 * MIBS).memory_met
 
 
 def test_the_table_shows_ratios_spreads_and_exact_bytes(tmp_path: Path) -> None:
