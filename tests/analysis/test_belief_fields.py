@@ -134,7 +134,10 @@ def believed(record: dict[str, Any], spec: Any, folder: Path, scratch: Path) -> 
         return False
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("zero-shot", "measured")]
+
+
+@pytest.mark.parametrize("kind", ["trained", "measured on a GPU", *SLOW])
 def test_every_value_that_is_edited_is_doubted(kind: str, results: Path, tmp_path: Path) -> None:
     run_id = KINDS[kind]
     spec, folder = plan().runs[run_id], results / "runs" / run_id

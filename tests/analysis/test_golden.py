@@ -39,8 +39,8 @@ from lomo.record import read_record
 
 GOLDEN = Path(__file__).parent / "golden"
 LOST = {"sgd 2": "oom", "ghost 1": "diverged", "floor 3": "timeout", "ada 1": None}
-SLOW = ("dev", "peers", "ablation")
-QUICK = ("test", "part", "predicted", "fits")
+SLOW = ("dev", "test", "peers", "ablation")
+QUICK = ("part", "predicted", "fits")
 
 
 def peers(folder: Path) -> Collected:
