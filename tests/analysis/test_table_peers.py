@@ -228,6 +228,19 @@ def test_the_spread_of_a_point_is_that_of_its_rounds(tmp_path: Path) -> None:
     assert named == {asked.get("title", name) for name, asked in VARIANTS.items()}
 
 
+@pytest.mark.parametrize(
+    ("names", "num_panels"),
+    [(["theirs", "ours"], 1), (["theirs", "ours", "sgd"], 2), (["ours", "sgd", "own"], 1)],
+    ids=["two near", "three near", "all near"],
+)
+def test_points_near_the_floor_get_a_panel_where_there_are_some(
+    names: list[str], num_panels: int, tmp_path: Path
+) -> None:
+    """The floor is one of those near; more than two, and others further off."""
+    given = study(variants={name: VARIANTS[name] for name in ["floor", *names]})
+    assert len(figure_peers(written(tmp_path, given=given)).axes) == num_panels
+
+
 def test_the_plan_of_the_table_is_not_the_specs(tmp_path: Path) -> None:
     """A title or a target that is edited repeats no run."""
     plan = synthetic.plan_of(study())
