@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+# Python's collector would look through torch and transformers while they are imported, and in each
+# test again: optimizers of ours look through all that it knows.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects() -> None:
+    """Hides from the collector what there is before a file's tests; no garbage is among it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, get_context
@@ -33,6 +34,7 @@ def results(
     def take(results_to: connection.Connection) -> None:
         for end in ends:
             end.close()
+        gc.freeze()  # what is shared is no garbage here; to look through it takes and copies it
         while index := os.read(queue, 2):
             number = int.from_bytes(index, "big")
             results_to.send((number, work(number)))

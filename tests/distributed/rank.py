@@ -6,6 +6,7 @@ each gave, or the error that it raised, goes to FOLDER/<rank>.pt.
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 import warnings
@@ -258,6 +259,7 @@ def main() -> None:
     for message, category in IGNORED:
         warnings.filterwarnings("ignore", message, category)
     engine = engines.start(name, "cpu")
+    gc.freeze()  # as tests/conftest.py does: optimizers look through all that the collector knows
     facts: dict[str, Facts] = {}
     for key, give in battery(engine, name).items():
         try:
