@@ -1,7 +1,8 @@
 """The command line: what a rule runs, a person can paste.
 
 Exit codes: 0 the command did its work (a run's record may still say oom or diverged), 2 what the
-user can mend (a mistake, a full disk), 3 the answer is no, 130 Ctrl-C, 1 a bug.
+user can mend (a mistake, a full disk), 3 the answer is no (nothing that was asked fits the card),
+130 Ctrl-C, 1 a bug.
 """
 
 from __future__ import annotations
@@ -23,18 +24,25 @@ from lomo.files import cannot_use, parse_json, read_text
 from lomo.interrupts import INTERRUPTED
 from lomo.memory import ask, fits
 from lomo.progress import CLEAR, SILENT
+from lomo.version import Version
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; gives the exit code."""
-    options = _parser().parse_args(arguments)
+    """Runs one command; gives the exit code. Without one, prints what there is."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        return ended(parser.print_help)
     return ended(lambda: options.command(options))
 
 
 def ended(command: Callable[[], object]) -> int:
-    """Does what a command line asked for; the exit code that tells how it ended."""
+    """Does what a command line asked for; the exit code that tells how it ended.
+
+    A command may give one itself; one that gives None has done its work.
+    """
     try:
         code = command()
         sys.stdout.flush()
@@ -65,7 +73,9 @@ def refuse(error: UserError) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lomo", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action=Version, help="package version and git commit")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(metavar="COMMAND")
 
     runs = commands.add_parser("runs", help="list all runs of a study, checked")
     runs.add_argument("study", help="study file, such as config/tiny.yaml, or its content as JSON")
@@ -324,14 +334,18 @@ def _wandb(options: argparse.Namespace) -> None:
     note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
 
 
-def _predict(options: argparse.Namespace) -> None:
+def _predict(options: argparse.Namespace) -> int:
     _quieten()
-    print(ask.answer(options))
+    text, code = ask.answer(options, progress=not QUIET)
+    print(text)
+    return code
 
 
-def _fits(options: argparse.Namespace) -> None:
+def _fits(options: argparse.Namespace) -> int:
     _quieten()
-    print(fits.answer(options, progress=not QUIET))
+    text, code = fits.answer(options, progress=not QUIET)
+    print(text)
+    return code
 
 
 def _predictions(options: argparse.Namespace) -> None:
@@ -375,12 +389,14 @@ def _quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # transformers reads both when it loads, which is not before a command needs it: it takes long.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    loaded: Any = sys.modules.get("transformers")
+    if loaded is not None:
+        loaded.logging.set_verbosity_error()
+        loaded.utils.logging.disable_progress_bar()
 
 
 def _one_line(record: Any) -> str:

@@ -31,10 +31,14 @@ _OTHER_NAMES = {"hidden_size": ("n_embed", "d_model"), "intermediate_size": ("n_
 
 @dataclass(frozen=True)
 class Architecture:
-    """A causal LM's Hugging Face configuration, and the name under which it was asked for."""
+    """A causal LM's Hugging Face configuration, and the name under which it was asked for.
+
+    notes: what of the model is counted, where that is not all or not plain; a sentence each.
+    """
 
     name: str
     config: Any
+    notes: tuple[str, ...] = ()
 
 
 def read_architecture(model: str, *, where: str) -> Architecture:

@@ -102,7 +102,7 @@ def test_a_config_that_is_not_sound(
     [
         (["--method", "lommo"], "did you mean 'lomo'?"),
         (["--method", "zero_shot"], "takes no training step"),
-        (["--world-size", "2"], "one process can't use 2 devices"),
+        (["--gpus", "2", "--engine", "single"], "one process can't use 2 devices"),
         (["--world-size", "64", "--engine", "fsdp2"], "64 devices can't share the 32 rows"),
         (["--method", "lora", "--engine", "zero3"], "zero3 can't run lora"),
         (["--wrap", "linear"], "single wraps nothing"),
