@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from lomo.errors import UserError
 from lomo.files import cannot_use, parse_json, read_text
 from lomo.interrupts import INTERRUPTED
 from lomo.memory import ask, fits
+from lomo.process import quieten, settle
 from lomo.progress import CLEAR, SILENT
 from lomo.version import Version
 
@@ -191,7 +190,7 @@ def _runs(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     plan_command.check(options)  # before the imports
-    _settle_process()
+    settle()
     print(plan_command.answer(options, _say_aside))
 
 
@@ -233,7 +232,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     from lomo.strict import parse
 
     entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
-    _settle_process()
+    settle()
     # Saving a model makes transformers import deepspeed, which warns where it finds no GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from lomo.lock import exclusive
@@ -284,7 +283,7 @@ def _run(options: argparse.Namespace) -> None:
 
     spec = read_spec(_json_argument(options.spec, "--spec"), where="--spec")
     check_model(spec, where="--spec")
-    _settle_process(spec.num_threads)
+    settle(spec.num_threads)
     from lomo.clock import Clock
     from lomo.engines.launch import is_rank, last_words, leave, rank_started_at
     from lomo.foresight import record_without_launch
@@ -335,14 +334,14 @@ def _wandb(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    _quieten()
+    quieten()
     text, code = ask.answer(options, progress=not QUIET)
     print(text)
     return code
 
 
 def _fits(options: argparse.Namespace) -> int:
-    _quieten()
+    quieten()
     text, code = fits.answer(options, progress=not QUIET)
     print(text)
     return code
@@ -358,7 +357,7 @@ def _predictions(options: argparse.Namespace) -> None:
 
         june_2023.use(options.modelling)
         out = options.results / "predictions-2023-06"
-    _settle_process()
+    settle()
     from lomo.made import note, page
     from lomo.memory.study import predict_study
     from lomo.standing import predicting_code
@@ -370,33 +369,8 @@ def _predictions(options: argparse.Namespace) -> None:
 def _warm(options: argparse.Namespace) -> None:
     from lomo.warm import serve
 
-    _settle_process(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    settle(int(os.environ.get("OMP_NUM_THREADS", "1")))
     serve(options.socket, main)
-
-
-def _settle_process(num_threads: int = 1) -> None:
-    """No network, no chatter, threads as told: what every measuring process needs."""
-    # Read by the libraries when they load: torch's own setting alone leaves MKL's behind.
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    _quieten()
-    import torch
-
-    torch.set_num_threads(num_threads)
-
-
-def _quieten() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    # transformers reads both when it loads, which is not before a command needs it: it takes long.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    loaded: Any = sys.modules.get("transformers")
-    if loaded is not None:
-        loaded.logging.set_verbosity_error()
-        loaded.utils.logging.disable_progress_bar()
 
 
 def _one_line(record: Any) -> str:

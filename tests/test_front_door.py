@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lomo import progress, version
+from lomo import version, waiting
 from lomo.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -62,11 +62,11 @@ def test_no_torch_is_loaded_before_a_mistake_is_told() -> None:
 def test_what_takes_long_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "QUIET_S", 0.0)
-    with progress.waiting("predicting") as _:
+    monkeypatch.setattr(waiting, "QUIET_S", 0.0)
+    with waiting.waiting("predicting") as _:
         while "predicting (0 s)\n" not in capsys.readouterr().err:
             pass
-    monkeypatch.setattr(progress, "QUIET_S", 60.0)
-    with progress.waiting("a moment"):
+    monkeypatch.setattr(waiting, "QUIET_S", 60.0)
+    with waiting.waiting("a moment"):
         pass
     assert capsys.readouterr().err == ""
