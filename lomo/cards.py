@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from lomo.errors import UserError, nearest
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(gib|gb|g)?\s*", re.IGNORECASE)
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf|nan)"
+_SIZE = re.compile(rf"\s*({_NUMBER})\s*([gm])?(?:i?b)?\s*", re.IGNORECASE)
 _MAKER = re.compile(r"\b(nvidia|geforce|tesla|quadro)\b", re.IGNORECASE)
 
 
@@ -63,13 +64,13 @@ CARDS = tuple(
 
 
 def card_of(text: str, *, where: str) -> Card:
-    """The card that `text` means: "24", "24GB", "24 GiB", or a name such as "RTX 4090".
+    """The card that `text` means: "24", "24GB", "24564 MiB", or a name such as "RTX 4090".
 
     Raises UserError for a size of nothing and a name that the table does not have.
     """
     size = _SIZE.fullmatch(text)
     if size:
-        gib = float(size[1])
+        gib = float(size[1]) / (1024 if (size[2] or "g").lower() == "m" else 1)
         if not 0 < gib < math.inf:
             raise UserError(f"a card of {gib:g} GiB", where=where, allowed="above 0")
         return Card(f"a card of {gib:g} GiB", gib)

@@ -1,7 +1,8 @@
 """The command line: what a rule runs, a person can paste.
 
 Exit codes: 0 the command did its work (a run's record may still say oom or diverged), 2 what the
-user can mend (a mistake, a full disk), 3 the answer is no, 130 Ctrl-C, 1 a bug.
+user can mend (a mistake, a full disk), 3 the answer is no (nothing that was asked fits the card),
+130 Ctrl-C, 1 a bug.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,27 @@ from lomo.errors import UserError
 from lomo.files import cannot_use, parse_json, read_text
 from lomo.interrupts import INTERRUPTED
 from lomo.memory import ask, fits
+from lomo.process import quieten, settle
 from lomo.progress import CLEAR, SILENT
+from lomo.version import Version
 
 QUIET = bool(os.environ.get("LOMO_QUIET"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; gives the exit code."""
-    options = _parser().parse_args(arguments)
+    """Runs one command; gives the exit code. Without one, prints what there is."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        return ended(parser.print_help)
     return ended(lambda: options.command(options))
 
 
 def ended(command: Callable[[], object]) -> int:
-    """Does what a command line asked for; the exit code that tells how it ended."""
+    """Does what a command line asked for; the exit code that tells how it ended.
+
+    A command may give one itself; one that gives None has done its work.
+    """
     try:
         code = command()
         sys.stdout.flush()
@@ -65,7 +72,9 @@ def refuse(error: UserError) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lomo", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action=Version, help="package version and git commit")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(metavar="COMMAND")
 
     runs = commands.add_parser("runs", help="list all runs of a study, checked")
     runs.add_argument("study", help="study file, such as config/tiny.yaml, or its content as JSON")
@@ -181,7 +190,7 @@ def _runs(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     plan_command.check(options)  # before the imports
-    _settle_process()
+    settle()
     print(plan_command.answer(options, _say_aside))
 
 
@@ -223,7 +232,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     from lomo.strict import parse
 
     entry = parse(ModelEntry, _json_argument(options.spec, "--spec"), where="--spec")
-    _settle_process()
+    settle()
     # Saving a model makes transformers import deepspeed, which warns where it finds no GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from lomo.lock import exclusive
@@ -274,7 +283,7 @@ def _run(options: argparse.Namespace) -> None:
 
     spec = read_spec(_json_argument(options.spec, "--spec"), where="--spec")
     check_model(spec, where="--spec")
-    _settle_process(spec.num_threads)
+    settle(spec.num_threads)
     from lomo.clock import Clock
     from lomo.engines.launch import is_rank, last_words, leave, rank_started_at
     from lomo.foresight import record_without_launch
@@ -324,14 +333,18 @@ def _wandb(options: argparse.Namespace) -> None:
     note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
 
 
-def _predict(options: argparse.Namespace) -> None:
-    _quieten()
-    print(ask.answer(options))
+def _predict(options: argparse.Namespace) -> int:
+    quieten()
+    text, code = ask.answer(options, progress=not QUIET)
+    print(text)
+    return code
 
 
-def _fits(options: argparse.Namespace) -> None:
-    _quieten()
-    print(fits.answer(options, progress=not QUIET))
+def _fits(options: argparse.Namespace) -> int:
+    quieten()
+    text, code = fits.answer(options, progress=not QUIET)
+    print(text)
+    return code
 
 
 def _predictions(options: argparse.Namespace) -> None:
@@ -344,7 +357,7 @@ def _predictions(options: argparse.Namespace) -> None:
 
         june_2023.use(options.modelling)
         out = options.results / "predictions-2023-06"
-    _settle_process()
+    settle()
     from lomo.made import note, page
     from lomo.memory.study import predict_study
     from lomo.standing import predicting_code
@@ -356,31 +369,8 @@ def _predictions(options: argparse.Namespace) -> None:
 def _warm(options: argparse.Namespace) -> None:
     from lomo.warm import serve
 
-    _settle_process(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    settle(int(os.environ.get("OMP_NUM_THREADS", "1")))
     serve(options.socket, main)
-
-
-def _settle_process(num_threads: int = 1) -> None:
-    """No network, no chatter, threads as told: what every measuring process needs."""
-    # Read by the libraries when they load: torch's own setting alone leaves MKL's behind.
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    _quieten()
-    import torch
-
-    torch.set_num_threads(num_threads)
-
-
-def _quieten() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _one_line(record: Any) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lomo.cards import card_of
 from lomo.errors import UserError
 from lomo.machine import Machine, find_machine, given_machine
 
@@ -22,9 +23,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "study", type=Path, help="study file, such as config/tiny.yaml, or a results/.../plan.json"
     )
-    parser.add_argument("--gpu", type=float, metavar="GIB", help="plan for a card of so many GiB")
+    parser.add_argument(
+        "--gpu", metavar="CARD", help="plan for a card: its GiB, or a name such as 'RTX 4090'"
+    )
     parser.add_argument("--gpus", type=int, help="and so many of them (default: 1)")
-    parser.add_argument("--gpu-name", help="and of that name, such as 'H200': for the time")
+    parser.add_argument("--gpu-name", help="of a card given in GiB, such as 'H200': for the time")
     parser.add_argument("--out", type=Path, help="also write every run's estimate as JSON")
     parser.add_argument("--estimates", type=Path, help="show those that stand in this file")
     parser.add_argument("--processes", type=int, default=1, help="predictions at a time")
@@ -122,6 +125,6 @@ def check(options: argparse.Namespace) -> tuple[Plan, Machine]:
                     "says which card, but not of what size", where=name, fix="add --gpu"
                 )
         return plan, find_machine(plan.study.device)
-    return plan, given_machine(
-        options.gpu, 1 if options.gpus is None else options.gpus, options.gpu_name
-    )
+    card = card_of(options.gpu, where="--gpu")
+    num_gpus = 1 if options.gpus is None else options.gpus
+    return plan, given_machine(card.gib, num_gpus, options.gpu_name or card.name)

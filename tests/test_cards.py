@@ -10,7 +10,7 @@ from lomo.errors import UserError
 
 @pytest.mark.parametrize(
     ("text", "gib"),
-    [("24", 24), ("24GB", 24), ("24 GiB", 24), ("23.5g", 23.5), ("0.5", 0.5)],
+    [("24", 24), ("24GB", 24), ("24 GiB", 24), ("23.5g", 23.5), ("0.5", 0.5), ("24576MiB", 24)],
 )
 def test_a_size_is_a_card(text: str, gib: float) -> None:
     card = card_of(text, where="--gpu")
@@ -35,7 +35,7 @@ def test_a_name_is_understood_as_people_write_it(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "0 GiB", "rtx", "RTX 4091", "A100", "", "-3", "nan", "24 TB"]
+    "text", ["0", "0 GiB", "rtx", "RTX 4091", "A100", "", "-3", "nan", "24 TB", "-24GB", "inf"]
 )
 def test_what_is_no_card_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--gpu"):

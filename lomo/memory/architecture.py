@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import copy
-import socket
-import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +12,8 @@ from lomo.causality import attention_of, check_causal
 from lomo.checkpoint import check_present, check_unquantised, read_config
 from lomo.errors import UserError, nearest
 from lomo.memory import june_2023
+from lomo.memory.hub import config_from_hub
+from lomo.memory.nested import experts_note, language_part
 from lomo.models import REGISTRY, ModelEntry, check_head_loss, registry, snapshot_hint
 
 if TYPE_CHECKING:
@@ -25,16 +22,19 @@ if TYPE_CHECKING:
 # What decides sizes. A config that lacks one would silently get the library's default.
 _NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _NEEDED_IF_KNOWN = ("intermediate_size", "ffn_dim")
-HUB_ANSWERS_S = 4.0
 _OTHER_NAMES = {"hidden_size": ("n_embed", "d_model"), "intermediate_size": ("n_inner",)}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A causal LM's Hugging Face configuration, and the name under which it was asked for."""
+    """A causal LM's Hugging Face configuration, and the name under which it was asked for.
+
+    notes: what of the model is counted, where that is not all or not plain; a sentence each.
+    """
 
     name: str
     config: Any
+    notes: tuple[str, ...] = ()
 
 
 def read_architecture(model: str, *, where: str) -> Architecture:
@@ -44,7 +44,7 @@ def read_architecture(model: str, *, where: str) -> Architecture:
     a config whose sizes are missing or do not fit together.
     """
     values, source = _values(model, where)
-    return Architecture(Path(model).name, _config(values, source))
+    return _architecture(Path(model).name, values, source)
 
 
 def entry_architecture(entry: ModelEntry) -> Architecture:
@@ -58,7 +58,15 @@ def entry_architecture(entry: ModelEntry) -> Architecture:
             where=f"{REGISTRY}: {entry.name}",
             fix="write the values of its config.json under `architecture`",
         )
-    return Architecture(entry.name, _config(dict(entry.architecture), f"{REGISTRY}: {entry.name}"))
+    return _architecture(entry.name, entry.architecture, f"{REGISTRY}: {entry.name}")
+
+
+def _architecture(name: str, values: Mapping[str, Any], source: str) -> Architecture:
+    check_unquantised(values, where=source)
+    part, of_what = language_part(values, source)
+    config = _config(part, source)
+    notes = (of_what, experts_note(config))
+    return Architecture(name, config, tuple(note for note in notes if note))
 
 
 def count_parameters(architecture: Architecture) -> int:
@@ -110,7 +118,7 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
             return read_config(Path(entry.path) / "config.json"), str(entry.path)
         if entry.architecture is not None:
             return dict(entry.architecture), f"{REGISTRY}: {model}"
-        return _from_hub(str(entry.hub), entry.revision, where), str(entry.hub)
+        return config_from_hub(str(entry.hub), entry.revision, where), str(entry.hub)
     folder = Path(model)
     if folder.is_dir():
         path = folder / "config.json"
@@ -125,7 +133,7 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
         check_present(folder, values, where=f"{where}: {model}")
         return values, str(path)
     if _is_hub_id(model):
-        return _from_hub(model, None, where), model
+        return config_from_hub(model, None, where), model
     close = nearest(model, known)
     raise UserError(
         f"unknown model {model!r}",
@@ -138,45 +146,6 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
 def _is_hub_id(model: str) -> bool:
     owner, slash, name = model.partition("/")
     return bool(slash and owner and name) and "/" not in name and owner[0] not in ".~"
-
-
-def _from_hub(model: str, revision: str | None, where: str) -> dict[str, Any]:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    # Without a network its client tries again for half a minute.
-    cached = constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)
-    try:
-        found = hf_hub_download(model, "config.json", revision=revision, local_files_only=cached)
-        return read_config(Path(found))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        first = "it cannot be reached, and the local cache has none" if cached else first
-        raise UserError(
-            f"the hub gives no config.json of {model!r}: {first}",
-            where=where,
-            allowed="a model that is public, or in the local cache",
-            fix="check the id and the network, or give a folder with its config.json",
-        ) from error
-
-
-def _answers(address: str) -> bool:
-    """Whether a connection can be made within HUB_ANSWERS_S; a proxy is taken to answer."""
-    split = urllib.parse.urlsplit(address)
-    if split.hostname is None or split.scheme in urllib.request.getproxies():
-        return True
-    place = split.hostname, split.port or (443 if split.scheme == "https" else 80)
-    made: list[bool] = []
-
-    def connect() -> None:
-        with suppress(OSError), socket.create_connection(place, timeout=HUB_ANSWERS_S):
-            made.append(True)
-
-    # A thread, since looking a name up has no limit of its own.
-    asking = threading.Thread(target=connect, daemon=True)
-    asking.start()
-    asking.join(HUB_ANSWERS_S)
-    return bool(made)
 
 
 def read_family(values: Mapping[str, Any], source: str) -> tuple[Any, Any]:

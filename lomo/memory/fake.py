@@ -8,46 +8,21 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorMode,
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lomo.memory import june_2023
+from lomo.memory.fake_mode import RememberingMode
 
 # A shape rule that is stricter than the CPU's kernel: the grouped product of a mixture of experts.
 _META_CHECK = re.compile(r"^Expected inputs of BF16 type")
-
-_ATEN = torch.ops.aten
-
-
-class _Answers(TorchDispatchMode):
-    """Answers what the host asks of a tensor without values: True, 1, "equal".
-
-    So a mask hides nothing, a norm is finite and a weight is as its master copy left it: what a
-    sound step would find. `last` is the operator that ran last.
-    """
-
-    last: Any = None
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is _ATEN._local_scalar_dense.default:
-            dtype = args[0].dtype
-            return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
-        if func is _ATEN.equal.default:
-            return True
-        _Answers.last = func
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -73,8 +48,7 @@ def fake_tensors(*, as_device: str) -> Iterator[None]:
         # float16 without a loss scale: nothing is trained here.
         warnings.filterwarnings("ignore", message="float16 weights without a loss scale")
         stack.enter_context(_silent("torch._subclasses.fake_tensor"))
-        stack.enter_context(FakeTensorMode())
-        stack.enter_context(_Answers())
+        stack.enter_context(RememberingMode())
         yield
 
 
@@ -87,9 +61,9 @@ def unsupported_operation(error: Exception) -> str | None:
     if isinstance(error, UnsupportedOperatorException):
         return f"{error.func} has no rule for shapes"
     if isinstance(error, RuntimeError) and _META_CHECK.search(str(error)):
-        return f"{_Answers.last} as the simulation has it: {_first_line(error)}"
+        return f"{RememberingMode.last} as the simulation has it: {_first_line(error)}"
     if isinstance(error, UnsupportedFakeTensorException | NotImplementedError):
-        return f"{_Answers.last}: {_first_line(error)}"
+        return f"{RememberingMode.last}: {_first_line(error)}"
     return None
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lomo.cards import card_of
 from lomo.errors import UserError
+from lomo.memory import ask
+from lomo.waiting import waiting
 
 if TYPE_CHECKING:
     from lomo.memory.architecture import Architecture
+    from lomo.memory.fitting import Answer
 
 LARGE = 1_000_000_000  # parameters of a model that stands in the table
 
@@ -21,40 +24,76 @@ LARGE = 1_000_000_000  # parameters of a model that stands in the table
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `fits`."""
     parser.add_argument(
-        "--gpu", type=float, nargs="+", required=True, metavar="GIB", help="a card's GiB"
+        "--gpu", nargs="+", required=True, metavar="CARD", help=f"cards: {ask.CARD_HELP}"
     )
     parser.add_argument("--gpus", type=int, default=1, help="cards: 1, 2, 4, ... up to so many")
     parser.add_argument("--models", nargs="+", help="as of `predict` (default: the paper's four)")
     parser.add_argument("--methods", nargs="+", help="method ids (default: all that train)")
-    parser.add_argument("--sequence", type=int, default=1024, help="tokens a sequence")
+    parser.add_argument("--seq-len", type=int, default=1024, help="tokens a sequence")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="default: one a core"
+        "--sequence", dest="seq_len", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    ask.add_switches(parser, checkpointing=True)
+    parser.add_argument(
+        "--processes", type=int, default=cores(), help="default: one a core, %(default)s here"
     )
     parser.add_argument("--json", action="store_true", help="every cell, in bytes")
     parser.add_argument("--out", type=Path, help="also write every cell to this file, as JSON")
 
 
-def answer(options: argparse.Namespace, *, progress: bool) -> str:
-    """What fits, as text. Raises UserError for what cannot be asked."""
-    from lomo.files import write_text
-    from lomo.memory.fits_text import as_json, as_text
-    from lomo.memory.fitting import card_counts, find
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    architectures, methods = _check(options)
+
+def answer(options: argparse.Namespace, *, progress: bool) -> tuple[str, int]:
+    """What fits, as text, and the exit code. Raises UserError for what cannot be asked."""
+    from lomo.files import write_text
+
+    cards = sorted({card_of(text, where="--gpu") for text in options.gpu}, key=lambda c: c.gib)
+    methods = _check(options)
+    architectures = _architectures(options)
     if options.out:
         _check_folder(options.out)
+    with waiting("loading torch and transformers", shown=progress):
+        from lomo.memory.fits_text import as_json, as_text
+        from lomo.memory.fitting import Switches, card_counts, find
+
+    switches = Switches(
+        dtype=options.dtype,
+        attention=options.attention,
+        head_loss=options.head_loss,
+        checkpointing=options.checkpointing,
+        max_grad_norm=options.max_grad_norm,
+        rank=options.rank,
+    )
     found = find(
         architectures,
         methods,
-        gpus_gib=sorted(set(options.gpu)),
+        gpus_gib=list(dict.fromkeys(card.gib for card in cards)),
         counts=card_counts(options.gpus),
-        sequence_length=options.sequence,
+        sequence_length=options.seq_len,
         num_processes=options.processes,
         progress=progress,
+        switches=switches,
+        hints=not options.out,
     )
+    _check_refused(found)
     if options.out:
         write_text(options.out, as_json(found, fingerprint_of_fits(methods)))
-    return as_json(found, fingerprint_of_fits(methods)) if options.json else as_text(found)
+    if options.json:
+        text = as_json(found, fingerprint_of_fits(methods))
+    else:
+        text = as_text(found, {card.gib: card.name for card in cards})
+    return text, 0 if any(cell.batch_size for cell in found.cells) else ask.DOES_NOT_FIT
+
+
+def _check_refused(found: Answer) -> None:
+    """A table of refusals is no answer."""
+    reasons = list(dict.fromkeys(cell.refused for cell in found.cells))
+    if None not in reasons:
+        more = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
+        raise UserError(f"nothing of it can be run: {reasons[0]}{more}", where="fits")
 
 
 def trained_methods() -> list[str]:
@@ -90,15 +129,13 @@ def fingerprint_of_fits(methods: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _check(options: argparse.Namespace) -> tuple[list[Architecture], list[str]]:
+def _check(options: argparse.Namespace) -> list[str]:
+    """The methods that are asked for."""
     from lomo import methods
 
-    for gpu_gib in options.gpu:
-        if not 0 < gpu_gib < math.inf:
-            raise UserError(f"a card of {gpu_gib:g} GiB", where="--gpu", allowed="above 0")
     for count, what, where in (
         (options.gpus, "cards", "--gpus"),
-        (options.sequence, "tokens", "--sequence"),
+        (options.seq_len, "tokens", "--seq-len"),
         (options.processes, "processes", "--processes"),
     ):
         if count < 1:
@@ -110,7 +147,11 @@ def _check(options: argparse.Namespace) -> tuple[list[Architecture], list[str]]:
             raise UserError(
                 f"{method} takes no training step", where="--methods", allowed=", ".join(trained)
             )
-    return _architectures(options), list(dict.fromkeys(options.methods or trained))
+    asked = list(dict.fromkeys(options.methods or trained))
+    if options.rank is not None and not any(ask.has_rank(method) for method in asked):
+        adapted = ", ".join(method for method in trained if ask.has_rank(method))
+        raise UserError("no method that is asked for has adapters", where="--rank", allowed=adapted)
+    return asked
 
 
 def _check_folder(out: Path) -> None:
@@ -133,10 +174,10 @@ def _architectures(options: argparse.Namespace) -> list[Architecture]:
     ]
     for architecture in architectures:
         positions = getattr(architecture.config, "max_position_embeddings", None)
-        if positions is not None and options.sequence > positions:
+        if positions is not None and options.seq_len > positions:
             raise UserError(
-                f"{options.sequence} tokens are more than {architecture.name} has positions",
-                where="--sequence",
+                f"{options.seq_len} tokens are more than {architecture.name} has positions",
+                where="--seq-len",
                 allowed=f"at most {positions}",
             )
     return architectures

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from lomo.causality import attention_of
 from lomo.errors import UserError
 from lomo.machine import RESERVE_GIB
 from lomo.memory import ask
+from lomo.waiting import shown
 
 if TYPE_CHECKING:
     from lomo.memory.architecture import Architecture
@@ -41,6 +43,30 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Switches:
+    """What all cells share beside method and cards; attention None: what each model has."""
+
+    dtype: str = "bfloat16"
+    attention: str | None = None
+    head_loss: str = "model"
+    checkpointing: bool = True
+    max_grad_norm: float | None = None
+    rank: int | None = None
+
+
+DEFAULT = Switches()
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A cell in which one switch more lets `batch_size` sequences fit."""
+
+    cell: Cell
+    switch: str
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """All cells of a question, by card size, number of cards, model and method."""
 
@@ -49,6 +75,9 @@ class Answer:
     methods: Sequence[str]
     sequence_length: int
     wall_s: float
+    switches: Switches = DEFAULT
+    hints: Sequence[Hint] = ()
+    notes: Sequence[str] = ()
 
     def of_size(self, gpu_gib: float) -> list[Cell]:
         """The cells of one size of card."""
@@ -69,37 +98,129 @@ def find(
     sequence_length: int,
     num_processes: int,
     progress: bool,
+    switches: Switches = DEFAULT,
+    hints: bool = False,
 ) -> Answer:
     """The cells of all card sizes, numbers of cards, models and methods.
 
-    Peaks do not depend on the size of a card, so each is predicted once for all sizes.
+    Peaks do not depend on the size of a card, so each is predicted once for all sizes. hints: for
+    each model, what one switch more would let fit on the fewest cards.
     """
-    from lomo.memory import forked, peaks  # noqa: F401 (peaks: else each process imports it)
-
     started_at = time.perf_counter()
     questions = [
-        (architecture, method, count)
+        _Question(architecture, method, count, sequence_length, tuple(gpus_gib), switches)
         for count in counts
         for architecture in architectures
         for method in methods
     ]
+    answered = _answered(questions, num_processes, progress=progress)
+    cells = [found[size] for size in range(len(gpus_gib)) for found in answered]
+    found_hints: list[Hint] = []
+    if hints:
+        by_name = {architecture.name: architecture for architecture in architectures}
+        wider = [
+            (cell, switch, _Question(by_name[cell.model], *_place(cell, sequence_length), more))
+            for cell in _tight_cells(cells)
+            for switch, more in _more(switches)
+        ]
+        tried = _answered([question for _, _, question in wider], num_processes, progress=progress)
+        found_hints = [
+            Hint(cell, switch, better.batch_size)
+            for (cell, switch, _), (better,) in zip(wider, tried, strict=True)
+            if better.batch_size > cell.batch_size
+        ]
+    return Answer(
+        cells,
+        [architecture.name for architecture in architectures],
+        list(methods),
+        sequence_length,
+        time.perf_counter() - started_at,
+        switches,
+        found_hints,
+        [f"{one.name}: {note}" for one in architectures for note in one.notes],
+    )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What one process works out at a time: a cell for each size of card."""
+
+    architecture: Architecture
+    method: str
+    num_gpus: int
+    sequence_length: int
+    gpus_gib: tuple[float, ...]
+    switches: Switches
+
+    @property
+    def cost(self) -> float:
+        """What it takes, roughly, beside other questions."""
+        from lomo.memory.peaks import NUM_LAYERS, can_unroll
+
+        layers = int(self.architecture.config.num_hidden_layers)
+        simulated = NUM_LAYERS if can_unroll(self.architecture) else layers
+        return simulated * (2 if self.num_gpus > 1 else 1) * (2 if "adalomo" in self.method else 1)
+
+
+def _answered(
+    questions: Sequence[_Question], num_processes: int, *, progress: bool
+) -> list[list[Cell]]:
+    """The cells of each question, in their order."""
+    from lomo.memory import forked, peaks  # noqa: F401 (peaks: else each process imports it)
 
     def work(number: int) -> list[Cell]:
-        architecture, method, count = questions[number]
-        cells = _cells(architecture, method, count, sequence_length, gpus_gib)
+        cells = _cells(questions[number])
         gc.collect()  # a simulated model has cycles
         return cells
 
     # What takes longest comes first, so that no process is left alone with it at the end.
-    order = sorted(range(len(questions)), key=lambda number: questions[number][2] == 1)
-    by_question: dict[int, list[Cell]] = {}
+    order = sorted(range(len(questions)), key=lambda number: -questions[number].cost)
+    found: dict[int, list[Cell]] = {}
     arriving = forked.results(lambda place: work(order[place]), len(order), num_processes)
-    for place, cells in _shown(arriving, len(order), progress=progress):
-        by_question[order[place]] = cells
-    cells = [by_question[n][size] for size in range(len(gpus_gib)) for n in range(len(questions))]
-    names = [architecture.name for architecture in architectures]
-    wall_s = time.perf_counter() - started_at
-    return Answer(cells, names, list(methods), sequence_length, wall_s)
+    for place, cells in shown(arriving, len(order), _title, progress=progress):
+        found[order[place]] = cells
+    return [found[number] for number in range(len(questions))]
+
+
+def _title(cells: list[Cell]) -> str:
+    return f"{cells[0].model} {cells[0].method} x {cells[0].num_gpus}"
+
+
+def _place(cell: Cell, sequence_length: int) -> tuple[str, int, int, tuple[float, ...]]:
+    return cell.method, cell.num_gpus, sequence_length, (cell.gpu_gib,)
+
+
+def _tight_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell a model: on the fewest and smallest cards that hold it, by the best method.
+
+    Of a model that fits nowhere, the cell that lacks least.
+    """
+    best: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.refused is None:
+            known = best.setdefault(cell.model, cell)
+            best[cell.model] = max(known, cell, key=_nearness)  # of equals the first
+    return list(best.values())
+
+
+def _nearness(cell: Cell) -> tuple[bool, float, float, int]:
+    if not cell.batch_size:
+        return False, -cell.missing_bytes, 0, 0
+    return True, -cell.num_gpus, -cell.gpu_gib, cell.batch_size
+
+
+def _more(switches: Switches) -> list[tuple[str, Switches]]:
+    """Each switch that may save memory and is not set, by its option."""
+    found = []
+    if switches.head_loss != "fused":
+        found.append(("--head-loss fused", replace(switches, head_loss="fused")))
+    if not switches.checkpointing:
+        found.append(("--checkpointing", replace(switches, checkpointing=True)))
+    if switches.attention == "eager":
+        found.append(("--attention sdpa", replace(switches, attention="sdpa")))
+    if switches.dtype == "float32":
+        found.append(("--dtype bfloat16", replace(switches, dtype="bfloat16")))
+    return found
 
 
 def largest_batch(peak: Callable[[int], int], budget_bytes: int) -> int:
@@ -140,63 +261,45 @@ def _crossing(low: tuple[int, int], high: tuple[int, int], budget_bytes: int) ->
     return low[0] + (budget_bytes - low[1]) * (high[0] - low[0]) // rise
 
 
-def _cells(
-    architecture: Architecture,
-    method: str,
-    num_gpus: int,
-    sequence_length: int,
-    gpus_gib: Sequence[float],
-) -> list[Cell]:
+def _cells(question: _Question) -> list[Cell]:
     """One cell for each size of card."""
     from lomo.memory.peaks import PeakByBatch
 
-    where = architecture.name, method, num_gpus
+    architecture = question.architecture
+    where = architecture.name, question.method, question.num_gpus
     try:
-        peak = PeakByBatch(architecture, asked(*where, sequence_length))
+        spec = asked(*where, question.sequence_length, question.switches)
+        if question.switches.attention is None:
+            found = {"attention": attention_of(architecture.config)}
+            spec = spec.model_copy(update=found)
+        peak = PeakByBatch(architecture, spec)
         cells = []
-        for gpu_gib in gpus_gib:
+        for gpu_gib in question.gpus_gib:
             budget_bytes = int((gpu_gib - RESERVE_GIB) * ask.GIB)
             batch_size = largest_batch(peak, budget_bytes)
             peak_bytes = peak(max(batch_size, 1))
             missing_bytes = max(peak_bytes - budget_bytes, 0)
-            found = batch_size, peak_bytes, missing_bytes
-            cells.append(Cell(*where, gpu_gib, *found, account=peak.account))
+            numbers = batch_size, peak_bytes, missing_bytes
+            cells.append(Cell(*where, gpu_gib, *numbers, account=peak.account))
     except UserError as error:
-        return [Cell(*where, gpu_gib, 0, 0, 0, refused=error.what) for gpu_gib in gpus_gib]
+        return [Cell(*where, gpu_gib, 0, 0, 0, refused=error.what) for gpu_gib in question.gpus_gib]
     return cells
 
 
-def asked(model: str, method: str, num_gpus: int, sequence_length: int) -> MeasureSpec:
+def asked(
+    model: str, method: str, num_gpus: int, sequence_length: int, switches: Switches = DEFAULT
+) -> MeasureSpec:
     """The run that a cell asks for. Raises UserError for what the engine can't run."""
     question = argparse.Namespace(
         model=model,
         method=method,
         seq_len=sequence_length,
         batch_size=1,
-        checkpointing=True,
-        dtype="bfloat16",
-        attention="sdpa",
-        max_grad_norm=None,
         engine="single" if num_gpus == 1 else "fsdp2",
         world_size=num_gpus,
         wrap="layer",
+        **asdict(switches),
     )
+    if not ask.has_rank(method):
+        question.rank = None  # of the other methods
     return ask.spec_of(question)
-
-
-def _shown(
-    arriving: Iterator[tuple[int, list[Cell]]], num: int, *, progress: bool
-) -> Iterator[tuple[int, list[Cell]]]:
-    """Each result as it comes, with a bar on stderr that names it."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    hidden = not (progress and console.is_terminal)
-    with Progress(console=console, disable=hidden, transient=True) as bar:
-        task = bar.add_task("", total=num)
-        for place, cells in arriving:
-            cell = cells[0]
-            bar.update(task, description=f"{cell.model} {cell.method} x {cell.num_gpus}")
-            bar.advance(task)
-            yield place, cells

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
@@ -41,7 +41,7 @@ class StorageMeter(TorchDispatchMode):
     """
 
     def __init__(
-        self, device: torch.device, *, fake_mode: object | None = None, granule_bytes: int = 1
+        self, device: torch.device, *, fake_mode: Any = None, granule_bytes: int = 1
     ) -> None:
         super().__init__()
         if granule_bytes < 1:
@@ -61,6 +61,8 @@ class StorageMeter(TorchDispatchMode):
         self._live: dict[int, _Storage] = {}
         self._order = 0
         self._outer_resize: Any = None
+        # A fake mode of ours tells of each operator, which is cheaper than a mode above it.
+        self._is_told = hasattr(fake_mode, "watcher")
 
     def __enter__(self) -> Self:
         # `storage.resize_` is no operator: FSDP frees its gathered parameters by it, unseen.
@@ -75,11 +77,17 @@ class StorageMeter(TorchDispatchMode):
             return result
 
         torch.UntypedStorage.resize_ = resize_  # type: ignore[assignment,method-assign]
-        super().__enter__()
+        if self._is_told:
+            self.fake_mode.watcher = self
+        else:
+            super().__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        super().__exit__(*exc)
+        if self._is_told:
+            self.fake_mode.watcher = None
+        else:
+            super().__exit__(*exc)
         del torch.UntypedStorage.resize_  # shows the inherited one again
         if self._outer_resize is not None:
             torch.UntypedStorage.resize_ = self._outer_resize  # type: ignore[method-assign]
@@ -92,18 +100,26 @@ class StorageMeter(TorchDispatchMode):
         # come back here with the tensors inside.
         if types and any(is_wrapper(kind) for kind in types):
             return NotImplemented
-        # An unknown storage among the inputs was not made by an operator seen here: a batch,
-        # a constant. It counts from now on, as other.
+        self.before(args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        self.after(func, args, result)
+        return result
+
+    def before(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+        """What an operator is about to be given.
+
+        An unknown storage among it was not made by an operator seen here: a batch, a constant. It
+        counts from now on, as other.
+        """
         self._observe_all(args, Category.OTHER)
         if kwargs:
             self._observe_all(kwargs.values(), Category.OTHER)
-            result = func(*args, **kwargs)
-        else:
-            result = func(*args)
+
+    def after(self, func: Any, args: Iterable[Any], result: Any) -> None:
+        """What came out of the operator."""
         self._observe_all((result,), self.new_category)
         if func in _SUMS and not torch.is_grad_enabled():
             self._remember_sum(result, args)
-        return result
 
     def mark(self, tensor: torch.Tensor, category: Category, name: str = "") -> None:
         """Counts `tensor` under `category` from its birth on, if that outranks what it is now."""

@@ -35,7 +35,7 @@ class PeakByBatch:
     def __init__(self, architecture: Architecture, spec: MeasureSpec) -> None:
         self.architecture, self.spec = architecture, spec
         self.account = "simulated"
-        self.unrolls = _can_unroll(architecture)
+        self.unrolls = can_unroll(architecture)
         self._whole = cache(self._whole_peak)
         self._steps = cache(self._simulated_steps)
 
@@ -104,7 +104,8 @@ class PeakByBatch:
         return predict(architecture, self.spec.model_copy(update={"batch_size": batch_size}))
 
 
-def _can_unroll(architecture: Architecture) -> bool:
+def can_unroll(architecture: Architecture) -> bool:
+    """Whether a few layers of the model tell of all."""
     config = architecture.config
     kinds = set(getattr(config, "layer_types", None) or ())
     deep = config.num_hidden_layers > NUM_LAYERS + 1

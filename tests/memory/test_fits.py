@@ -109,7 +109,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def answer(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> dict[str, Any]:
-    question = ["fits", "--models", str(folder), "--sequence", "16", "--json", *options]
+    question = ["fits", "--models", str(folder), "--seq-len", "16", "--json", *options]
     question += [] if "--processes" in options else ["--processes", "1"]
     assert main(question) == 0
     facts: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -153,7 +153,7 @@ def in_words(tmp_path_factory: pytest.TempPathFactory) -> str:
     DeepseekV3Config(
         **SIZES, **latent, **heads, intermediate_size=80, first_k_dense_replace=3
     ).save_pretrained(folder)
-    question = ["--models", str(folder), "--methods", "lora", "lomo", "--sequence", "16"]
+    question = ["--models", str(folder), "--methods", "lora", "lomo", "--seq-len", "16"]
     with contextlib.redirect_stdout(io.StringIO()) as text:
         assert main(["fits", *question, "--processes", "1", "--gpu", "24", "0.5"]) == 0
     return text.getvalue()
@@ -190,11 +190,11 @@ def test_the_table_says_what_fits_and_what_is_refused(in_words: str) -> None:
         (["--gpu", "24", "--gpus", "0"], "0 cards"),
         (["--gpu", "24", "--gpus", "-8"], "-8 cards"),
         (["--gpu", "24", "--processes", "0"], "0 processes"),
-        (["--gpu", "24", "--sequence", "0"], "0 tokens"),
+        (["--gpu", "24", "--seq-len", "0"], "0 tokens"),
         (["--gpu", "24", "--models", "llama-7"], "did you mean 'llama-7b'?"),
         (["--gpu", "24", "--methods", "lommo"], "did you mean 'lomo'?"),
         (["--gpu", "24", "--methods", "zero_shot"], "takes no training step"),
-        (["--gpu", "24", "--sequence", "2049"], "2049 tokens are more than llama-7b has positions"),
+        (["--gpu", "24", "--seq-len", "2049"], "2049 tokens are more than llama-7b has positions"),
     ],
 )
 def test_a_question_without_an_answer(
@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "what_fits.json"
-    question = ["--models", str(folder), "--methods", "lomo", "--sequence", "16", "--gpu", "24"]
+    question = ["--models", str(folder), "--methods", "lomo", "--seq-len", "16", "--gpu", "24"]
     assert main(["fits", *question, "--out", str(out)]) == 2
     assert "cannot be written" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lomo.memory import compared
 from lomo.memory.architecture import Architecture, read_architecture
 from lomo.memory.ledger import Ledger
 from lomo.memory.predict import predict
@@ -49,6 +50,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
+# Family, method and options of the other comparisons on one device.
+WITH_OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
+    ("llama", "lomo", {"max_grad_norm": 1.0, "dtype": "bfloat16"}),
+    ("llama", "adalomo", {"dtype": "bfloat16", "activation_checkpointing": True}),
+    ("llama", "adamw", {"dtype": "bfloat16", "max_grad_norm": 1.0}),
+    ("llama", "lora_lomo", {"dtype": "bfloat16", "max_grad_norm": 1.0, "attention": "sdpa"}),
+    ("llama", "lomo", {"attention": "sdpa"}),
+    ("mistral", "lomo", {"attention": "sdpa", "activation_checkpointing": True}),
+    ("qwen", "sgd", {"attention": "sdpa", "dtype": "bfloat16"}),
+    ("opt", "lomo", {"attention": "sdpa", "weight_decay": 0.1}),
+    ("gpt2", "lomo", {"attention": "sdpa"}),
+    ("gpt2", "adamw", {"activation_checkpointing": True}),
+    ("llama", "adalomo", {"max_grad_norm": 1.0}),
+    ("llama", "lomo", {"max_grad_norm": 1.0, "hyper": {"norm_scope": "previous_step"}}),
+    ("gpt2-cross", "adalomo", {}),
+]
+ON_RANKS = ["lomo", "adamw"]
+
+
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", BY_ALL_METHODS)
@@ -61,30 +81,42 @@ def test_a_prediction_is_what_a_run_measures(
     assert predicted(prediction.ledger) == measured(spec, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("family", "method", "options"),
-    [
-        ("llama", "lomo", {"max_grad_norm": 1.0, "dtype": "bfloat16"}),
-        ("llama", "adalomo", {"dtype": "bfloat16", "activation_checkpointing": True}),
-        ("llama", "adamw", {"dtype": "bfloat16", "max_grad_norm": 1.0}),
-        ("llama", "lora_lomo", {"dtype": "bfloat16", "max_grad_norm": 1.0, "attention": "sdpa"}),
-        ("llama", "lomo", {"attention": "sdpa"}),
-        ("mistral", "lomo", {"attention": "sdpa", "activation_checkpointing": True}),
-        ("qwen", "sgd", {"attention": "sdpa", "dtype": "bfloat16"}),
-        ("opt", "lomo", {"attention": "sdpa", "weight_decay": 0.1}),
-        ("gpt2", "lomo", {"attention": "sdpa"}),
-        ("gpt2", "adamw", {"activation_checkpointing": True}),
-        ("llama", "adalomo", {"max_grad_norm": 1.0}),
-        ("llama", "lomo", {"max_grad_norm": 1.0, "hyper": {"norm_scope": "previous_step"}}),
-        ("gpt2-cross", "adalomo", {}),
-    ],
-)
+@pytest.mark.parametrize(("family", "method", "options"), WITH_OPTIONS)
 def test_so_is_one_with_other_options(
     family: str, method: str, options: dict[str, Any], folders: dict[str, Path], tmp_path: Path
 ) -> None:
     spec = spec_of(method, model_path=str(folders[family]), **options)
     ledger = predict(small(family), spec, device="cpu").ledger
     assert predicted(ledger) == measured(spec, tmp_path / "run")
+
+
+def test_what_is_said_to_be_compared_is_what_is_compared_here() -> None:
+    families = [getattr(family, "values", [family])[0] for family in BY_ALL_METHODS]
+    pairs = {(family, method) for family in families for method in METHODS}
+    pairs |= {(family, method) for family, method, _ in WITH_OPTIONS}
+    found: dict[str, set[str]] = {}
+    for family, method in pairs:
+        found.setdefault(CONFIGS[family].model_type, set()).add(method)
+    assert {kind: set(methods) for kind, methods in compared.ON_ONE.items()} == found
+    # `model_folder`, of which the ranks are made, is a LLaMA.
+    assert {kind: set(methods) for kind, methods in compared.ON_RANKS.items()} == {
+        "llama": set(ON_RANKS)
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("llama", "lora", "single"), "Tests compare llama by lora with a run on a CPU: equal"),
+        (("mistral", "adamw", "single"), "mistral by adamw was not compared with a run; tests"),
+        (("gemma", "lomo", "single"), "compare llama and qwen3 and opt and mistral and gpt2 with"),
+        (("llama", "lomo", "fsdp2"), "two CPU ranks: the sum of terms is equal to the byte"),
+        (("llama", "lora", "fsdp2"), "under fsdp2 was not compared with a run; no model was"),
+        (("llama", "galore", "single"), "was not compared with a run; no model was"),
+    ],
+)
+def test_exactness_is_claimed_for_what_is_tested(asked: tuple[str, str, str], told: str) -> None:
+    assert told in compared.sentence(*asked)
 
 
 def test_a_prediction_leaves_no_trace() -> None:
@@ -204,7 +236,7 @@ def measured_on_ranks(spec: MeasureSpec, folder: Path) -> Memory:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
-@pytest.mark.parametrize("method", ["lomo", "adamw"])
+@pytest.mark.parametrize("method", ON_RANKS)
 def test_a_rank_measures_what_was_predicted(
     method: str, engine: str, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import socketserver
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BloomConfig, CTRLConfig, Gemma3nTextConfig
 
 from lomo.cli import main
+from lomo.memory import hub
 from tests.memory.predictions import CONFIGS, MIXTURE, SIZES
 
 TINY_STORIES = {
@@ -102,7 +106,7 @@ def test_a_config_that_is_not_sound(
     [
         (["--method", "lommo"], "did you mean 'lomo'?"),
         (["--method", "zero_shot"], "takes no training step"),
-        (["--world-size", "2"], "one process can't use 2 devices"),
+        (["--gpus", "2", "--engine", "single"], "one process can't use 2 devices"),
         (["--world-size", "64", "--engine", "fsdp2"], "64 devices can't share the 32 rows"),
         (["--method", "lora", "--engine", "zero3"], "zero3 can't run lora"),
         (["--wrap", "linear"], "single wraps nothing"),
@@ -243,3 +247,94 @@ def test_sizes_by_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out)["num_parameters"] > 0
     told = refused(capsys, "--model", changed(folder, intermediate_size=[64, 0, 64]))
     assert "intermediate_size is no list of 3 sizes, one a layer" in told
+
+
+@pytest.mark.parametrize(
+    ("card", "told", "code"),
+    [
+        ("24", "=> fits a card of 24 GiB: 0.00 of 23.00 GiB", 0),
+        ("24GB", "=> fits a card of 24 GiB: 0.00 of 23.00 GiB", 0),
+        ("nvidia rtx4090", "=> fits RTX 4090 (23.64 GiB): 0.00 of 22.64 GiB", 0),
+        ("1", "=> does not fit a card of 1 GiB: short by 0.1 GiB", 3),
+        ("0.5 GiB", "=> does not fit a card of 0.5 GiB: short by 0.6 GiB", 3),
+    ],
+)
+def test_a_card_gets_a_verdict_and_an_exit_code(
+    card: str, told: str, code: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUESTION, "--model", str(folder), "--gpu", card]) == code
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("=> 1.00 GiB is what a card must have: the true peak of 0.00, and 1")
+    assert second.startswith(told)
+
+
+def test_the_verdict_in_json_is_exact(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question = [*QUESTION, "--model", str(folder), "--json", "--gpu"]
+
+    def asked(gib: float, code: int) -> dict[str, Any]:
+        assert main([*question, str(gib)]) == code
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    needed = asked(24, 0)["card_bytes"]
+    assert needed == asked(24, 0)["peak_bytes"] + 2**30
+    enough, short = asked(needed / 2**30, 0), asked((needed - 1) / 2**30, 3)
+    assert (enough["fits"], enough["missing_bytes"]) == (True, 0)
+    assert (short["fits"], short["missing_bytes"]) == (False, 1)
+
+
+def test_more_devices_are_sharded_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--gpus", "--world-size"):
+        assert main([*QUESTION, "--model", str(folder), option, "2"]) == 0
+        assert ", fsdp2 x 2\n" in capsys.readouterr().out
+
+
+def test_the_rank_of_adapters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = []
+    for options in ([], ["--rank", "2"], ["--rank", "4"]):
+        assert (
+            main([*QUESTION, "--model", str(folder), "--method", "lora", *options, "--json"]) == 0
+        )
+        trained.append(json.loads(capsys.readouterr().out)["num_trainable_parameters"])
+    assert trained[0] == trained[1] and 2 * trained[1] == trained[2]
+    assert "lomo has no adapters" in refused(capsys, "--model", str(folder), "--rank", "4")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--gpu", "0"], "a card of 0 GiB"),
+        (["--gpu", "RTX 4091"], "'RTX 4091' is no card of the table"),
+        (["--gpu", "A100"], "did you mean A100 40GB or A100 80GB?"),
+        (["--gpus", "64"], "64 devices can't share the 32 rows"),
+        (["--seq-len", "65"], "65 tokens are more than"),
+    ],
+)
+def test_a_card_or_a_size_that_is_a_mistake(
+    options: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refused(capsys, "--model", str(folder), *options)
+
+
+class _Failing(http.server.BaseHTTPRequestHandler):
+    """A proxy in front of nothing."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+def test_a_hub_behind_a_proxy_that_reaches_nothing_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), _Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        assert not hub._answers(address)
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, address)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert not hub._answers("http://hub.invalid")
+        server.shutdown()
