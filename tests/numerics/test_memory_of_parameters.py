@@ -113,3 +113,18 @@ def test_tensors_without_memory_are_let_be(make: Callable[..., Any]) -> None:
     make(nn.Linear(3, 3, device="meta").parameters(), lr=0.1)
     with FakeTensorMode():
         make(nn.Linear(3, 3).parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("overlapping", [0, 1, 2])
+def test_one_pair_among_many_that_shares_memory_is_found(overlapping: int) -> None:
+    """Wherever in memory it lies: before, between and behind others."""
+    buffer = torch.zeros(40)
+    parameters = []
+    for number, start in enumerate((0, 12, 24)):
+        second = start + (2 if number == overlapping else 4)
+        parameters += [nn.Parameter(buffer[at : at + 4]) for at in (start, second)]
+    pair = f"number {2 * overlapping} .* and number {2 * overlapping + 1} "
+    with pytest.raises(ValueError, match=f"share memory: {pair}"):
+        Lomo(parameters, lr=0.1)
+    apart = [p for number, p in enumerate(parameters) if number != 2 * overlapping + 1]
+    Lomo(apart, lr=0.1)
