@@ -129,6 +129,15 @@ def _tree(name: str) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """A tree's statements, wherever. Expressions hold none, and are most of it."""
+    waiting = [tree]
+    while waiting:
+        yield (node := waiting.pop())
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, block, ())
+
+
 @cache
 def _file(name: str) -> Path | None:
     """The source of a module, or None if there is no such module.
@@ -152,7 +161,7 @@ def _imports(name: str) -> frozenset[str]:
     """Modules of the same package that a module imports, wherever in it."""
     package = name.split(".")[0]
     names: set[str] = set()
-    for node in ast.walk(_tree(name)):
+    for node in _statements(_tree(name)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -198,7 +207,7 @@ def _meaning(name: str) -> str:
     """Hash of what a module says and of what it takes from others of its package."""
     package = name.split(".")[0]
     taken = []
-    for node in ast.walk(_tree(name)):
+    for node in _statements(_tree(name)):
         if isinstance(node, ast.ImportFrom):
             base = _absolute(node, name)
             if base.split(".")[0] == package:
@@ -222,7 +231,7 @@ def _body(name: str) -> str:
     if file is None:  # a name that a package makes at run time
         return name
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         body = getattr(node, "body", None)
         if not isinstance(body, list):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lomo.methods import MODULES
-from lomo.provenance import ENTRY
+from lomo.provenance import ENTRY, _statements
 
 ROOT = Path(__file__).parent.parent
 
@@ -193,3 +194,26 @@ def test_a_touched_comment_of_a_task_changes_nothing(package: Path, changed_by: 
 def test_every_kind_of_run_has_its_entry() -> None:
     kinds = {name.split()[0] for name in TRAIN | MEASURE | PRETRAIN | GENERATE}
     assert kinds | {"analysis", "fits", "predict", "step"} == set(ENTRY)
+
+
+def test_no_statement_is_passed_over() -> None:
+    text = """
+try:
+    match x:
+        case 1: from a import b
+except* E:
+    with f() as g: import c
+else:
+    for i in j: pass
+    else: import d
+finally:
+    while k: import e
+async def h():
+    async for l in m: return [lambda: n if o else p]
+class Q:
+    if r: import s
+    elif t: import u
+"""
+    tree = ast.parse(text)
+    walked = {node for node in ast.walk(tree) if isinstance(node, ast.stmt)}
+    assert {node for node in _statements(tree) if isinstance(node, ast.stmt)} == walked
