@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,13 +22,42 @@ NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d*)?|\.\d+)(e[+-]?\d+)?( ?[A-Za-z/%]+)*"
 @dataclass(frozen=True)
 class Cell:
     """One cell: a text, its error behind a plus-minus, a remark on it in round brackets, and the
-    paper's printed value beside it."""
+    paper's printed value beside it.
+
+    What its number is read from, for a page to link to: `runs`, ids of runs of the study, and
+    `predictions`, files below results/published.
+    """
 
     text: str
     error: str | None = None
     printed: str | None = None
     bold: bool = False
     remark: str | None = None
+    runs: tuple[str, ...] = ()
+    predictions: tuple[str, ...] = ()
+
+
+class Notes:
+    """Remarks on rows of one table: each gets a letter where it first stands."""
+
+    def __init__(self) -> None:
+        self.letters: dict[str, str] = {}
+
+    def mark(self, reasons: Sequence[str]) -> str:
+        """The letters of the reasons."""
+        for reason in reasons:
+            self.letters.setdefault(reason, chr(ord("a") + len(self.letters)))
+        return " ".join(self.letters[reason] for reason in reasons)
+
+    def texts(self) -> list[str]:
+        """The remarks, each behind its letter."""
+        return [f"{letter}: {reason}." for reason, letter in self.letters.items()]
+
+
+def of_run(cells: Sequence[Cell | str], run_id: str) -> list[Cell | str]:
+    """The cells, those with a text as read from one run."""
+    made = (cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
+    return [replace(cell, runs=(run_id,)) if cell.text else cell for cell in made]
 
 
 @dataclass(frozen=True)
@@ -36,6 +65,7 @@ class Block:
     """A grid under a heading of its own. `num_keys` columns on the left name the row.
 
     `prose` names further columns that hold words, and stand at the left of their column.
+    `anchors`: an id for each row, for a page to link to; none where nobody does.
     """
 
     columns: Sequence[str]
@@ -43,6 +73,7 @@ class Block:
     num_keys: int
     heading: str | None = None
     prose: frozenset[str] = frozenset()
+    anchors: Sequence[str] = ()
 
     def kinds(self, *, key: str, prose: str, number: str) -> list[str]:
         """For each column what a format writes for its kind."""
