@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     if command in ("figure", "all"):
         _figures(results, getattr(arguments, "which", None))
     if command in ("report", "all"):
-        from .report import make_report
+        from .page.report import make_report
 
         make_report(results)
         _note(results, "report", read_plan(results))

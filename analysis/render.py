@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from lomo.files import write_text
 
+from .published import link_from
 from .units import EN_DASH
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,6 +37,21 @@ class Cell:
     remark: str | None = None
     runs: tuple[str, ...] = ()
     predictions: tuple[str, ...] = ()
+    # A key that repeats the one above it: blank, but on a page that can be sorted.
+    repeats: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The text where rows stay in their order."""
+        return "" if self.repeats else self.text
+
+    def links(self, published: str) -> list[tuple[str, str]]:
+        """(where, name) of what the number is read from, from a page beside the runs' folder.
+
+        published: the way to results/published.
+        """
+        of_runs = [(f"../runs/{run}/record.json", run) for run in self.runs]
+        return of_runs + [(f"{published}/{file}", file) for file in self.predictions]
 
 
 class Notes:
@@ -93,7 +110,8 @@ class Block:
             while same < min(self.num_keys - 1, len(above)) and texts[same] == above[same]:
                 same += 1
             above = texts
-            grid.append([Cell("")] * same + cells[same:])
+            repeated = [replace(cell, repeats=True) for cell in cells[:same]]
+            grid.append(repeated + cells[same:])
         return grid
 
 
@@ -144,6 +162,7 @@ def environment() -> Environment:
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
     )
     made.filters["tex"] = tex_escape
+    made.filters["wrapped"] = wrapped
     made.filters["md"] = md_escape
     return made
 
@@ -172,11 +191,18 @@ def csv_text(data: pd.DataFrame) -> str:
     return str(safe.to_csv(index=False, lineterminator="\n"))
 
 
+def wrapped(text: str) -> Markup:
+    """`text` for a narrow page: it may break behind a slash, an underscore or a hyphen."""
+    return Markup(re.sub(r"(?<=[/_-])(?=\w)", "<wbr>", str(escape(text))))
+
+
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Writes the table in every format into `folder`; the paths."""
     templates = environment()
     texts = {"csv": csv_text(table.data)} | {
-        suffix: templates.get_template(f"table.{suffix}.jinja").render(table=table)
+        suffix: templates.get_template(f"table.{suffix}.jinja").render(
+            table=table, published=link_from(folder)
+        )
         for suffix in FORMATS[1:]
     }
     paths = []
