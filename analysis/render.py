@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,6 +14,7 @@ from markupsafe import Markup, escape
 
 from lomo.files import write_text
 
+from .names import NOT_RUN
 from .published import link_from
 from .units import EN_DASH
 
@@ -71,10 +73,12 @@ class Notes:
         return [f"{letter}: {reason}." for reason, letter in self.letters.items()]
 
 
-def of_run(cells: Sequence[Cell | str], run_id: str) -> list[Cell | str]:
-    """The cells, those with a text as read from one run."""
-    made = (cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
-    return [replace(cell, runs=(run_id,)) if cell.text else cell for cell in made]
+def of_run(cells: Sequence[Cell | str], row: Any) -> list[Cell | str]:
+    """The cells, those with a text as read from the run of a row, if it has a record."""
+    made = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
+    if row.status == NOT_RUN:
+        return [*made]
+    return [replace(cell, runs=(row.run_id,)) if cell.text else cell for cell in made]
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ LENGTHS = (0.25, 0.5, 1, 2, 4, 8)
 def explorer() -> dict[str, Any] | None:
     """What the section needs: `data`, `note`, `found`, `lengths`; None where nothing is published.
 
-    data: JSON of the axes, and for each cell in their order the largest batch and the GiB: of the peak where
-    one sequence fits, else what is missing.
+    data: JSON of the axes, and for each cell in their order the largest batch and the GiB: of the
+    peak where one sequence fits, else what is missing.
     """
     folder = published.FOLDER / FOLDER
     if not (folder / FILE).is_file():
@@ -60,9 +60,9 @@ def _note(found: WhatFits) -> str:
     """What the answers are of, and whether today's code would give them."""
     made_by = found.facts.get("provenance", {}).get("fingerprint")
     text = (
-        f"Predicted, not run: {found.facts['dtype']}, {found.facts['attention']}, checkpointed; one "
-        f"process on one card, FSDP2 on more; {found.reserve_gib:g} GiB of each card is kept for "
-        "what a prediction does not see."
+        f"Predicted, not run: {found.facts['dtype']}, {found.facts['attention']}, checkpointed; "
+        f"one process on one card, FSDP2 on more; {found.reserve_gib:g} GiB of each card is kept "
+        "for what a prediction does not see."
     )
     if made_by != fingerprint_of_fits(trained_methods()):
         text += (

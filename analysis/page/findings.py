@@ -198,7 +198,7 @@ def _bound(verdict: Verdict) -> str:
 
 
 def _off(verdict: Verdict) -> float | None:
-    """How far a measured or predicted number is from the printed one, over that; None if unknown."""
+    """How far a measured or predicted number is from the printed one, over it; None if unknown."""
     found = [_NUMBER.search(text or "") for text in (verdict.measured, verdict.printed)]
     if None in found:
         return None

@@ -37,7 +37,7 @@ def test_each_printed_number_of_tables_1_and_2_has_a_verdict(built: Path) -> Non
     assert set(both[~speeds]["verdict"]) <= {REPRODUCED, DIFFERS}
     assert set(both[~speeds]["basis"]) == {PREDICTED}
     differ = both[both["verdict"] == DIFFERS]
-    # What is known to be off (docs/prediction.md): a twentieth of a term, and ZeRO-3 over few cards.
+    # What is known to be off (docs/prediction.md): a small term, and ZeRO-3 over few cards.
     assert sorted(zip(differ["row"], differ["column"], strict=True)) == [
         ("13B/lomo", "peak"),
         ("30B/lomo", "peak"),
