@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from lomo.files import write_text
 
+from .latex import floats
 from .names import NOT_RUN
 from .published import link_from
 from .units import EN_DASH
@@ -150,9 +151,12 @@ def tex_escape(text: str) -> str:
         "\N{GREATER-THAN OR EQUAL TO}": r"$\geq$",
         "\N{LESS-THAN OR EQUAL TO}": r"$\leq$",
         "<": r"\textless{}",
+        "[": "{[}",  # behind the end of a row it would open an option
         ">": r"\textgreater{}",
     }
-    return "".join(plain.get(sign, sign) for sign in text)
+    escaped = "".join(plain.get(sign, sign) for sign in text)
+    # A path or an option may break behind its slashes, or a line of it would stand out.
+    return re.sub(r"(?<=[A-Za-z0-9}])/(?=[A-Za-z0-9])", r"/\\allowbreak{}", escaped)
 
 
 def environment() -> Environment:
@@ -205,7 +209,7 @@ def write_table(table: Table, folder: Path) -> list[Path]:
     templates = environment()
     texts = {"csv": csv_text(table.data)} | {
         suffix: templates.get_template(f"table.{suffix}.jinja").render(
-            table=table, published=link_from(folder)
+            table=table, floats=floats(table), published=link_from(folder)
         )
         for suffix in FORMATS[1:]
     }

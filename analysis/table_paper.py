@@ -70,7 +70,7 @@ def paper_memory(_: Collected) -> Table:
     blocks = [_totals(rows, notes), _terms(rows)]
     return _table(
         "paper_table1",
-        "Table 1 at the paper's size, predicted",
+        "Table 1 at the paper's size: memory of a training step, predicted",
         "Bytes of one optimizer step of LLaMA-7B in GiB, batches of 8 x 512 tokens, in the "
         "paper's accounting: a sum of terms. " + SETTING.format(more="", today=", eager"),
         rows,
@@ -178,7 +178,7 @@ def paper_throughput(_: Collected) -> Table:
     more = ", ZeRO-3 with the authors' settings"
     return _table(
         "paper_table2",
-        "Table 2 at the paper's size, predicted",
+        "Table 2 at the paper's size: memory of a device, predicted",
         "Peak memory of a device in GiB, batches of 1 x 1024 tokens a device, checkpointed, on "
         "RTX 3090. "
         + SETTING.format(more=more, today=", sdpa")

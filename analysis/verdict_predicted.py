@@ -40,7 +40,7 @@ from .verdict_costs import (
 
 # What a process sees of the paper's card.
 CARD = next(card for card in CARDS if card.name == f"RTX {PAPER_GPU}")
-STALE = "predicted by other code than this checkout's"
+STALE = "stale, by other code"
 NO_SPEED = f"a prediction tells memory, not speed, and nothing of ours ran on an RTX {PAPER_GPU}"
 
 

@@ -87,7 +87,7 @@ def test_a_prediction_by_other_code_is_shown_as_stale(
         code = fingerprint("predict", spec["method"], engine=spec["engine"])
         path.write_text(json.dumps(told | {"code": "0" * 16 if stale else code}))
     verdict = next(v for v in all_verdicts(load(built)) if v.what == "7B LOMO, plain: total")
-    assert ("predicted by other code than this checkout's" in verdict.reason) == stale
+    assert ("stale, by other code" in verdict.reason) == stale
     for make, num in ((paper_memory, 6), (paper_throughput, 9)):
         told = [note for note in make(load(built)).notes if note.startswith("Stale")]
         assert len(told) == stale
