@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,11 @@ class Block:
         ]
 
     def cells(self) -> list[list[Cell]]:
-        """The rows with every entry as a Cell; a key that repeats the one above it is blank."""
+        """The rows with every entry as a Cell; a key that repeats the one above it says so."""
+        return self._cells
+
+    @cached_property
+    def _cells(self) -> list[list[Cell]]:
         grid: list[list[Cell]] = []
         above: list[str] = []
         for row in self.rows:
@@ -206,11 +211,9 @@ def wrapped(text: str) -> Markup:
 
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Writes the table in every format into `folder`; the paths."""
-    templates = environment()
+    templates, given = environment(), {"published": link_from(folder), "floats": floats(table)}
     texts = {"csv": csv_text(table.data)} | {
-        suffix: templates.get_template(f"table.{suffix}.jinja").render(
-            table=table, floats=floats(table), published=link_from(folder)
-        )
+        suffix: templates.get_template(f"table.{suffix}.jinja").render(table=table, **given)
         for suffix in FORMATS[1:]
     }
     paths = []
