@@ -44,6 +44,9 @@ class Cell:
     # A key that repeats the one above it: blank, but on a page that can be sorted.
     repeats: bool = False
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def shown(self) -> str:
         """The text where rows stay in their order."""

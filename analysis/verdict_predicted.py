@@ -12,8 +12,9 @@ from typing import Any
 
 from lomo.cards import CARDS
 
+from . import paper_predictions
 from .comparable import PAPER_GPU
-from .paper_predictions import JUNE_2023, file_of, find, is_stale
+from .paper_predictions import JUNE_2023, file_of, find
 from .predicted import Predicted
 from .predicted_reasons import why_throughput
 from .printed import value_text
@@ -118,7 +119,7 @@ def predicted_share_verdict(cell: Any) -> Verdict | None:
 
 
 def _of(row: Predicted, verdict: Verdict) -> Verdict:
-    reason = f"{verdict.reason}; {STALE}" if is_stale(row) else verdict.reason
+    reason = f"{verdict.reason}; {STALE}" if paper_predictions.is_stale(row) else verdict.reason
     return replace(verdict, basis=PREDICTED, prediction=file_of(row), reason=reason)
 
 

@@ -1,4 +1,7 @@
 (() => {
+  const contents = document.querySelector("nav details");
+  if (matchMedia("(max-width: 60rem)").matches) contents.open = false;
+
   // A click on a head sorts its table by that column; a third click gives the rows' own order back.
   const value = (cell) => {
     const text = cell.textContent.trim().replace(/,/g, "").replace("\u2212", "-");
