@@ -55,8 +55,10 @@ class Cell:
     def links(self, published: str) -> list[tuple[str, str]]:
         """(where, name) of what the number is read from, from a page beside the runs' folder.
 
-        published: the way to results/published.
+        published: the way to results/published. A dash comes from nowhere.
         """
+        if self.text == EN_DASH:
+            return []
         of_runs = [(f"../runs/{run}/record.json", run) for run in self.runs]
         return of_runs + [(f"{published}/{file}", file) for file in self.predictions]
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from lomo.memory.fits import fingerprint_of_fits, trained_methods
+from lomo.models import registry
 
 from .. import published
 from ..fits import FILE, WhatFits, read_fits
@@ -39,7 +40,7 @@ def explorer() -> dict[str, Any] | None:
         "counts": found.counts,
         "cards": found.gpus_gib,
         "tokens": found.sequence_length,
-        "reserve": found.reserve_gib,
+        "longest": [registry()[name].num_positions for name in found.models],
         "cells": cells,
     }
     # `<` ends a script where a tag's name follows.

@@ -50,7 +50,8 @@
       const fits = Math.floor((batch * tokens) / sequence);
       const row = document.createElement("tr");
       const exact = sequence === tokens;
-      const words = gib === null ? ["cannot be spread so", "\u2013"]
+      const words = sequence > (data.longest[model] || sequence) ? ["longer than the model's", "\u2013"]
+        : gib === null ? ["cannot be spread so", "\u2013"]
         : !batch && sequence >= tokens ? [`short by ${gib.toFixed(1)} GiB${exact ? "" : " or more"}`, "\u2013"]
         : !fits ? ["not told", "\u2013"]
         : [`${exact ? "" : "at least "}${fits}`, `${gib.toFixed(1)} of ${cards[card]}`];
