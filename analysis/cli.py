@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--june-2023", type=Path, help="predictions with June 2023's code, to stand beside"
             )
+            command.add_argument(
+                "--publish", type=Path, help="folder below results/published to bring up to date"
+            )
         if name in ("table", "figure"):
             command.add_argument("--which", nargs="+", help="by name; default: all of the study")
     return made
@@ -61,6 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
 
         make_predicted(results, arguments.june_2023)
         make_predicted_figure(results)
+        if arguments.publish:
+            from .paper_predictions import publish_predictions
+
+            publish_predictions(results / "predictions", arguments.publish)
     if command == "publish":
         from .publish import publish
 
@@ -72,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     if command in ("figure", "all"):
         _figures(results, getattr(arguments, "which", None))
     if command in ("report", "all"):
-        from .report import make_report
+        from .page.report import make_report
 
         make_report(results)
         _note(results, "report", read_plan(results))

@@ -37,6 +37,7 @@ class Entry:
     step_s: float | None
     time_ratios: tuple[float, ...]
     target: Target | None
+    run_ids: tuple[str, ...] = ()
 
     @property
     def time_ratio(self) -> float | None:
@@ -112,6 +113,7 @@ def _entry(collected: Collected, name: str, rows: dict[int, Any], floors: dict[i
             seconds[number] / fastest_step_s(collected, floors[number]) for number in both
         ),
         target=asked.target,
+        run_ids=tuple(row.run_id for row in ok.values()),
     )
 
 

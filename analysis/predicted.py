@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Predicted:
     buffers: "authors" or "defaults", ZeRO-3's sizes; None for another engine.
     paper_model: the size of the paper that the model stands for, None if it is none of them.
     packages: versions that made it, torch and transformers among them.
+    code: hash of the sources that made it, None where it is not told; name: its file.
     """
 
     section: str
@@ -37,6 +38,8 @@ class Predicted:
     unsupported: str | None
     wall_s: float
     ledger: dict[str, Any] | None
+    code: str | None = None
+    name: str = ""
 
     @property
     def is_june_2023(self) -> bool:
@@ -68,7 +71,7 @@ class Predicted:
 def read_predictions(folder: Path) -> list[Predicted]:
     """The predictions of a folder, in its list's order. Raises UserError for a broken file."""
     names = _read(folder / "index.json", folder)
-    return [_predicted(folder / f"{name}.json", folder) for name in names]
+    return [replace(_predicted(folder / f"{name}.json", folder), name=name) for name in names]
 
 
 def beside(rows: Sequence[Predicted], then: Sequence[Predicted]) -> list[Predicted]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .names import PARTS, SUMMED_PARTS, listed
 from .predicted import TERMS, Predicted
 from .printed import value, value_text
-from .units import GIB
+from .units import GIB, percent
 
 LARGE = 0.03  # a row that is further off says why
 SDPA = (
@@ -41,6 +41,12 @@ def difference(predicted_bytes: int | None, printed_gib: float | None) -> float 
     if predicted_bytes is None or not printed_gib:
         return None
     return GIB.of(predicted_bytes) / printed_gib - 1
+
+
+def signed(fraction: float | None) -> str:
+    """A difference in percent with its sign; an en dash where there is none."""
+    sign = "+" if fraction is not None and round(100 * fraction, 1) > 0 else ""
+    return sign + percent(fraction)
 
 
 def printed_term(row: Predicted, part: str) -> float | None:

@@ -25,7 +25,7 @@ from .ablation import (
 )
 from .collected import Collected
 from .comparable import measured_notes
-from .names import status_text
+from .names import NOT_RUN, status_text
 from .predicted import Predicted
 from .render import Block, Cell, Table
 from .units import EN_DASH, Unit, decimals
@@ -142,7 +142,10 @@ def _runs_block(
         rows.append(
             [
                 cell.split("/")[-1].replace("-", " + ").replace("_", " "),
-                unit.text(mine.peak_bytes) if mine.peak_bytes else status_text(mine.status),
+                Cell(
+                    unit.text(mine.peak_bytes) if mine.peak_bytes else status_text(mine.status),
+                    runs=(cell,) if mine.status != NOT_RUN else (),
+                ),
                 unit.text(theirs),
                 EN_DASH if off is None else f"{off:+,} B" if off else "0 B",
                 decimals(mine.step_s and 1000 * mine.step_s, 0),

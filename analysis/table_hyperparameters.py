@@ -118,10 +118,15 @@ def _block(collected: Collected, data: pd.DataFrame, section: str) -> Block | No
     grid: list[list[Cell | str]] = []
     keys = ["model", "method", "rank", "hyperparameter"]
     for (model, method, rank, name), group in rows.groupby(keys, dropna=False, sort=False):
-        by_task = group.set_index("task")["selected"]
+        by_task, runs = (group.set_index("task")[name] for name in ("selected", "run_id"))
         # A single value leaves nothing to select.
         choice = " | " in group.iloc[0]["tried"]
-        selected = [_text(by_task.get(task)) if choice else "" for task in tasks]
+        selected = [
+            Cell(_text(by_task.get(task)), runs=tuple(str(runs.get(task) or "").split()))
+            if choice
+            else Cell("")
+            for task in tasks
+        ]
         title = method_title(method, None if pd.isna(rank) else rank)
         first = group.iloc[0]
         grid.append(

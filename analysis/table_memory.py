@@ -10,7 +10,7 @@ from .collected import Collected
 from .comparable import measured_notes, reason_notes, why_not_measured
 from .names import PARTS, SUMMED_PARTS, method_title, status_text
 from .printed import value
-from .render import Block, Cell, Table
+from .render import Block, Cell, Table, of_run
 from .units import Unit, decimals, number, unit_for
 
 SECTION = "memory"
@@ -71,7 +71,8 @@ def _summed(collected: Collected, rows: list[Any], unit: Unit) -> Block:
             )
             for part in columns
         ]
-        grid.append(_keys(row) + (cells if row.status == "ok" else _failed(row, len(columns))))
+        cells = cells if row.status == "ok" else _failed(row, len(columns))
+        grid.append(_keys(row) + of_run(cells, row))
     heads = [PARTS.get(part, part) for part in columns]
     return Block(
         columns=["model", "method", "checkpointing", *heads],
@@ -86,7 +87,8 @@ def _peak(rows: list[Any], unit: Unit) -> Block:
     for row in rows:
         parts = [unit.text(getattr(row, f"at_peak_{part}_bytes")) for part in PARTS]
         cells: list[Cell | str] = [unit.text(row.peak_bytes), *parts, row.peak_phase]
-        grid.append(_keys(row) + (cells if row.status == "ok" else _failed(row, len(cells))))
+        cells = cells if row.status == "ok" else _failed(row, len(cells))
+        grid.append(_keys(row) + of_run(cells, row))
     heads = ["peak", *PARTS.values(), "phase"]
     return Block(
         columns=["model", "method", "checkpointing", *heads],

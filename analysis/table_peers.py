@@ -67,7 +67,8 @@ def _row(entry: Entry, unit: Unit) -> list[Cell | str]:
     peak: Cell | str = status_text(entry.status)
     if entry.num_ok:
         part = f"{entry.num_ok} of {entry.num_rounds} rounds, else {status_text(entry.status)}"
-        peak = Cell(unit.text(entry.peak_bytes), remark=part if entry.status != "ok" else None)
+        remark = part if entry.status != "ok" else None
+        peak = Cell(unit.text(entry.peak_bytes), remark=remark, runs=entry.run_ids)
     return [
         entry.title,
         entry.clipping,

@@ -18,12 +18,13 @@ from .predicted_reasons import (
     printed_number,
     printed_peak,
     printed_term,
+    signed,
     why_memory,
     why_throughput,
 )
-from .render import Block, Cell, Table, write_table
+from .render import Block, Cell, Notes, Table, write_table
 from .table_ablation import SECTION, predicted_ablation
-from .units import EN_DASH, Unit, decimals, percent, unit_for
+from .units import EN_DASH, Unit, decimals, unit_for
 
 ASKED = (
     *("model", "method", "activation_checkpointing", "attention", "sequence_length"),
@@ -37,26 +38,11 @@ JUNE = (
 )
 
 
-class _Notes:
-    """Remarks on rows: each gets a letter where it first stands."""
-
-    def __init__(self) -> None:
-        self.letters: dict[str, str] = {}
-
-    def mark(self, reasons: Sequence[str]) -> str:
-        for reason in reasons:
-            self.letters.setdefault(reason, chr(ord("a") + len(self.letters)))
-        return " ".join(self.letters[reason] for reason in reasons)
-
-    def texts(self) -> list[str]:
-        return [f"{letter}: {reason}." for reason, letter in self.letters.items()]
-
-
 def predicted_memory(predictions: Sequence[Predicted]) -> Table:
     """Table 1: the sum of terms beside the printed one, the true peak, and the terms."""
     rows = [row for row in predictions if row.section == "memory"]
     unit = unit_for(size for row in rows for size in (row.peak_bytes, row.term("total")))
-    notes = _Notes()
+    notes = Notes()
     columns = [
         *("model", "method", "checkpointing", "code", "attention", "printed", "predicted"),
         *("difference (%)", "true peak", "note"),
@@ -67,7 +53,7 @@ def predicted_memory(predictions: Sequence[Predicted]) -> Table:
             row.spec.attention,
             _printed_text(printed_term(row, "total")),
             NOT_PREDICTED if row.reason else unit.text(row.term("total")),
-            _signed(difference(row.term("total"), printed_term(row, "total"))),
+            signed(difference(row.term("total"), printed_term(row, "total"))),
             unit.text(row.peak_bytes),
             notes.mark(why_memory(row)),
         ]
@@ -88,7 +74,7 @@ def predicted_throughput(predictions: Sequence[Predicted]) -> Table:
     """The memory of Table 2: the true peak of a device beside the printed one."""
     rows = [row for row in predictions if row.section == "throughput"]
     unit = unit_for(row.peak_bytes for row in rows)
-    notes = _Notes()
+    notes = Notes()
     columns = [
         *("model", "method", "checkpointing", "code", "devices", "engine", "printed"),
         "sum of terms",
@@ -102,7 +88,7 @@ def predicted_throughput(predictions: Sequence[Predicted]) -> Table:
             Cell(printed_peak(row) or EN_DASH),
             NOT_PREDICTED if row.reason else unit.text(row.term("total")),
             unit.text(row.peak_bytes),
-            _signed(difference(row.peak_bytes, printed_number(row))),
+            signed(difference(row.peak_bytes, printed_number(row))),
             notes.mark(why_throughput(row)),
         ]
         for row in rows
@@ -169,11 +155,6 @@ def _engine(row: Predicted) -> str:
     names = {"single": "one process", "fsdp2": "FSDP2", "zero3": "ZeRO-3"}
     settings = {"authors": ", authors' settings", "defaults": ", defaults"}
     return names[row.spec.engine] + settings.get(row.buffers or "", "")
-
-
-def _signed(fraction: float | None) -> str:
-    sign = "+" if fraction is not None and round(100 * fraction, 1) > 0 else ""
-    return sign + percent(fraction)
 
 
 def _printed_text(printed_gib: float | None) -> str:

@@ -14,7 +14,7 @@ from lomo.estimates import Estimate, read_estimates
 
 from .collected import Collected
 from .names import listed, method_title, status_text
-from .render import Block, Cell, Table
+from .render import Block, Cell, Table, of_run
 from .units import number, percent, unit_for
 
 SECTIONS = ("memory", "throughput", "peers")
@@ -108,7 +108,7 @@ def _block(found: Sequence[Pair]) -> Block:
                 "on" if row.activation_checkpointing else "off",
                 f"{row.batch_size} x {row.sequence_length}",
                 unit.text(pair.estimate.peak_bytes),
-                measured,
+                *of_run([measured], row),
                 "equal" if difference == 0 else percent(difference, 2),
             ]
         )

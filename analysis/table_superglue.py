@@ -11,7 +11,7 @@ from .accuracy import AVERAGE
 from .collected import Collected
 from .comparable import why_not_accuracy
 from .intervals import apart
-from .names import PAPER_TASKS, listed, method_title, status_text, task_title
+from .names import NOT_RUN, PAPER_TASKS, listed, method_title, status_text, task_title
 from .printed import value
 from .render import Block, Cell, Table
 from .shortened import cut_notes, seen_notes, tie_notes
@@ -114,14 +114,15 @@ def _points(fraction: float | None) -> float | None:
 def _shown(collected: Collected, cells: Sequence[accuracy.Cell], cell: accuracy.Cell) -> Cell:
     printed = printed_value(collected, cell)
     beside = None if printed is None else decimals(printed, 1)
+    runs = cell.run_ids if cell.status != NOT_RUN else ()
     if cell.accuracy is None:
-        return Cell(status_text(cell.status), printed=beside)
+        return Cell(status_text(cell.status), printed=beside, runs=runs)
     num, planned = len(cell.by_seed), cell.num_planned_seeds
     remarks = [f"{num} of {planned} seeds"] if num < planned else []
     remarks += ["no gain"] if accuracy.gains_nothing(cells, cell) else []
     bold = is_winner(cells, cell)
     remark = ", ".join(remarks) or None
-    return Cell(percent(cell.accuracy), percent(cell.stderr), beside, bold, remark)
+    return Cell(percent(cell.accuracy), percent(cell.stderr), beside, bold, remark, runs)
 
 
 def _seed_text(cell: accuracy.Cell) -> str:

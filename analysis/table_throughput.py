@@ -21,7 +21,7 @@ from .comparable import (
 )
 from .names import listed, method_title, status_text
 from .printed import value, value_text
-from .render import Block, Cell, Table
+from .render import Block, Cell, Table, of_run
 from .units import Unit, decimals, number, unit_for
 
 SECTION = "throughput"
@@ -156,14 +156,13 @@ def _block(collected: Collected, rows: list[Any]) -> Block:
             )
             empty = [""] * (5 + len(extra))
             status = Cell(status_text(row.status), printed=printed)
-            grid.append([*keys, decimals(row.num_devices, 0), status, *empty])
+            grid.append([*keys, *of_run([decimals(row.num_devices, 0), status, *empty], row)])
             continue
         peak = _printed(row, "peak") if why_not(collected, row, speed=False) is None else None
         speed = _printed(row, SPEED) if why_not(collected, row, speed=True) is None else None
         low, high = (getattr(row, f"{SPEED}_{name}") for name in ("p10", "p90"))
-        grid.append(
+        numbers = of_run(
             [
-                *keys,
                 decimals(row.world_size, 0),
                 Cell(unit.text(row.peak_bytes), printed=peak),
                 Cell(_rate(getattr(row, SPEED)), printed=speed),
@@ -172,8 +171,10 @@ def _block(collected: Collected, rows: list[Any]) -> Block:
                 decimals(ratio(rows, row, "adamw"), 2),
                 decimals(ratio(rows, row, "lomo"), 2),
                 *(column.text(number(getattr(row, column.name)), unit) for column in extra),
-            ]
+            ],
+            row,
         )
+        grid.append([*keys, *numbers])
     heads = [f"peak ({unit.name})", "tokens/s", "p10 to p90", "step (ms)"]
     ratios = ["over AdamW", "over LOMO"]
     return Block(

@@ -10,6 +10,7 @@ from .render import Table, write_table
 from .table_ablation import table_ablation
 from .table_hyperparameters import table_hyperparameters
 from .table_memory import table_memory
+from .table_paper import paper_memory, paper_throughput
 from .table_peers import table_peers
 from .table_prediction import table_prediction
 from .table_superglue import table_superglue
@@ -18,6 +19,8 @@ from .verdicts import table_verdicts
 
 # What `--which` takes -> the function that builds the table.
 TABLES: dict[str, Callable[[Collected], Table]] = {
+    "paper1": paper_memory,
+    "paper2": paper_throughput,
     "1": table_memory,
     "2": table_throughput,
     "3": table_superglue,

@@ -11,6 +11,11 @@ from .units import decimals
 # Undecided: it was put to the test, and the error of what was measured leaves both answers open.
 VERDICTS = ("reproduced", "differs", "undecided", "not comparable", "not run")
 REPRODUCED, DIFFERS, UNDECIDED, NOT_COMPARABLE, NOT_RUN = VERDICTS
+TESTED = (REPRODUCED, DIFFERS, UNDECIDED)
+
+# What a verdict stands on. Of a GPU, MEASURED_ON and its name.
+MEASURED, PREDICTED, NEVER_RUN = "measured here", "predicted at full size", "never run"
+MEASURED_ON = "measured on "
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Verdict:
     """One printed value or claim and what became of it. `order`: a claim of which is larger.
 
     error: half of the 95 % interval of what was measured, in its unit, where it has one.
+    basis: what it stands on; prediction: the file below results/published that it was read from.
     """
 
     source: str
@@ -30,6 +36,8 @@ class Verdict:
     order: bool = False
     run_id: str = ""
     error: float | None = None
+    basis: str = NEVER_RUN
+    prediction: str = ""
 
 
 def judge(printed: float, measured: float, tolerance: float) -> str:

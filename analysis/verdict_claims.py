@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .collected import Collected
@@ -13,6 +14,7 @@ from .verdict import (
     DIFFERS,
     NOT_COMPARABLE,
     NOT_RUN,
+    PREDICTED,
     REPRODUCED,
     UNDECIDED,
     Verdict,
@@ -74,13 +76,21 @@ def claim_verdicts(collected: Collected, numbers: Sequence[Verdict]) -> list[Ver
 
 
 def _claim(claim: Any, by_name: dict[tuple[str, str], Verdict]) -> Verdict:
-    needs, formula = _FORMULAS[claim.column]
-    cells = [by_name[name] for name in needs]
+    cells = [by_name[name] for name in _FORMULAS[claim.column][0]]
+    verdict = _judged(claim, cells)
+    predicted = [cell.prediction for cell in cells if cell.prediction]
+    if not predicted or verdict.measured is None:
+        return verdict
+    return replace(verdict, basis=PREDICTED, prediction=" ".join(dict.fromkeys(predicted)))
+
+
+def _judged(claim: Any, cells: Sequence[Verdict]) -> Verdict:
+    formula = _FORMULAS[claim.column][1]
     words = f"{claim.value} {claim.unit}"
     lacking = next((cell for cell in cells if cell.verdict in (NOT_COMPARABLE, NOT_RUN)), None)
     if lacking is not None:
         return Verdict("Claim", claim.row, words, None, None, lacking.verdict, lacking.reason)
-    run_id = " ".join(dict.fromkeys(cell.run_id for cell in cells))
+    run_id = " ".join(dict.fromkeys(cell.run_id for cell in cells if cell.run_id))
     try:
         measured = formula(*(_number(cell) for cell in cells))
     except ValueError:

@@ -42,8 +42,7 @@ def _runs(collected: Collected, section: str, size: str, method: str) -> Iterato
 def memory_verdict(collected: Collected, cell: Any) -> Verdict:
     """The verdict on one value of Table 1."""
     size, method, setting = cell.row.split("/")
-    part = PARTS.get(cell.column, cell.column)
-    what = f"{size} {method_title(method)}, {setting}: {part}"
+    what = memory_what(cell)
     runs = _runs(collected, "memory", size, method)
     row = next((row for row in runs if table_memory.setting(row) == setting), None)
     if row is None:
@@ -52,15 +51,39 @@ def memory_verdict(collected: Collected, cell: Any) -> Verdict:
     value = number(getattr(row, f"sum_{cell.column}_bytes"))
     if reason or value is None:
         return _without_value(cell, what, row, reason)
-    target = float(cell.value)
-    if cell.column == "total":
-        tolerance = target * (CHECKPOINTED_TOTAL if setting == "checkpointed" else ACTIVATIONS)
-    else:
-        tolerance = ACTIVATIONS * target if cell.column == "activations" else DIGITS_GIB
+    tolerance = memory_tolerance(cell)
     notes = [erratum(cell)]
     if cell.column in ("activations", "total") and row.attention != "eager":
         notes.append(f"measured with {row.attention} attention, the paper's was eager")
     return judged(cell, what, row.run_id, GIB.of(value), tolerance, "GiB", 2, notes)
+
+
+def memory_tolerance(cell: Any) -> float:
+    """How far a value may be from one of Table 1, in GiB."""
+    target = float(cell.value)
+    if cell.column == "total":
+        return target * (CHECKPOINTED_TOTAL if cell.row.endswith("/checkpointed") else ACTIVATIONS)
+    return ACTIVATIONS * target if cell.column == "activations" else DIGITS_GIB
+
+
+def memory_what(cell: Any) -> str:
+    """What a value of Table 1 is, in words."""
+    size, method, setting = cell.row.split("/")
+    return f"{size} {method_title(method)}, {setting}: {PARTS.get(cell.column, cell.column)}"
+
+
+def throughput_what(cell: Any) -> str:
+    """What a value of Table 2 is, in words."""
+    size, method = cell.row.split("/")
+    labels = {"num_devices": "devices", "peak": "peak of a device"}
+    label = labels.get(cell.column, "tokens/s per device")
+    return f"{size} {method_title(method)}: {label}"
+
+
+def share_what(cell: Any) -> str:
+    """What a value of Figure 2 is, in words."""
+    size, method, _ = cell.row.split("/")
+    return f"{size} {method_title(method)}: share of {PARTS[cell.column]}"
 
 
 def _without_value(cell: Any, what: str, row: Any, reason: str | None) -> Verdict:
@@ -74,9 +97,7 @@ def _without_value(cell: Any, what: str, row: Any, reason: str | None) -> Verdic
 def throughput_verdict(collected: Collected, cell: Any) -> Verdict:
     """The verdict on one value of Table 2."""
     size, method = cell.row.split("/")
-    labels = {"num_devices": "devices", "peak": "peak of a device"}
-    label = labels.get(cell.column, "tokens/s per device")
-    what = f"{size} {method_title(method)}: {label}"
+    what = throughput_what(cell)
     rows = list(_runs(collected, "throughput", size, method))
     # A study may measure other batches and numbers of devices too.
     comparable = (r for r in rows if table_throughput.why_not(collected, r, speed=False) is None)
@@ -108,7 +129,7 @@ def throughput_verdict(collected: Collected, cell: Any) -> Verdict:
 def share_verdict(collected: Collected, cell: Any) -> Verdict:
     """The verdict on one value of Figure 2."""
     size, method, _ = cell.row.split("/")
-    what = f"{size} {method_title(method)}: share of {PARTS[cell.column]}"
+    what = share_what(cell)
     runs = _runs(collected, "memory", size, method)
     row = next((row for row in runs if row.activation_checkpointing), None)
     if row is None:

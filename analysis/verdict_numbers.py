@@ -11,6 +11,7 @@ from .verdict import Verdict
 from .verdict_accuracy import hyperparameter_verdict, lora_rank_verdict, superglue_verdict
 from .verdict_claims import claim_verdicts
 from .verdict_costs import memory_verdict, share_verdict, throughput_verdict
+from .verdict_predicted import predicted_instead
 
 # File of analysis/paper -> what judges one of its values.
 JUDGES: dict[str, Callable[[Collected, Any], Verdict]] = {
@@ -24,9 +25,12 @@ JUDGES: dict[str, Callable[[Collected, Any], Verdict]] = {
 
 
 def number_verdicts(collected: Collected) -> list[Verdict]:
-    """A verdict for every value in analysis/paper, in the paper's order."""
+    """A verdict for every value in analysis/paper, in the paper's order.
+
+    Of memory that no run of the study stands for, the verdict is that of the prediction.
+    """
     verdicts = [
-        judge_one(collected, cell)
+        predicted_instead(name, cell, judge_one(collected, cell))
         for name, judge_one in JUDGES.items()
         for cell in printed(name).itertuples()
     ]

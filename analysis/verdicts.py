@@ -5,39 +5,61 @@ A verdict is reproduced, differs, undecided, not comparable or not run, always w
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 
 import pandas as pd
 
 from .collected import Collected
+from .names import listed
 from .render import Block, Cell, Table
 from .units import EN_DASH
-from .verdict import DIFFERS, REPRODUCED, UNDECIDED, VERDICTS, Verdict
+from .verdict import (
+    DIFFERS,
+    MEASURED,
+    MEASURED_ON,
+    NEVER_RUN,
+    PREDICTED,
+    TESTED,
+    VERDICTS,
+    Verdict,
+)
 from .verdict_numbers import number_verdicts
 from .verdict_orders import order_verdicts
 
 
 def all_verdicts(collected: Collected) -> list[Verdict]:
     """The claims as orders first, then the numbers, in the paper's order."""
-    return [*order_verdicts(collected), *number_verdicts(collected)]
+    runs = collected.runs[collected.runs["device_kind"] == "cuda"]
+    devices = dict(zip(runs["run_id"], runs["device_name"], strict=True))
+    found = [*order_verdicts(collected), *number_verdicts(collected)]
+    return [
+        replace(verdict, basis=_basis(verdict, devices))
+        if verdict.measured is not None and verdict.basis == NEVER_RUN
+        else verdict
+        for verdict in found
+    ]
+
+
+def _basis(verdict: Verdict, devices: dict[str, str]) -> str:
+    """What a measured verdict stands on: the GPUs of its runs by name, or this machine."""
+    names = {devices.get(run_id) for run_id in verdict.run_id.split()} - {None}
+    return f"{MEASURED_ON}{listed(sorted(map(str, names)))}" if names else MEASURED
 
 
 def table_verdicts(collected: Collected) -> Table:
     """The verdicts of a study; numbers that share a verdict and reason stand in one line."""
     verdicts = all_verdicts(collected)
-    counts = Counter(verdict.verdict for verdict in verdicts)
-    shown = ", ".join(f"{counts[name]} {name}" for name in VERDICTS)
     return Table(
         name="verdicts",
         title="Verdicts",
         caption=(
-            f"The paper's claims and printed numbers against this study: {shown}. "
+            f"The paper's claims and printed numbers against this study: {counted(verdicts)}. "
             "Claims about which is larger can be tested on any model; numbers only where model, "
-            "data and setting are the paper's. Undecided: within the error of what was measured, "
-            "which is no evidence for the claim, nor against it."
+            "data and setting are the paper's, or where they were predicted for them. Undecided: "
+            "within the error of what was measured, which is no evidence for the claim, nor "
+            "against it."
         ),
         blocks=_blocks(verdicts),
         notes=["verdicts.csv lists every printed number on a line of its own, with its run ids."],
@@ -45,29 +67,43 @@ def table_verdicts(collected: Collected) -> Table:
     )
 
 
+def counted(verdicts: Sequence[Verdict]) -> str:
+    """How many verdicts of each name, and how many of those are of predictions."""
+    texts = []
+    for name in VERDICTS:
+        of = [verdict for verdict in verdicts if verdict.verdict == name]
+        predicted = sum(verdict.basis == PREDICTED for verdict in of)
+        texts.append(f"{len(of)} {name}" + (f" ({predicted} predicted)" if predicted else ""))
+    return ", ".join(texts)
+
+
+def anchor(verdicts: Sequence[Verdict], verdict: Verdict) -> str:
+    """The id of a verdict's row in a page."""
+    return f"verdict-{verdicts.index(verdict) + 1}"
+
+
 def _blocks(verdicts: Sequence[Verdict]) -> list[Block]:
     orders = [verdict for verdict in verdicts if verdict.order]
     numbers = [verdict for verdict in verdicts if not verdict.order]
-    tested = (REPRODUCED, DIFFERS, UNDECIDED)
-    judged = [v for v in numbers if v.verdict in tested]
-    heads = ["source", "what", "printed", "measured", "tolerance", "verdict", "reason"]
+    judged = [v for v in numbers if v.verdict in TESTED]
     blocks = [
         Block(
             ["claim", "measured", "verdict", "why"],
-            [[v.what, v.measured or EN_DASH, _verdict(v), v.reason] for v in orders],
+            [[v.what, _measured(v), _verdict(v), v.reason] for v in orders],
             1,
             heading="Claims, as orders",
             prose=frozenset({"measured", "verdict", "why"}),
+            anchors=[anchor(verdicts, v) for v in orders],
         )
     ]
-    if judged:
-        rows: list[list[Cell | str]] = []
-        for v in judged:
-            values = (v.printed, v.measured or EN_DASH, v.tolerance or "")
-            rows.append([v.source, v.what, *values, _verdict(v), v.reason])
-        prose = frozenset({"verdict", "reason"})
-        blocks.append(Block(heads, rows, 2, heading="Printed numbers", prose=prose))
-    rest = [v for v in numbers if v.verdict not in tested]
+    for predicted, heading in (
+        (False, "Printed numbers"),
+        (True, "Printed numbers, predicted in the paper's setting"),
+    ):
+        of = [v for v in judged if (v.basis == PREDICTED) == predicted]
+        if of:
+            blocks.append(_numbers(of, heading, [anchor(verdicts, v) for v in of]))
+    rest = [v for v in numbers if v.verdict not in TESTED]
     if rest:
         blocks.append(
             Block(
@@ -78,6 +114,21 @@ def _blocks(verdicts: Sequence[Verdict]) -> list[Block]:
             )
         )
     return blocks
+
+
+def _numbers(verdicts: Sequence[Verdict], heading: str, anchors: Sequence[str]) -> Block:
+    value = "predicted" if verdicts[0].basis == PREDICTED else "measured"
+    heads = ["source", "what", "printed", value, "tolerance", "verdict", "reason"]
+    rows: list[list[Cell | str]] = [
+        [v.source, v.what, v.printed, _measured(v), v.tolerance or "", _verdict(v), v.reason]
+        for v in verdicts
+    ]
+    return Block(heads, rows, 2, heading, frozenset({"verdict", "reason"}), anchors)
+
+
+def _measured(verdict: Verdict) -> Cell:
+    of = tuple(verdict.run_id.split()), tuple(verdict.prediction.split())
+    return Cell(verdict.measured or EN_DASH, runs=of[0], predictions=of[1])
 
 
 def _verdict(verdict: Verdict) -> Cell:

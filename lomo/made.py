@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,10 @@ from pydantic_core import from_json
 
 from lomo.files import write_text
 from lomo.plan import Plan
+from lomo.provenance import fingerprint
 
+# What was measured or predicted, and committed; in a checkout alone.
+PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 NAME = ".made.json"  # of a folder of data or weights
 
 
@@ -98,7 +102,21 @@ def sources_of(command: str, results: Path, plan: Plan) -> dict[str, Any]:
         "predictions": digest(
             [results / "predictions" / "index.json"] if plan.study.ablation else []
         ),
+        **_published(),
     }
+
+
+@cache
+def _published() -> dict[str, Any]:
+    """Hashes of the published predictions, and of the code that would make them now."""
+    files = [
+        file for index in sorted(PUBLISHED.glob("*/index.json")) for file in files_in(index.parent)
+    ]
+    specs = [told["spec"] for told in map(read, files) if "spec" in told]
+    made_by = sorted({(spec["method"], spec["engine"]) for spec in specs})
+    now = [fingerprint("predict", method, engine=engine) for method, engine in made_by]
+    fits = PUBLISHED / "what-fits" / "what_fits.json"
+    return {"published": digest([*files, fits]), "predicting": now}
 
 
 def plan_digest(plan: Plan) -> str:

@@ -125,7 +125,8 @@ def test_citation_has_the_project_version_and_licence() -> None:
 
 def folder_of(package: str) -> str:
     """Where the sources of an installed package lie, seen from the root."""
-    return SETUPTOOLS["package-dir"].get(package, package.replace(".", "/"))
+    top, *below = package.split(".")
+    return "/".join([SETUPTOOLS["package-dir"].get(top, top), *below])
 
 
 def test_every_package_is_installed_and_none_is_called_analysis() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +195,8 @@ def _check_class(saved: Any, asked: str, source: str) -> None:
 
 def sound_config(values: Mapping[str, Any], config_class: Any, source: str) -> Any:
     """The configuration of `values`, a causal one. Raises UserError for one that is not sound."""
+    if june_2023.in_use():  # it is asked for LLaMA alone, and lacks these checks
+        return config_class.from_dict(dict(values))
     from huggingface_hub.errors import StrictDataclassError
 
     wrong = (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError)
@@ -201,8 +204,7 @@ def sound_config(values: Mapping[str, Any], config_class: Any, source: str) -> A
         config = config_class.from_dict(dict(values))
     except wrong as error:  # transformers checks much of it itself
         raise UserError(f"is no sound config: {_last_line(error)}", where=source) from error
-    if not june_2023.in_use():  # it is asked for LLaMA alone
-        check_causal(config, where=source)
+    check_causal(config, where=source)
     return config
 
 
@@ -222,7 +224,9 @@ def _last_line(error: Exception) -> str:
 
 def _check_sizes(values: Mapping[str, Any], config_class: Any, source: str) -> None:
     own_names: dict[str, str] = getattr(config_class, "attribute_map", {})
-    fields = set(dir(config_class)) | set(getattr(config_class, "__dataclass_fields__", ()))
+    # Those of June 2023 are arguments alone.
+    arguments = inspect.signature(config_class).parameters
+    fields = {*dir(config_class), *getattr(config_class, "__dataclass_fields__", ()), *arguments}
     if own_names.get("num_attention_heads", "num_attention_heads") not in fields:
         raise UserError(
             f"{values['model_type']} has no attention layers: such models are not covered",

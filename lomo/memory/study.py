@@ -146,7 +146,13 @@ def predict_study(
 
 def _write(asked: Asked, entry: ModelEntry, out: Path) -> str:
     """Makes one prediction and writes it; a line about it."""
-    done = {"fingerprint": fingerprint_of_prediction(asked, entry), **_predicted(asked, entry)}
+    spec = asked.spec
+    done = {
+        "fingerprint": fingerprint_of_prediction(asked, entry),
+        # Alone, since a reader without these libraries can ask whether the code is still the same.
+        "code": fingerprint(asked.kind, spec.method, engine=spec.engine),
+        **_predicted(asked, entry),
+    }
     write_text(out / f"{asked.name}.json", json.dumps(done, indent=1) + "\n")
     gc.collect()  # a simulated model has cycles
     return f"{asked.name}  {done['reason'] or done['account']}  ({done['wall_s']:.1f} s)"

@@ -55,7 +55,7 @@ def test_a_gpus_columns_stand_in_the_table(tmp_path: Path) -> None:
     (block,) = table.blocks
     heads = ["MFU (%)", "HFU (%)", "energy (mJ/token)", "reserved (MiB)"]
     assert list(block.columns[-4:]) == heads
-    row = dict(zip(block.columns, block.rows[0], strict=True))
+    row = dict(zip(block.columns, map(str, block.rows[0]), strict=True))
     assert (row["MFU (%)"], row["HFU (%)"], row["energy (mJ/token)"]) == ("43.2", "54.3", "56.7")
     assert table.data["cuda_reserved_peak_bytes"].tolist() == [12 * GIB] * 2
     assert any("PaLM" in note for note in table.notes)

@@ -286,13 +286,13 @@ def test_a_study_without_a_section_says_so(tmp_path: Path) -> None:
 
 def test_a_repeated_key_is_blank_only_below_its_own() -> None:
     rows = [["a", "x", "1"], ["a", "y", "2"], ["b", "y", "3"]]
-    shown = [[cell.text for cell in row] for row in Block(["m", "n", "v"], rows, 2).cells()]
+    shown = [[cell.shown for cell in row] for row in Block(["m", "n", "v"], rows, 2).cells()]
     assert shown == [["a", "x", "1"], ["", "y", "2"], ["b", "y", "3"]]
 
 
 def test_the_last_key_of_a_row_is_never_blank() -> None:
     rows = [["a", "x", "1"], ["a", "x", "2"], ["a", "x", "3"]]
-    shown = [[cell.text for cell in row] for row in Block(["m", "n", "v"], rows, 2).cells()]
+    shown = [[cell.shown for cell in row] for row in Block(["m", "n", "v"], rows, 2).cells()]
     assert shown == [["a", "x", "1"], ["", "x", "2"], ["", "x", "3"]]
 
 

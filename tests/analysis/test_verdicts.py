@@ -10,9 +10,10 @@ import synthetic
 from analysis.cli import main
 from analysis.collected import load
 from analysis.printed import COLUMNS, FILES, printed, value
-from analysis.verdict import VERDICTS, Verdict, failed, judge
+from analysis.verdict import MEASURED, PREDICTED, VERDICTS, Verdict, failed, judge
 from analysis.verdict_claims import _judge as judge_claim
 from analysis.verdict_orders import _spread
+from analysis.verdict_predicted import NO_SPEED
 from analysis.verdicts import all_verdicts
 
 SIZES = ("7B", "13B", "30B", "65B")
@@ -89,8 +90,10 @@ def test_every_printed_value_gets_a_verdict(built: Path) -> None:
 
 def test_a_miniature_is_not_compared_but_its_orders_are(built: Path) -> None:
     verdicts = all_verdicts(load(built))
-    numbers = {verdict.reason for verdict in verdicts if not verdict.order}
-    assert numbers == {"mini is not one of the paper's models"}
+    numbers = {v.reason for v in verdicts if not v.order and v.basis != PREDICTED}
+    assert numbers == {"mini is not one of the paper's models", NO_SPEED}
+    measured = {v.source for v in verdicts if v.basis == MEASURED}
+    assert measured == {"Order"}
     orders = {verdict.what: verdict for verdict in verdicts if verdict.order}
     memory = orders["Memory with checkpointing, LOMO < SGD < AdamW: sum of terms"]
     assert memory.verdict == "reproduced"
@@ -107,10 +110,8 @@ def test_a_comparable_study_is_judged_value_by_value(paper_like: Path) -> None:
     assert activations.verdict == "differs"
     assert "sdpa attention" in activations.reason
     devices = verdicts["Table 2", "7B SGD: peak of a device"]
-    assert (devices.verdict, devices.reason) == (
-        "not comparable",
-        "measured on 1 device, the paper on 8",
-    )
+    assert (devices.verdict, devices.basis) == ("reproduced", PREDICTED)
+    assert "the study's own run: measured on 1 device, the paper on 8" in devices.reason
     speed = verdicts["Table 2", "7B LOMO: tokens/s per device"]
     assert speed.reason == "measured on made-up CPU, the paper on RTX 3090"
     absent = verdicts["Table 3", "65B LOMO: average"]

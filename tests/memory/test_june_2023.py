@@ -15,7 +15,7 @@ from analysis.predicted import Predicted, read_predictions
 from analysis.predicted_reasons import difference, printed_number, printed_term
 from lomo.config import Study, load_study
 from lomo.errors import UserError
-from lomo.memory import june_2023
+from lomo.memory import architecture, june_2023
 from lomo.memory.study import NUM_DEVICES, TABLE_1, asked_of_june_2023
 from lomo.plan import Plan, make_plan
 from tests.memory.predictions import spec_of
@@ -159,3 +159,26 @@ def test_table_2_as_the_code_of_then_has_it(
     row = published()["throughput", model, method, True, engine]
     off = difference(row.peak_bytes, printed_number(row))
     assert off is not None and abs(off) < tolerance
+
+
+class _OfThen:
+    """A config class as transformers 4.30 wrote them: its fields are arguments alone."""
+
+    model_type = "llama"
+
+    def __init__(
+        self,
+        vocab_size: int = 32,
+        hidden_size: int = 16,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 2,
+        **more: Any,
+    ) -> None: ...
+
+
+def test_a_config_class_of_then_has_attention_heads() -> None:
+    sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    values = {"model_type": "llama", **sizes}
+    architecture._check_sizes(values, _OfThen, "config.json")
+    with pytest.raises(UserError, match="do not divide"):
+        architecture._check_sizes(values | {"num_attention_heads": 3}, _OfThen, "config.json")

@@ -5,6 +5,9 @@ transformers of then: it fetches that first.
 """
 
 PREDICTING = predicting_code(PLAN)
+# The paper's own study keeps the published predictions, which each report shows, up to date.
+IN_CHECKOUT = os.path.relpath(workflow.basedir) == "."
+PUBLISHES = "--publish results/published/paper-predictions"
 
 
 rule predictions:
@@ -44,9 +47,10 @@ rule predicted_tables:
         "../../environment.yml"
     params:
         june_2023=subpath(input.june_2023, parent=True),
+        publish=PUBLISHES if STUDY == "paper" and IN_CHECKOUT else "",
         code=fingerprint("analysis"),
     shell:
-        "python -m lomo_analysis predicted --results results/{wildcards.study} --june-2023 {params.june_2023:q} 2> {log:q} 2>&1"
+        "python -m lomo_analysis predicted --results results/{wildcards.study} --june-2023 {params.june_2023:q} {params.publish} 2> {log:q}"
 
 
 rule predict:

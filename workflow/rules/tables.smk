@@ -1,6 +1,8 @@
 """The plan, and from records alone to tables, figures, verdicts and the report."""
 
 TABLES = (
+    "paper_table1",
+    "paper_table2",
     "table1_memory",
     "table2_throughput",
     "table3_superglue",

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from lomo.errors import UserError
 from lomo.files import write_text
 
-from .collected import Collected, load
-from .costs import costs, zero_shot
-from .figures import figures_of
-from .names import NOT_RUN
-from .render import environment
-from .tables import tables_of
-from .units import decimals
-from .verdict import VERDICTS
-from .verdicts import all_verdicts
+from ..collected import Collected, load
+from ..costs import costs, zero_shot
+from ..figures import figures_of
+from ..names import NOT_RUN
+from ..published import link_from
+from ..render import Table, environment
+from ..tables import tables_of
+from ..units import decimals
+from ..verdict import VERDICTS
+from ..verdicts import all_verdicts
+from .explorer import explorer
+from .findings import counts_by_kind, findings
 
 CAPTIONS = {
     "overview": "Peak memory of a training step by part, speed (that of Table 2, where it has the "
@@ -42,26 +46,62 @@ def make_report(results: Path) -> Path:
     """Writes report/index.html from the collected table and the drawn figures; its path."""
     collected = load(results)
     drawn = figures_of(collected)
-    counts = Counter(verdict.verdict for verdict in all_verdicts(collected))
+    verdicts = all_verdicts(collected)
+    tables = [build(collected) for build in tables_of(collected).values()]
+    figures = [
+        (which, _image(collected, drawn[which][0]), caption)
+        for which, caption in CAPTIONS.items()
+        if which in drawn
+    ]
+    asked = explorer()
     page = (
         environment()
         .get_template("report.html.jinja")
         .render(
             study=collected.plan.study,
             summary=summary(collected),
-            counts=[(name, counts[name]) for name in VERDICTS],
-            figures=[
-                (which, _image(collected, drawn[which][0]), caption)
-                for which, caption in CAPTIONS.items()
-                if which in drawn
-            ],
-            tables=[build(collected) for build in tables_of(collected).values()],
+            contents=_contents(tables, [which for which, *_ in figures], asked is not None),
+            findings=findings(verdicts),
+            kinds=counts_by_kind(verdicts),
+            verdict_names=VERDICTS,
+            figures=figures,
+            tables=tables,
+            explorer=asked,
+            published=link_from(results / "report"),
             origin=origin(collected),
         )
     )
     path = results / "report" / "index.html"
     write_text(path, page)
     return path
+
+
+def _contents(
+    tables: Sequence[Table], figures: Sequence[str], explored: bool
+) -> list[tuple[str, str, bool]]:
+    """The page's contents: (id, title, whether it is a part)."""
+    papers = [(table.name, _short(table), False) for table in tables if _of_paper(table)]
+    own = [(table.name, _short(table), False) for table in tables if not _of_paper(table)]
+    drawn = [(f"figure-{which}", f"Figure {which}", False) for which in figures if which.isdigit()]
+    return [
+        ("findings", "Findings", True),
+        ("paper-size", "At the paper's size", True),
+        *papers,
+        *([("fits", "What fits", True)] if explored else []),
+        ("study", "This study", True),
+        *own,
+        ("figures", "Figures", True),
+        *drawn,
+        ("origin", "Origin", True),
+    ]
+
+
+def _of_paper(table: Table) -> bool:
+    return table.name.startswith("paper_")
+
+
+def _short(table: Table) -> str:
+    return table.title.split(" at the paper's size")[0]
 
 
 def summary(collected: Collected) -> str:
