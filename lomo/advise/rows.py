@@ -1,0 +1,233 @@
+"""The rows of an advice: each way to fine-tune, and how many sequences of it fit a card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from lomo import methods
+from lomo.errors import UserError
+from lomo.machine import GIB, RESERVE_GIB
+from lomo.specs import MeasureSpec
+
+if TYPE_CHECKING:
+    from lomo.memory.architecture import Architecture
+    from lomo.memory.peaks import PeakByBatch
+
+# bitsandbytes' documentation: 8-bit states in blocks of 256, each with a scale in fp32.
+EIGHT_BIT_BYTES = 1 + 4 / 256
+
+
+@dataclass(frozen=True)
+class RowKind:
+    """One way to fine-tune. method: whose step is simulated, None where none is, and `look` says
+    where to look instead.
+
+    state_bytes: documented bytes a parameter of optimizer state that stand in place of the
+    simulated ones. trains: the share of the weights that is trained. runs: whether a study can
+    name it.
+    """
+
+    name: str
+    title: str
+    method: str | None
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    state_bytes: float | None = None
+    trains_all: bool = True
+    runs: bool = True
+    look: str | None = None
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        RowKind("lomo", "LOMO", "lomo"),
+        RowKind("adalomo", "AdaLomo", "adalomo"),
+        RowKind("lora", "LoRA", "lora", trains_all=False),
+        RowKind("lora_lomo", "LoRA + LOMO", "lora_lomo"),
+        RowKind("sgd", "SGD, fp32 master", "sgd"),
+        RowKind("adamw", "AdamW, fp32 master", "adamw"),
+        RowKind(
+            "adamw_16bit",
+            "AdamW, 16-bit only",
+            "torch_adamw",
+            {"implementation": "fused"},
+            runs=False,
+        ),
+        RowKind(
+            "adamw_8bit",
+            "AdamW, 8-bit states",
+            "torch_adamw",
+            {"implementation": "fused"},
+            state_bytes=2 * EIGHT_BIT_BYTES,
+            runs=False,
+        ),
+        RowKind(
+            "qlora",
+            "QLoRA",
+            None,
+            runs=False,
+            look="4-bit weights: PEFT with bitsandbytes, or Unsloth",
+        ),
+        RowKind(
+            "cpu_offload",
+            "AdamW, CPU offload",
+            None,
+            runs=False,
+            look="states in host memory: DeepSpeed ZeRO-Offload, or LLMQ",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The switches that all rows are asked with: the cheapest that the model can have."""
+
+    sequence_length: int
+    num_gpus: int = 1
+    dtype: str = "bfloat16"
+    attention: str = "sdpa"
+    head_loss: str = "fused"
+    checkpointing: bool = True
+    max_grad_norm: float | None = None
+
+    def spec(self, kind: RowKind, model: str, batch_size: int = 1) -> MeasureSpec:
+        """The step, as a run would be told it."""
+        assert kind.method is not None
+        hyper = methods.describe(kind.method).hyper.model_validate(kind.hyper)
+        return MeasureSpec(
+            study="advise",
+            run_id="advise",
+            model=model,
+            model_path=model,
+            method=kind.method,
+            hyper=hyper.model_dump(),
+            device="auto",
+            dtype=self.dtype,
+            attention=self.attention,
+            activation_checkpointing=self.checkpointing,
+            head_loss=self.head_loss,
+            batch_size=batch_size,
+            max_grad_norm=self.max_grad_norm,
+            timeout_s=None,
+            num_threads=1,
+            sequence_length=self.sequence_length,
+            num_warmup_steps=1,
+            num_timed_steps=2,
+            engine="single" if self.num_gpus == 1 else "fsdp2",
+            num_devices=self.num_gpus,
+        )
+
+
+def cheapest(architecture: Architecture, sequence_length: int, num_gpus: int) -> Setting:
+    """The switches that take least memory and that this model has."""
+    from transformers import AutoModelForCausalLM
+
+    from lomo.causality import attention_of
+    from lomo.refusals import check_head_loss
+
+    model_class: Any = AutoModelForCausalLM._model_mapping[type(architecture.config)]
+    setting = Setting(
+        sequence_length,
+        num_gpus,
+        attention=attention_of(architecture.config),
+        checkpointing=bool(model_class.supports_gradient_checkpointing),
+    )
+    try:
+        spec = setting.spec(KINDS["sgd"], architecture.name)
+        check_head_loss(spec, architecture.config.to_dict(), "")
+    except UserError:
+        return Setting(**{**vars(setting), "head_loss": "model"})
+    return setting
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a row fits one card. batch_size: sequences a device, 0 where not even one fits.
+
+    peak_bytes: at that batch, or at 1; missing_bytes: of it beyond the card, then.
+    """
+
+    batch_size: int
+    peak_bytes: int
+    missing_bytes: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row and how it fits each card; `fits` is empty where nothing could be predicted (`why`).
+
+    account: "simulated", or "closed_form" for models whose step can't be.
+    """
+
+    kind: RowKind
+    fits: Sequence[Fit] = ()
+    account: str | None = None
+    why: str | None = None
+
+
+def budget_bytes(gib: float) -> int:
+    """What of a card's GiB a step may take."""
+    return int((gib - RESERVE_GIB) * GIB)
+
+
+def row_of(
+    kind: RowKind,
+    architecture: Architecture,
+    setting: Setting,
+    gibs: Sequence[float],
+    num_parameters: int,
+) -> Row:
+    """How a way to fine-tune fits cards of these sizes; the peaks are simulated once for all."""
+    from lomo.memory.peaks import PeakByBatch
+
+    if kind.method is None:
+        return Row(kind, why=kind.look)
+    try:
+        simulated = PeakByBatch(architecture, setting.spec(kind, architecture.name))
+        peak = _with_state(simulated, kind, num_parameters, setting.num_gpus)
+        # What holds nothing but weights, gradients and state already tells most cards from others.
+        likely = [_at_least(kind, num_parameters) / setting.num_gpus < budget_bytes(g) for g in gibs]
+        fits = [_fit(peak, budget_bytes(g), ok) for g, ok in zip(gibs, likely, strict=True)]
+    except UserError as error:
+        return Row(kind, why=error.what)
+    return Row(kind, fits, simulated.account)
+
+
+def fitting_rows(row: Row, place: int) -> Fit | None:
+    """How a row fits the card at `place`, None where not even one sequence does."""
+    fit = row.fits[place] if row.fits else None
+    return fit if fit is not None and fit.batch_size else None
+
+
+def _with_state(
+    simulated: PeakByBatch, kind: RowKind, num_parameters: int, num_gpus: int
+) -> Callable[[int], int]:
+    """The peak by batch, with the documented bytes of state in place of two 16-bit moments."""
+    if kind.state_bytes is None:
+        return cache(simulated)
+    less = int((4 - kind.state_bytes) * num_parameters / num_gpus)
+    return cache(lambda batch_size: simulated(batch_size) - less)
+
+
+def _at_least(kind: RowKind, num_parameters: int) -> float:
+    """Bytes of weights, gradients and state, from below."""
+    a_parameter = {"sgd": 8.0, "adamw": 16.0, "torch_adamw": 4 + (kind.state_bytes or 4.0)}
+    return a_parameter.get(kind.method or "", 2.0) * num_parameters
+
+
+def _fit(peak: Callable[[int], int], budget: int, likely: bool) -> Fit:
+    """The largest batch within the budget. Where some fits at all, 2 is looked at before 1: it
+    takes part in every answer above (lomo/memory/peaks.py), and what holds 2 holds 1."""
+    from lomo.memory.fitting import largest_batch
+
+    batch_size = 0
+    if likely and peak(2) <= budget:
+        batch_size = largest_batch(lambda batch: peak(max(batch, 2)), budget)
+    elif peak(1) <= budget:
+        batch_size = 1
+    peak_bytes = peak(max(batch_size, 1))
+    return Fit(batch_size, peak_bytes, max(peak_bytes - budget, 0))
