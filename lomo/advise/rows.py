@@ -25,9 +25,8 @@ class RowKind:
     """One way to fine-tune. method: whose step is simulated, None where none is, and `look` says
     where to look instead.
 
-    state_bytes: documented bytes a parameter of optimizer state that stand in place of the
-    simulated ones. trains: the share of the weights that is trained. runs: whether a study can
-    name it.
+    state_bytes: documented bytes a parameter of optimizer state, in place of the simulated ones.
+    trains_all: whether all weights are trained. runs: whether a study can name it.
     """
 
     name: str
@@ -168,49 +167,53 @@ class Row:
     account: str | None = None
     why: str | None = None
 
+    def fit(self, place: int) -> Fit | None:
+        """How it fits the card at `place`, None where not even one sequence does."""
+        fit = self.fits[place] if self.fits else None
+        return fit if fit is not None and fit.batch_size else None
+
 
 def budget_bytes(gib: float) -> int:
     """What of a card's GiB a step may take."""
     return int((gib - RESERVE_GIB) * GIB)
 
 
-def row_of(
-    kind: RowKind,
+def rows_of(
+    kinds: Sequence[RowKind],
     architecture: Architecture,
     setting: Setting,
     gibs: Sequence[float],
     num_parameters: int,
-) -> Row:
-    """How a way to fine-tune fits cards of these sizes; the peaks are simulated once for all."""
+) -> list[Row]:
+    """How ways to fine-tune that take the same step fit cards of these sizes.
+
+    The peaks are simulated once for all of them.
+    """
     from lomo.memory.peaks import PeakByBatch
 
-    if kind.method is None:
-        return Row(kind, why=kind.look)
     try:
-        simulated = PeakByBatch(architecture, setting.spec(kind, architecture.name))
-        peak = _with_state(simulated, kind, num_parameters, setting.num_gpus)
-        # What holds nothing but weights, gradients and state already tells most cards from others.
-        likely = [_at_least(kind, num_parameters) / setting.num_gpus < budget_bytes(g) for g in gibs]
-        fits = [_fit(peak, budget_bytes(g), ok) for g, ok in zip(gibs, likely, strict=True)]
+        step = PeakByBatch(architecture, setting.spec(kinds[0], architecture.name))
+        simulated = cache(step)
+        found = []
+        for kind in kinds:
+            peak = _with_state(simulated, kind, num_parameters // setting.num_gpus)
+            # What weights, gradients and state take already tells most cards from the others.
+            least = _at_least(kind, num_parameters // setting.num_gpus)
+            fits = [_fit(peak, budget_bytes(gib), least) for gib in gibs]
+            found.append(Row(kind, fits, step.account))
     except UserError as error:
-        return Row(kind, why=error.what)
-    return Row(kind, fits, simulated.account)
-
-
-def fitting_rows(row: Row, place: int) -> Fit | None:
-    """How a row fits the card at `place`, None where not even one sequence does."""
-    fit = row.fits[place] if row.fits else None
-    return fit if fit is not None and fit.batch_size else None
+        return [Row(kind, why=error.what) for kind in kinds]
+    return found
 
 
 def _with_state(
-    simulated: PeakByBatch, kind: RowKind, num_parameters: int, num_gpus: int
+    simulated: Callable[[int], int], kind: RowKind, num_parameters: int
 ) -> Callable[[int], int]:
     """The peak by batch, with the documented bytes of state in place of two 16-bit moments."""
     if kind.state_bytes is None:
-        return cache(simulated)
-    less = int((4 - kind.state_bytes) * num_parameters / num_gpus)
-    return cache(lambda batch_size: simulated(batch_size) - less)
+        return simulated
+    less = int((4 - kind.state_bytes) * num_parameters)
+    return lambda batch_size: simulated(batch_size) - less
 
 
 def _at_least(kind: RowKind, num_parameters: int) -> float:
@@ -219,13 +222,13 @@ def _at_least(kind: RowKind, num_parameters: int) -> float:
     return a_parameter.get(kind.method or "", 2.0) * num_parameters
 
 
-def _fit(peak: Callable[[int], int], budget: int, likely: bool) -> Fit:
-    """The largest batch within the budget. Where some fits at all, 2 is looked at before 1: it
-    takes part in every answer above (lomo/memory/peaks.py), and what holds 2 holds 1."""
+def _fit(peak: Callable[[int], int], budget: int, least: float) -> Fit:
+    """The largest batch within the budget. Where some may fit, 2 is looked at before 1: it takes
+    part in every answer above (lomo/memory/peaks.py), and what holds 2 holds 1."""
     from lomo.memory.fitting import largest_batch
 
     batch_size = 0
-    if likely and peak(2) <= budget:
+    if least < budget and peak(2) <= budget:
         batch_size = largest_batch(lambda batch: peak(max(batch, 2)), budget)
     elif peak(1) <= budget:
         batch_size = 1
