@@ -163,29 +163,23 @@ def _around(
     progress: Progress,
 ) -> tuple[list[Switch], Walls]:
     """What one flip costs, and how far each axis goes, at the advised row's batch."""
-    architecture, card, length = question.architecture, question.cards[0], setting.sequence_length
-    longer = min(length * max(fit.batch_size, 2), question.positions or length * 64)
+    architecture, card = question.architecture, question.cards[0]
     flips = flipped(setting)
-    asked = {name: (flip, fit.batch_size) for name, flip in flips.items()}
-    asked["one sequence"] = setting, 1
-    if longer > length:
-        asked["one long sequence"] = replace(setting, sequence_length=longer), 1
-    work = {name: partial(peak_at, kind, architecture, *each) for name, each in asked.items()}
-    peaks = _in_parallel(work, progress)
+    work = {
+        name: partial(peak_at, kind, architecture, flip, fit.batch_size)
+        for name, flip in flips.items()
+    }
     switches = []
-    for name, flip in flips.items():
-        peak = peaks[name]
+    for name, peak in _in_parallel(work, progress).items():
         if peak is not None:
-            ratio = time_ratio(kind, setting, flip, card, model, fit.batch_size)
+            ratio = time_ratio(kind, setting, flips[name], card, model, fit.batch_size)
             switches.append(Switch(name, peak, ratio))
-    one, long = peaks["one sequence"], peaks.get("one long sequence")
-    assert one is not None
-    longest = question.positions if longer == length else None
-    if long is not None:
-        points = (length, one), (longer, long)
-        longest = longest_sequence(points, budget_bytes(card.gib), question.positions)
-    alone = smallest_card(one)
-    return switches, Walls(longest, alone, one)
+    switches.sort(key=lambda switch: list(flips).index(switch.name))
+    longest = None
+    if setting.attention != "eager":
+        budget = budget_bytes(card.gib)
+        longest = longest_sequence(fit, setting.sequence_length, budget, question.positions)
+    return switches, Walls(longest, smallest_card(fit.one_bytes), fit.one_bytes)
 
 
 def _enough_cards(
@@ -203,9 +197,7 @@ def _enough_cards(
     return None
 
 
-def _in_parallel(
-    work: Mapping[str, Callable[[], Found]], progress: Progress
-) -> dict[str, Found]:
+def _in_parallel(work: Mapping[str, Callable[[], Found]], progress: Progress) -> dict[str, Found]:
     """Does each piece, in forked processes; the results by name."""
     from lomo.memory import forked
 
@@ -218,11 +210,11 @@ def _in_parallel(
 
     progress.more(names)
     gc.freeze()  # what is shared is not looked through, and so not copied, by each process
+    gc.disable()  # a tenth of the time; each piece is cleaned up behind
     num_processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
     found: dict[str, Found] = {}
     for number, result in forked.results(do, len(names), num_processes):
         found[names[number]] = result
         progress.done(names[number])
+    gc.enable()
     return found
-
-

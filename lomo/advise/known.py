@@ -32,7 +32,8 @@ class Fact:
 def facts() -> Sequence[Fact]:
     """All facts, in the order of the file."""
     data = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
-    return [Fact(**{**entry, "source": data["sources"][entry["source"]]}) for entry in data["facts"]]
+    sources = data["sources"]
+    return [Fact(**{**entry, "source": sources[entry["source"]]}) for entry in data["facts"]]
 
 
 @cache

@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, help="a name of config/models.yaml, a folder, or a hub id"
     )
     parser.add_argument("--gpu", help="the card's name, such as 'RTX 4090', or GiB (default: here)")
-    parser.add_argument("--gpus", type=int, help="so many of them (default: 1, or all that are here)")
+    parser.add_argument("--gpus", type=int, help="how many (default: 1, or all that are here)")
     parser.add_argument("--seq-len", type=int, default=1024, help="longest example, in tokens")
     parser.add_argument("--examples", type=int, default=1000, help="training examples")
     parser.add_argument("--epochs", type=int, default=1, help="passes over them")

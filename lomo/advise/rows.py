@@ -8,13 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lomo import methods
+from lomo.config import Attention, Dtype, HeadLoss
 from lomo.errors import UserError
 from lomo.machine import GIB, RESERVE_GIB
 from lomo.specs import MeasureSpec
 
 if TYPE_CHECKING:
     from lomo.memory.architecture import Architecture
-    from lomo.memory.peaks import PeakByBatch
 
 # bitsandbytes' documentation: 8-bit states in blocks of 256, each with a scale in fp32.
 EIGHT_BIT_BYTES = 1 + 4 / 256
@@ -68,14 +68,14 @@ KINDS = {
             "QLoRA",
             None,
             runs=False,
-            look="4-bit weights: PEFT with bitsandbytes, or Unsloth",
+            look="see PEFT, Unsloth",
         ),
         RowKind(
             "cpu_offload",
             "AdamW, CPU offload",
             None,
             runs=False,
-            look="states in host memory: DeepSpeed ZeRO-Offload, or LLMQ",
+            look="see DeepSpeed, LLMQ",
         ),
     )
 }
@@ -87,9 +87,9 @@ class Setting:
 
     sequence_length: int
     num_gpus: int = 1
-    dtype: str = "bfloat16"
-    attention: str = "sdpa"
-    head_loss: str = "fused"
+    dtype: Dtype = "bfloat16"
+    attention: Attention = "sdpa"
+    head_loss: HeadLoss = "fused"
     checkpointing: bool = True
     max_grad_norm: float | None = None
 
@@ -132,7 +132,7 @@ def cheapest(architecture: Architecture, sequence_length: int, num_gpus: int) ->
     setting = Setting(
         sequence_length,
         num_gpus,
-        attention=attention_of(architecture.config),
+        attention="eager" if attention_of(architecture.config) == "eager" else "sdpa",
         checkpointing=bool(model_class.supports_gradient_checkpointing),
     )
     try:
@@ -148,11 +148,15 @@ class Fit:
     """How a row fits one card. batch_size: sequences a device, 0 where not even one fits.
 
     peak_bytes: at that batch, or at 1; missing_bytes: of it beyond the card, then.
+    next_bytes: at one sequence more. one_bytes: at one sequence, by the line through 2 and 3 where
+    more fit: a step of one may differ from it by hundredths of a GiB.
     """
 
     batch_size: int
     peak_bytes: int
     missing_bytes: int
+    next_bytes: int | None
+    one_bytes: int
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,10 @@ def _fit(peak: Callable[[int], int], budget: int, least: float) -> Fit:
     batch_size = 0
     if least < budget and peak(2) <= budget:
         batch_size = largest_batch(lambda batch: peak(max(batch, 2)), budget)
-    elif peak(1) <= budget:
-        batch_size = 1
-    peak_bytes = peak(max(batch_size, 1))
-    return Fit(batch_size, peak_bytes, max(peak_bytes - budget, 0))
+        one_bytes = 2 * peak(2) - peak(3)
+    else:
+        one_bytes = peak(1)
+        batch_size = 1 if one_bytes <= budget else 0
+    peak_bytes = peak(batch_size) if batch_size else one_bytes
+    next_bytes = peak(batch_size + 1) if batch_size else None
+    return Fit(batch_size, peak_bytes, max(peak_bytes - budget, 0), next_bytes, one_bytes)

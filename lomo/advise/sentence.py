@@ -44,6 +44,27 @@ def sentence(advice: Advice) -> str:
     return f"Advice: nothing fits; {row.kind.title} would on {', or '.join(ways)}."
 
 
+def walls(advice: Advice) -> str:
+    """How far the advised row goes on this card."""
+    ends, question = advice.walls, advice.question
+    assert ends is not None and advice.advised is not None
+    fit = advice.fit(advice.advised)
+    assert fit is not None
+    parts = [f"{fit.batch_size} sequences of {question.sequence_length:,} tokens"]
+    if ends.longest_sequence is not None:
+        alone = f"one of {ends.longest_sequence:,}"
+        whole = ends.longest_sequence == question.positions
+        parts.append(f"{alone}, all that the model can" if whole else f"{alone} or so")
+    smallest = ""
+    if ends.smallest_card is not None and question.num_gpus == 1:
+        card = ends.smallest_card
+        size = f"{card.name}, {card.gib:.0f} GiB"
+        smallest = f" The smallest card that takes one of {question.sequence_length:,}: {size}."
+    a_card = " a card" if question.num_gpus > 1 else ""
+    most = f"{', or '.join(parts)}{a_card}"
+    return f"The ends: {advice.advised.title} takes at most {most}.{smallest}"
+
+
 def command(advice: Advice, written: Path | None = None) -> str:
     """The command that measures the advised row on the card, or asks for what would fit."""
     question = advice.question

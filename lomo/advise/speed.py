@@ -22,7 +22,14 @@ from lomo.flops import backwards_per_step, hardware_flops_per_step
 LOW, HIGH = 0.30, 0.60
 PUBLISHED = Path(__file__).resolve().parents[2] / "results/published"
 # Bytes a trained parameter that an update reads and writes; counted from the optimizers' code.
-UPDATE_BYTES = {"lomo": 6, "lora_lomo": 6, "adalomo": 100, "sgd": 24, "adamw": 84, "torch_adamw": 14}
+UPDATE_BYTES = {
+    "lomo": 6,
+    "lora_lomo": 6,
+    "adalomo": 100,
+    "sgd": 24,
+    "adamw": 84,
+    "torch_adamw": 14,
+}
 # Bytes a score of eager attention that a pass reads and writes: the softmax and its copies.
 SCORE_BYTES = 40
 WEIGHT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -64,7 +71,7 @@ def speed_of(
         if isinstance(step_s, str):
             return step_s
         found.append(tokens / step_s)
-    return Speed(*found, basis="estimate")
+    return Speed(found[0], found[1], found[2], basis="estimate")
 
 
 def step_seconds(
@@ -149,11 +156,12 @@ def _measured(kind: RowKind, setting: Setting, card: Card, model: Model) -> Spee
         if not _same_card(card, name):
             continue
         rate = throughput["tokens_per_s_per_device"]
-        low, high = (throughput.get(f"tokens_per_s_per_device_{p}", rate) for p in ("p10", "p90"))
-        rates = (setting.num_gpus * value for value in (rate, low, high))
         length = spec["sequence_length"]
+        low, high = (throughput.get(f"tokens_per_s_per_device_{p}", rate) for p in ("p10", "p90"))
+        likely, least, most = (setting.num_gpus * value for value in (rate, low, high))
         basis = f"measured: {path}, {spec['batch_size']} x {length} tokens"
-        found.append((abs(length - setting.sequence_length), Speed(*rates, basis=basis)))
+        speed = Speed(likely, least, most, basis)
+        found.append((abs(length - setting.sequence_length), speed))
     return min(found, key=lambda entry: entry[0])[1] if found else None
 
 
@@ -170,4 +178,3 @@ def _records() -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted(PUBLISHED.glob("*/**/record.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         yield str(path.relative_to(PUBLISHED.parents[1])), record
-

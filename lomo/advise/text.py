@@ -6,7 +6,6 @@ import io
 import json
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.text import Text
 from lomo.advise import known
 from lomo.advise.answer import Advice
 from lomo.advise.rows import Row
-from lomo.advise.sentence import command, sentence
+from lomo.advise.sentence import command, sentence, walls
 from lomo.advise.speed import HIGH, LOW, Speed
 from lomo.duration import SUSTAINED
 from lomo.machine import GIB, RESERVE_GIB
@@ -32,14 +31,16 @@ def as_text(advice: Advice) -> str:
     on_terminal = sys.stdout.isatty()
     width = min(Console().width, WIDEST) if on_terminal else WIDTH
     console = Console(file=io.StringIO(), width=width, force_terminal=on_terminal, highlight=False)
-    console.print(_head(advice), "")
+    console.print(_head(advice), "", sep="\n")
     several = len(advice.question.cards) > 1
     console.print(_cards_table(advice) if several else _table(advice))
     for line in _notes(advice):
         console.print(line)
     if advice.switches:
-        console.print("", _switches(advice))
-    console.print("", Text(sentence(advice), style="bold"))
+        console.print("", _switches(advice), sep="\n")
+    if advice.walls is not None:
+        console.print("", walls(advice), sep="\n")
+    console.print("", Text(sentence(advice), style="bold"), sep="\n")
     if command(advice):
         console.print(Text(f"  {command(advice)}"), soft_wrap=True)
     assert isinstance(console.file, io.StringIO)
@@ -62,12 +63,14 @@ def _head(advice: Advice) -> str:
         parts.append(f"{many}{shown or f'{name} ({each})'}")
     million = question.num_examples * question.num_epochs * question.mean_tokens / 1e6
     epochs = f" x {question.num_epochs} epochs" if question.num_epochs > 1 else ""
+    longest = f" in the mean, {question.sequence_length:,} at most"
     lines = [", ".join(parts)]
     if question.why_common:
         lines.append(question.why_common)
     lines.append(
-        f"{question.num_examples:,} examples{epochs} of {question.mean_tokens:,} tokens "
-        f"(the longest {question.sequence_length:,}): {_round(million)} million tokens"
+        f"{question.num_examples:,} examples{epochs} of {question.mean_tokens:,} tokens"
+        f"{'' if question.mean_tokens == question.sequence_length else longest}"
+        f": {rounded(million)} million tokens"
     )
     chosen = [
         "bfloat16 weights",
@@ -97,7 +100,7 @@ def _table(advice: Advice) -> Table:
             table.add_row(row.kind.title, "not covered", "", "", "", "", row.why)
             continue
         style = "bold" if row.kind is advice.advised else None
-        table.add_row(row.kind.title, *_cells(advice, row), _accuracy(row), style=style)
+        table.add_row(row.kind.title, *_cells(advice, row), _accuracy(advice, row), style=style)
     return table
 
 
@@ -112,7 +115,7 @@ def _cells(advice: Advice, row: Row) -> list[str]:
     cells = [f"yes{mark}", str(fit.batch_size), f"{fit.peak_bytes / GIB:.1f}"]
     if not isinstance(speed, Speed):
         return [*cells, "?", "?"]
-    return [*cells, _round(speed.tokens_per_s), _hours(advice, speed)]
+    return [*cells, rounded(speed.tokens_per_s), _hours(advice, speed)]
 
 
 def _cards_table(advice: Advice) -> Table:
@@ -138,12 +141,22 @@ def _columns(first: str, *others: str) -> Table:
     return table
 
 
-def _accuracy(row: Row) -> str:
+def _accuracy(advice: Advice, row: Row) -> str:
     found = known.of(row.kind.name)
     if not found:
         return NOT_KNOWN
-    first = next((fact for fact in found if fact.beside_adamw is not None), found[0])
-    return f"{first.short} [{known.facts().index(first) + 1}]".replace("[", r"\[")
+    told = _told(advice)
+    number = rf" \[{told.index(found[0]) + 1}]" if found[0] in told else ""
+    return found[0].short + number
+
+
+def _told(advice: Advice) -> list[known.Fact]:
+    """What the notes tell: all that is known of the advised row, one finding of others that fit."""
+    if len(advice.question.cards) > 1:
+        return []
+    fitting = [row.kind for row in advice.rows if row.fit(0)]
+    found = [known.of(kind.name)[: None if kind is advice.advised else 1] for kind in fitting]
+    return [fact for facts in found for fact in facts]
 
 
 def _notes(advice: Advice) -> list[str]:
@@ -168,13 +181,11 @@ def _notes(advice: Advice) -> list[str]:
     if any(row.account == "closed_form" for row in advice.rows):
         lines.append("Activations by a formula: this model's step can't be simulated.")
     lines += [f"{row.kind.title}: {row.why}" for row in advice.rows if row.kind.method and row.why]
-    shown = [row.kind.name for row in advice.rows]
-    if len(advice.question.cards) > 1:
-        shown = []
-    for number, fact in enumerate(known.facts(), start=1):
-        if fact.method in shown:
-            title = next(row.kind.title for row in advice.rows if row.kind.name == fact.method)
-            lines.append(rf"\[{number}] {title}: {fact.text} ({fact.source})")
+    titles = {row.kind.name: row.kind.title for row in advice.rows}
+    lines += [
+        rf"\[{number}] {titles[fact.method]}: {fact.text} ({fact.source})"
+        for number, fact in enumerate(_told(advice), start=1)
+    ]
     return lines
 
 
@@ -203,11 +214,13 @@ def _lacking(missing_bytes: int) -> str:
 def _hours(advice: Advice, speed: Speed, *, band: bool = True) -> str:
     question = advice.question
     tokens = question.num_examples * question.num_epochs * question.mean_tokens
-    likely, most, least = (tokens / rate / 3600 for rate in (speed.tokens_per_s, speed.low, speed.high))
-    return f"{_round(likely)} ({_round(least)}-{_round(most)})" if band else _round(likely)
+    likely, most, least = (
+        tokens / rate / 3600 for rate in (speed.tokens_per_s, speed.low, speed.high)
+    )
+    return f"{rounded(likely)} ({rounded(least)}-{rounded(most)})" if band else rounded(likely)
 
 
-def _round(value: float) -> str:
+def rounded(value: float) -> str:
     """Two digits, which is all that an estimate has."""
     if value == 0:
         return "0"
@@ -242,7 +255,7 @@ def as_json(advice: Advice) -> str:
                 "accuracy": [asdict(fact) for fact in known.of(row.kind.name)],
             }
         )
-    walls = advice.walls
+    ends = advice.walls
     facts = {
         "model": advice.model.name,
         "num_parameters": advice.model.num_parameters,
@@ -255,7 +268,7 @@ def as_json(advice: Advice) -> str:
         "rows": rows,
         "advised": None if advice.advised is None else advice.advised.name,
         "switches": [asdict(switch) for switch in advice.switches],
-        "walls": None if walls is None else {**vars(walls), "smallest_card": _name(walls)},
+        "walls": None if ends is None else {**vars(ends), "smallest_card": _name(ends)},
         "enough_cards": advice.enough_cards,
         "advice": sentence(advice),
         "command": command(advice),
@@ -266,5 +279,3 @@ def as_json(advice: Advice) -> str:
 
 def _name(walls: Any) -> str | None:
     return None if walls.smallest_card is None else walls.smallest_card.name
-
-

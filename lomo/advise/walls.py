@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from lomo.advise.rows import Fit
 from lomo.cards import CARDS, Card
 from lomo.machine import GIB, RESERVE_GIB
 
@@ -15,18 +14,19 @@ def smallest_card(peak_bytes: int) -> Card | None:
 
 
 def longest_sequence(
-    points: Sequence[tuple[int, int]], budget_bytes: int, positions: int | None
-) -> int:
-    """The longest sequence within the budget, by the line through two points (tokens, bytes).
+    fit: Fit, sequence_length: int, budget_bytes: int, positions: int | None
+) -> int | None:
+    """The longest sequence that fits alone, None where even one of those asked for does not.
 
-    Rounded down to two digits, since memory is only nearly a line in the length; and never more
-    than the model's positions.
+    Without eager attention what a step takes depends on the number of tokens, hardly on how many
+    sequences they are: so it is a line from the largest batch to one more. Rounded down to two
+    digits, and never more than the model's positions.
     """
-    (short, low), (long, high) = points
-    if high <= low:
-        return positions or long
-    found = short + (budget_bytes - low) * (long - short) // (high - low)
+    if fit.next_bytes is None:
+        return None
+    rise = max(fit.next_bytes - fit.peak_bytes, 1)
+    found = int(sequence_length * (fit.batch_size + (budget_bytes - fit.peak_bytes) / rise))
     if positions is not None and found >= positions:
         return positions
-    unit = 10 ** max(len(str(found)) - 2, 0)
-    return max(found // unit * unit, short)
+    unit = int(10 ** max(len(str(found)) - 2, 0))
+    return max(found // unit * unit, sequence_length)
