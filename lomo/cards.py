@@ -6,12 +6,14 @@ process can have: less than the GB on the box, and some 0.3 GiB less than nvidia
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import dataclass
 
-from lomo.errors import UserError, nearest
+from lomo.errors import UserError
 
+NEAR = 0.7
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf|nan)"
 _SIZE = re.compile(rf"\s*({_NUMBER})\s*([gm])?(?:i?b)?\s*", re.IGNORECASE)
 _MAKER = re.compile(r"\b(nvidia|geforce|tesla|quadro)\b", re.IGNORECASE)
@@ -82,7 +84,9 @@ def card_of(text: str, *, where: str) -> Card:
     if asked and len(sizes) == 1:
         return sizes[0]
     known = [card.name for card in CARDS]
-    close = [card.name for card in sizes] or [name for name in [nearest(text, known)] if name]
+    # A number is told wrong as often as a letter: all that are near are named.
+    keys = difflib.get_close_matches(asked, by_key, n=3, cutoff=NEAR)
+    close = [card.name for card in sizes] or [by_key[key].name for key in keys]
     raise UserError(
         f"{text!r} is no card of the table",
         where=where,

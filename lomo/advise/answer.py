@@ -62,13 +62,14 @@ class Advice:
 
 def advice_of(question: Question, *, quiet: bool) -> Advice:
     """The answer to a question. Raises UserError for cards that can't share the model."""
-    from lomo.memory import peaks  # noqa: F401 (else each process imports it)
     from lomo.memory.architecture import count_parameters, without_bytes
 
     started_at = time.perf_counter()
     architecture, config = question.architecture, question.architecture.config
     setting = cheapest(architecture, question.sequence_length, question.num_gpus)
     _check_share(without_bytes(architecture), question.num_gpus)
+    from lomo.memory import peaks  # noqa: F401 (else each process imports it)
+
     tied = {"tie_word_embeddings": bool(getattr(config, "tie_word_embeddings", False))}
     model = Model(architecture.name, config.to_dict() | tied, count_parameters(architecture))
     progress = Progress(quiet=quiet)
@@ -213,8 +214,11 @@ def _in_parallel(work: Mapping[str, Callable[[], Found]], progress: Progress) ->
     gc.disable()  # a tenth of the time; each piece is cleaned up behind
     num_processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
     found: dict[str, Found] = {}
-    for number, result in forked.results(do, len(names), num_processes):
-        found[names[number]] = result
-        progress.done(names[number])
-    gc.enable()
+    try:
+        for number, result in forked.results(do, len(names), num_processes):
+            found[names[number]] = result
+            progress.done(names[number])
+    finally:
+        gc.enable()
+        gc.unfreeze()
     return found

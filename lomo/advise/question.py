@@ -74,6 +74,8 @@ def question_of(options: argparse.Namespace) -> Question:
     if options.write is not None:
         _check_file(options.write)
     cards, num_gpus, why_common = _cards(options)
+    if why_common and options.write is not None:
+        raise UserError("needs to know the card", where="--write", fix="add --gpu, its name or GiB")
     architecture, positions = _model(options)
     return Question(
         architecture=architecture,

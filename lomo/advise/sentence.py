@@ -39,9 +39,10 @@ def sentence(advice: Advice) -> str:
     row = next(row for row in advice.rows if row.kind is advice.nearest)
     enough = smallest_card(row.fits[0].peak_bytes)
     ways = [f"{advice.enough_cards} such cards"] if advice.enough_cards else []
-    ways += [f"one {enough.name}"] if enough is not None and enough.gib > card.gib else []
-    ways += [] if question.num_gpus > 1 else ["QLoRA, which is not covered here"]
-    return f"Advice: nothing fits; {row.kind.title} would on {', or '.join(ways)}."
+    if enough is not None and enough.gib > card.gib:
+        ways.append(f"a card of {enough.gib:.0f} GiB ({enough.name})")
+    would = f" {row.kind.title} would on {', or on '.join(ways)}." if ways else ""
+    return f"Advice: nothing fits.{would} QLoRA takes less, and is not covered here."
 
 
 def walls(advice: Advice) -> str:
@@ -50,18 +51,19 @@ def walls(advice: Advice) -> str:
     assert ends is not None and advice.advised is not None
     fit = advice.fit(advice.advised)
     assert fit is not None
-    parts = [f"{fit.batch_size} sequences of {question.sequence_length:,} tokens"]
+    a_card = " a card" if question.num_gpus > 1 else ""
+    many = "sequence" if fit.batch_size == 1 else "sequences"
+    parts = [f"{fit.batch_size} {many} of {question.sequence_length:,} tokens{a_card}"]
     if ends.longest_sequence is not None:
-        alone = f"one of {ends.longest_sequence:,}"
         whole = ends.longest_sequence == question.positions
-        parts.append(f"{alone}, all that the model can" if whole else f"{alone} or so")
+        alone = f"one of {'' if whole else 'about '}{ends.longest_sequence:,}"
+        parts.append(f"{alone} (the model's longest)" if whole else alone)
     smallest = ""
     if ends.smallest_card is not None and question.num_gpus == 1:
         card = ends.smallest_card
         size = f"{card.name}, {card.gib:.0f} GiB"
         smallest = f" The smallest card that takes one of {question.sequence_length:,}: {size}."
-    a_card = " a card" if question.num_gpus > 1 else ""
-    most = f"{', or '.join(parts)}{a_card}"
+    most = ", or ".join(parts)
     return f"The ends: {advice.advised.title} takes at most {most}.{smallest}"
 
 

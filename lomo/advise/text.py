@@ -84,17 +84,8 @@ def _head(advice: Advice) -> str:
 
 
 def _table(advice: Advice) -> Table:
-    question = advice.question
-    per = "a card" if question.num_gpus > 1 else ""
-    table = _columns(
-        "method",
-        "fits",
-        f"batch {per}".strip(),
-        f"GiB {per}".strip(),
-        "tokens/s",
-        "hours",
-        "accuracy beside AdamW",
-    )
+    names = "batch", "GiB", "tokens/s", "hours", "accuracy beside AdamW"
+    table = _columns("method", "fits", *names)
     for row in advice.rows:
         if row.kind.method is None:
             table.add_row(row.kind.title, "not covered", "", "", "", "", row.why)
@@ -164,6 +155,8 @@ def _notes(advice: Advice) -> list[str]:
     lines = [""]
     basis = {s.basis for speeds in advice.speeds.values() for s in speeds if isinstance(s, Speed)}
     why = {s for speeds in advice.speeds.values() for s in speeds if isinstance(s, str)}
+    if advice.question.num_gpus > 1:
+        lines.append("Batch and GiB are a card's, tokens/s of all together.")
     if len(advice.question.cards) > 1:
         lines.append(
             "Each cell: the largest batch and the hours; -X GiB: so much is missing for one "
