@@ -19,7 +19,7 @@ from lomo.errors import UserError
 from lomo.flops import backwards_per_step, hardware_flops_per_step
 
 # Share of a card's peak: the speeds that others published (docs/advise.md) lie in this band.
-LOW, HIGH = 0.30, 0.60
+LOW, HIGH = 0.30, 0.90
 PUBLISHED = Path(__file__).resolve().parents[2] / "results/published"
 # Bytes a trained parameter that an update reads and writes; counted from the optimizers' code.
 UPDATE_BYTES = {
@@ -35,7 +35,8 @@ SCORE_BYTES = 40
 WEIGHT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes a second between cards, one direction: NVLink by the vendor's papers, half of it taken.
 LINKS = {"A100 40GB": 150e9, "A100 80GB": 150e9, "H100": 225e9, "H200": 225e9, "B200": 450e9}
-PCIE = 10e9  # without peer to peer, as between GeForce cards
+# Between cards without it: what LOMO's paper had in 2023, and what a host can pass on at most.
+PCIE_LOW, PCIE, PCIE_HIGH = 1.5e9, 4e9, 10e9
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ def speed_of(
         return measured
     tokens = batch_size * mean_tokens * setting.num_gpus
     found = []
-    for share in (SUSTAINED, LOW, HIGH):
-        step_s = step_seconds(kind, setting, card, model, batch_size, mean_tokens, share)
+    for share, pcie in ((SUSTAINED, PCIE), (LOW, PCIE_LOW), (HIGH, PCIE_HIGH)):
+        shape = batch_size, mean_tokens
+        step_s = step_seconds(kind, setting, card, model, *shape, share=share, pcie=pcie)
         if isinstance(step_s, str):
             return step_s
         found.append(tokens / step_s)
@@ -81,10 +83,15 @@ def step_seconds(
     model: Model,
     batch_size: int,
     num_tokens: int,
+    *,
     share: float = SUSTAINED,
+    pcie: float = PCIE,
 ) -> float | str:
-    """Seconds of a step of `batch_size` sequences of `num_tokens` a device, where products run at
-    that share of the card's peak; or why that is not known."""
+    """Seconds of a step of `batch_size` sequences of `num_tokens` a device, or why not known.
+
+    share: of the card's peak, at which products run. pcie: bytes a second between cards that have
+    no other link.
+    """
     peak = card.flops_per_s(setting.dtype)
     if peak is None and setting.dtype == "bfloat16":  # older cards: as in float16
         peak = card.flops_per_s("float16")
@@ -120,7 +127,7 @@ def step_seconds(
     if setting.num_gpus > 1:  # each pass gathers the weights, and gradients are added up
         passes = 1 + num_backwards * (1 + kind.trains_all)
         others = 1 - 1 / setting.num_gpus
-        messages = weights * others * passes / LINKS.get(card.name, PCIE)
+        messages = weights * others * passes / LINKS.get(card.name, pcie)
     updating = UPDATE_BYTES.get(kind.method, 0) * model.num_parameters / setting.num_gpus
     return max(computing, reading, hosting, messages) + updating / card.bytes_per_s
 

@@ -111,7 +111,7 @@ def _cells(advice: Advice, row: Row) -> list[str]:
 
 def _cards_table(advice: Advice) -> Table:
     """A column a card, where none was given: the largest batch, and the hours."""
-    table = _columns("method", *(f"{c.name}, {c.gib:.0f} GiB" for c in advice.question.cards))
+    table = _columns("method", *(f"{c.name}\n{c.gib:.0f} GiB" for c in advice.question.cards))
     for row in advice.rows:
         cells = []
         for fit, speed in zip(row.fits, advice.speeds[row.kind.name], strict=False):
@@ -164,8 +164,8 @@ def _notes(advice: Advice) -> list[str]:
         )
     if "estimate" in basis:
         lines.append(
-            f"Speed: estimated, products at {SUSTAINED:g} of the card's peak; in brackets {LOW:g} "
-            f"to {HIGH:g}. See {PAGE}."
+            f"Speed: an estimate, {SUSTAINED:g} of the card's peak rate; in brackets, {HIGH:g} and "
+            f"{LOW:g} of it. See {PAGE}."
         )
     lines += [f"Speed {text}" for text in sorted(basis - {"estimate"})]
     lines += [f"Speed: {text}; name the card to get it" for text in sorted(why)]
