@@ -153,3 +153,19 @@ def test_a_published_record_stands_in_place_of_the_estimate(
     )
     elsewhere = speed_of(LOMO, BASE, card_of("H100", where=""), LLAMA, 4, 2048)
     assert isinstance(elsewhere, Speed) and elsewhere.basis == "estimate"
+
+
+def test_the_band_holds_what_others_published() -> None:
+    import importlib.util
+
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("public", root / "benchmarks/public_speed.py")
+    assert spec is not None and spec.loader is not None
+    public = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(public)
+    made = public.rows()
+    assert list(made[~made["in_band"]]["row"]) == ["S10", "S14"]
+    published = root / "results/published/public-speed/rows.csv"
+    assert made.to_csv(index=False, lineterminator="\n") == published.read_text()
+    page = (root / "docs/advise.md").read_text()
+    assert public._markdown(made) in page
