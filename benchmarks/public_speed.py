@@ -32,6 +32,7 @@ def estimated(row: dict[str, Any]) -> Speed:
         attention=row.get("attention", "sdpa"),
         head_loss="model",
         checkpointing=row.get("checkpointing", True),
+        max_grad_norm=row.get("max_grad_norm"),
     )
     model, card = _model(row["model"]), card_of(row["card"], where=row["id"])
     found = speed_of(KINDS[row["row"]], setting, card, model, row["batch_size"], row["tokens"])
