@@ -155,6 +155,7 @@ def test_a_published_record_stands_in_place_of_the_estimate(
     assert isinstance(elsewhere, Speed) and elsewhere.basis == "estimate"
 
 
+@pytest.mark.slow
 def test_the_band_holds_what_others_published() -> None:
     import importlib.util
 
