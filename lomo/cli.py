@@ -352,10 +352,10 @@ def _fits(options: argparse.Namespace) -> int:
     return code
 
 
-def _advise(options: argparse.Namespace) -> None:
+def _advise(options: argparse.Namespace) -> int:
     from lomo.advise import command
 
-    command.run(options, _quieten, quiet=QUIET)
+    return command.run(options, _quieten, quiet=QUIET)
 
 
 def _predictions(options: argparse.Namespace) -> None:

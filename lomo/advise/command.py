@@ -8,8 +8,14 @@ from collections.abc import Callable
 from lomo.advise.question import question_of
 
 
-def run(options: argparse.Namespace, quieten: Callable[[], None], *, quiet: bool) -> None:
-    """Prints the advice, and writes the study file where one is asked for. Raises UserError."""
+NOTHING_FITS = 3
+
+
+def run(options: argparse.Namespace, quieten: Callable[[], None], *, quiet: bool) -> int:
+    """Prints the advice, and writes the study file where one is asked for; gives the exit code.
+
+    Raises UserError for what cannot be asked, or written.
+    """
     question = question_of(options)
     quieten()
     from lomo.advise.answer import advice_of
@@ -21,3 +27,5 @@ def run(options: argparse.Namespace, quieten: Callable[[], None], *, quiet: bool
         from lomo.advise.study import write_study
 
         write_study(advice, options.model, options.write)
+    fits = any(fit.batch_size for row in advice.rows for fit in row.fits)
+    return 0 if fits else NOTHING_FITS
