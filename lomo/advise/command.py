@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from lomo.advise.question import question_of
 
-
 NOTHING_FITS = 3
 
 

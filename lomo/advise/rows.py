@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lomo import methods
-from lomo.config import Attention, Dtype, HeadLoss
+from lomo.config import Attention, Dtype, Engine, HeadLoss
 from lomo.errors import UserError
 from lomo.machine import GIB, RESERVE_GIB
 from lomo.specs import MeasureSpec
@@ -93,6 +93,11 @@ class Setting:
     checkpointing: bool = True
     max_grad_norm: float | None = None
 
+    @property
+    def engine(self) -> Engine:
+        """One process, or each weight split over the cards."""
+        return "single" if self.num_gpus == 1 else "fsdp2"
+
     def spec(self, kind: RowKind, model: str, batch_size: int = 1) -> MeasureSpec:
         """The step, as a run would be told it."""
         assert kind.method is not None
@@ -116,7 +121,7 @@ class Setting:
             sequence_length=self.sequence_length,
             num_warmup_steps=1,
             num_timed_steps=2,
-            engine="single" if self.num_gpus == 1 else "fsdp2",
+            engine=self.engine,
             num_devices=self.num_gpus,
         )
 
@@ -126,7 +131,7 @@ def cheapest(architecture: Architecture, sequence_length: int, num_gpus: int) ->
     from transformers import AutoModelForCausalLM
 
     from lomo.causality import attention_of
-    from lomo.refusals import check_head_loss
+    from lomo.models import check_head_loss
 
     model_class: Any = AutoModelForCausalLM._model_mapping[type(architecture.config)]
     setting = Setting(
@@ -136,8 +141,7 @@ def cheapest(architecture: Architecture, sequence_length: int, num_gpus: int) ->
         checkpointing=bool(model_class.supports_gradient_checkpointing),
     )
     try:
-        spec = setting.spec(KINDS["sgd"], architecture.name)
-        check_head_loss(spec, architecture.config.to_dict(), "")
+        check_head_loss(setting.head_loss, setting.engine, architecture.config.to_dict(), "")
     except UserError:
         return Setting(**{**vars(setting), "head_loss": "model"})
     return setting
