@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lomo import methods
+from lomo.advise import eight_bit
 from lomo.config import Attention, Dtype, Engine, HeadLoss
 from lomo.errors import UserError
 from lomo.machine import GIB, RESERVE_GIB
@@ -16,16 +17,13 @@ from lomo.specs import MeasureSpec
 if TYPE_CHECKING:
     from lomo.memory.architecture import Architecture
 
-# bitsandbytes' documentation: 8-bit states in blocks of 256, each with a scale in fp32.
-EIGHT_BIT_BYTES = 1 + 4 / 256
-
 
 @dataclass(frozen=True)
 class RowKind:
     """One way to fine-tune. method: whose step is simulated, None where none is, and `look` says
     where to look instead.
 
-    state_bytes: documented bytes a parameter of optimizer state, in place of the simulated ones.
+    eight_bit: whether its state is bitsandbytes', in place of the simulated one.
     trains_all: whether all weights are trained. runs: whether a study can name it.
     """
 
@@ -33,7 +31,7 @@ class RowKind:
     title: str
     method: str | None
     hyper: Mapping[str, Any] = field(default_factory=dict)
-    state_bytes: float | None = None
+    eight_bit: bool = False
     trains_all: bool = True
     runs: bool = True
     look: str | None = None
@@ -60,7 +58,7 @@ KINDS = {
             "AdamW, 8-bit states",
             "torch_adamw",
             {"implementation": "fused"},
-            state_bytes=2 * EIGHT_BIT_BYTES,
+            eight_bit=True,
             runs=False,
         ),
         RowKind(
@@ -217,16 +215,16 @@ def rows_of(
 def _with_state(
     simulated: Callable[[int], int], kind: RowKind, num_parameters: int
 ) -> Callable[[int], int]:
-    """The peak by batch, with the documented bytes of state in place of two 16-bit moments."""
-    if kind.state_bytes is None:
+    """The peak by batch, with bitsandbytes' state in place of two 16-bit moments."""
+    if not kind.eight_bit:
         return simulated
-    less = int((4 - kind.state_bytes) * num_parameters)
+    less = int((4 - eight_bit.state_bytes()[0]) * num_parameters)
     return lambda batch_size: simulated(batch_size) - less
 
 
 def _at_least(kind: RowKind, num_parameters: int) -> float:
     """Bytes of weights, gradients and state, from below."""
-    a_parameter = {"sgd": 8.0, "adamw": 16.0, "torch_adamw": 4 + (kind.state_bytes or 4.0)}
+    a_parameter = {"sgd": 8.0, "adamw": 16.0, "torch_adamw": 6.0 if kind.eight_bit else 8.0}
     return a_parameter.get(kind.method or "", 2.0) * num_parameters
 
 

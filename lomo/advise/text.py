@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lomo.advise import known
+from lomo.advise import eight_bit, known
 from lomo.advise.answer import Advice
 from lomo.advise.rows import Row
 from lomo.advise.sentence import command, sentence, walls
@@ -100,7 +100,7 @@ def _cells(advice: Advice, row: Row) -> list[str]:
     if not row.fits:
         return ["refused", "", "", "", ""]
     fit, speed = row.fits[0], advice.speeds[row.kind.name][0]
-    mark = " *" if row.kind.state_bytes is not None else ""
+    mark = " *" if row.kind.eight_bit else ""
     if not fit.batch_size:
         return [f"lacks {_lacking(fit.missing_bytes)} GiB{mark}", "", "", "", ""]
     cells = [f"yes{mark}", str(fit.batch_size), f"{fit.peak_bytes / GIB:.1f}"]
@@ -169,8 +169,8 @@ def _notes(advice: Advice) -> list[str]:
         )
     lines += [f"Speed {text}" for text in sorted(basis - {"estimate"})]
     lines += [f"Speed: {text}; name the card to get it" for text in sorted(why)]
-    if any(row.kind.state_bytes for row in advice.rows):
-        lines.append("* by bitsandbytes' documented bytes of state, not simulated.")
+    if any(row.kind.eight_bit for row in advice.rows):
+        lines.append(f"* by {eight_bit.state_bytes()[1]}, not simulated.")
     if any(row.account == "closed_form" for row in advice.rows):
         lines.append("Activations by a formula: this model's step can't be simulated.")
     lines += [f"{row.kind.title}: {row.why}" for row in advice.rows if row.kind.method and row.why]
@@ -242,7 +242,7 @@ def as_json(advice: Advice) -> str:
                 "name": row.kind.name,
                 "title": row.kind.title,
                 "account": row.account,
-                "documented_state": row.kind.state_bytes is not None,
+                "state_by": eight_bit.state_bytes()[1] if row.kind.eight_bit else None,
                 "why": row.why,
                 "cards": cards,
                 "accuracy": [asdict(fact) for fact in known.of(row.kind.name)],

@@ -70,7 +70,7 @@ def test_json_has_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert card["hours"] == pytest.approx(tokens / card["speed"]["tokens_per_s"] / 3600)
     assert card["batch_size"] > 1000 and card["missing_bytes"] == 0
     assert rows["qlora"]["cards"] == [] and rows["qlora"]["why"]
-    assert rows["adamw_8bit"]["documented_state"]
+    assert "bitsandbytes" in rows["adamw_8bit"]["state_by"]
     assert told["advised"] == "lomo" and len(told["switches"]) == 5
     assert told["walls"]["longest_sequence"] == 64  # all that the model has
     assert told["setting"]["head_loss"] == "fused"

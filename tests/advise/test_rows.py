@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import yaml
 
-from lomo.advise import known
-from lomo.advise.rows import EIGHT_BIT_BYTES, KINDS, Fit, Setting, rows_of
+from lomo.advise import eight_bit, known
+from lomo.advise.eight_bit import DOCUMENTED
+from lomo.advise.rows import KINDS, Fit, Setting, rows_of
 from lomo.advise.switches import FLIPS, flipped, peak_at
 from lomo.advise.walls import longest_sequence, smallest_card
 from lomo.cards import CARDS
@@ -37,7 +40,7 @@ def test_a_row_is_what_trying_all_batches_finds(names: list[str]) -> None:
     peaks = [predicted(names[0], batch) for batch in range(1, 5)]
     budgets = [peaks[0] - 1, peaks[0], peaks[1], peaks[3] - 1, 1000]
     num_parameters = count_parameters(LLAMA)
-    less = int((4 - 2 * EIGHT_BIT_BYTES) * num_parameters)
+    less = int((4 - DOCUMENTED) * num_parameters)
     rows = rows_of(
         [KINDS[name] for name in names],
         LLAMA,
@@ -48,7 +51,7 @@ def test_a_row_is_what_trying_all_batches_finds(names: list[str]) -> None:
     assert [row.kind.name for row in rows] == names
     for row in rows:
         assert row.account == "simulated" and row.why is None
-        own = [peak - (less if row.kind.state_bytes else 0) for peak in peaks]
+        own = [peak - (less if row.kind.eight_bit else 0) for peak in peaks]
         for fit, budget in zip(row.fits, budgets, strict=True):
             fitting = sum(peak <= budget for peak in own)
             if fitting == len(own):  # of the smaller states, more than were tried
@@ -123,3 +126,50 @@ def test_what_is_known_names_its_source() -> None:
     assert all(fact.source and fact.text for fact in known.facts())
     assert [fact.method for fact in known.facts() if not fact.confirmed] == ["adalomo"]
     assert set(known.order()) == {kind.name for kind in KINDS.values() if kind.runs}
+
+
+def test_eight_bit_state_is_the_installed_librarys_or_its_documents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import types
+
+    import torch
+
+    def installed(named: dict[str, str]) -> None:
+        def version(name: str) -> str:
+            if name not in named:
+                raise PackageNotFoundError(name)
+            return named[name]
+
+        eight_bit.state_bytes.cache_clear()
+        monkeypatch.setattr(eight_bit, "version", version)
+
+    class AdamW8bit(torch.optim.Optimizer):
+        """State as bitsandbytes 0.50.2 makes it, but for blocks of 512."""
+
+        def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
+            super().__init__(parameters, {})
+
+        def init_state(self, _group: object, weight: torch.Tensor, *_: int) -> None:
+            for number in (1, 2):
+                moment = torch.zeros(weight.shape, dtype=torch.uint8)
+                self.state[weight][f"state{number}"] = moment
+                self.state[weight][f"qmap{number}"] = torch.zeros(256)
+                self.state[weight][f"absmax{number}"] = torch.zeros(weight.numel() // 512)
+
+    try:
+        installed({})
+        assert eight_bit.state_bytes() == (2.03125, eight_bit.state_bytes()[1])
+        assert "is not installed" in eight_bit.state_bytes()[1]
+        installed({"bitsandbytes": "0.50.2"})
+        optim = types.ModuleType("bitsandbytes.optim")
+        optim.AdamW8bit = AdamW8bit  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+        monkeypatch.setitem(sys.modules, "bitsandbytes.optim", optim)
+        found = 2 * (1 + 4 / 512), "the bytes of state that bitsandbytes 0.50.2 makes"
+        assert eight_bit.state_bytes() == found
+        del optim.AdamW8bit
+        eight_bit.state_bytes.cache_clear()
+        assert eight_bit.state_bytes()[0] == DOCUMENTED
+    finally:
+        eight_bit.state_bytes.cache_clear()
