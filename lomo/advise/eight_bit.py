@@ -1,7 +1,8 @@
-"""Bytes of AdamW's 8-bit state: the installed bitsandbytes is asked, else its documents are taken."""
+"""Bytes of AdamW's 8-bit state: of the installed bitsandbytes, else by its documents."""
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 # Two moments of a byte each, in blocks of 256 with a scale in fp32.
 DOCUMENTED = 2 * (1 + 4 / 256)
 _SIDE = 1024  # of a weight large enough to get 8-bit state
+_TABLE = 256  # values of a table that all weights share
 
 
 @cache
@@ -25,18 +27,14 @@ def state_bytes() -> tuple[float, str]:
 
 
 def _asked() -> float:
-    """The state that the library makes of one weight; the tables of 256 values are all weights'."""
+    """Of the state that the library makes of one weight."""
     import torch
-    from bitsandbytes.optim import AdamW8bit
 
+    optim: Any = importlib.import_module("bitsandbytes.optim")
     weight = torch.nn.Parameter(torch.zeros(_SIDE, _SIDE, dtype=torch.bfloat16))
     weight.grad = torch.zeros_like(weight)
-    optimizer: Any = AdamW8bit([weight])
+    optimizer = optim.AdamW8bit([weight])
     optimizer.init_state(optimizer.param_groups[0], weight, 0, 0)
-    tensors = [v for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor)]
-    num_bytes = sum(
-        tensor.numel() * tensor.element_size() for tensor in tensors if tensor.dim() > 1
-    )
-    scales = [tensor for tensor in tensors if tensor.dim() == 1 and tensor.numel() != 256]
-    num_bytes += sum(tensor.numel() * tensor.element_size() for tensor in scales)
+    made = [v for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor)]
+    num_bytes = sum(v.numel() * v.element_size() for v in made if v.numel() != _TABLE)
     return num_bytes / weight.numel()
