@@ -355,7 +355,8 @@ def _fits(options: argparse.Namespace) -> int:
 def _advise(options: argparse.Namespace) -> int:
     from lomo.advise import command
 
-    return command.run(options, _quieten, quiet=QUIET)
+    quieten()
+    return command.run(options, progress=not QUIET)
 
 
 def _predictions(options: argparse.Namespace) -> None:

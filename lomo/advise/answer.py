@@ -11,7 +11,6 @@ from functools import partial
 from typing import TypeVar
 
 from lomo.advise import known
-from lomo.advise.progress import Progress
 from lomo.advise.question import Question
 from lomo.advise.rows import Fit, Row, RowKind, Setting, budget_bytes, cheapest, rows_of
 from lomo.advise.speed import Model, Speed, speed_of, time_ratio
@@ -19,6 +18,7 @@ from lomo.advise.switches import Switch, flipped, peak_at
 from lomo.advise.walls import longest_sequence, smallest_card
 from lomo.cards import Card
 from lomo.errors import UserError
+from lomo.waiting import shown
 
 # Each process takes up to 0.2 GiB of its own; all together are to stay below 1 GiB.
 MOST_PROCESSES = 3
@@ -60,7 +60,7 @@ class Advice:
         return next(row.fit(0) for row in self.rows if row.kind is kind)
 
 
-def advice_of(question: Question, *, quiet: bool) -> Advice:
+def advice_of(question: Question, *, progress: bool) -> Advice:
     """The answer to a question. Raises UserError for cards that can't share the model."""
     from lomo.memory.architecture import count_parameters, without_bytes
 
@@ -68,11 +68,8 @@ def advice_of(question: Question, *, quiet: bool) -> Advice:
     architecture, config = question.architecture, question.architecture.config
     setting = cheapest(architecture, question.sequence_length, question.num_gpus)
     _check_share(without_bytes(architecture), question.num_gpus)
-    from lomo.memory import peaks  # noqa: F401 (else each process imports it)
-
     tied = {"tie_word_embeddings": bool(getattr(config, "tie_word_embeddings", False))}
     model = Model(architecture.name, config.to_dict() | tied, count_parameters(architecture))
-    progress = Progress(quiet=quiet)
     rows = _rows(question, setting, model.num_parameters, progress)
     speeds = {row.kind.name: _speeds(question, setting, model, row) for row in rows}
     advised = _advised(rows) if question.why_common is None else None
@@ -85,7 +82,6 @@ def advice_of(question: Question, *, quiet: bool) -> Advice:
         switches, walls = _around(question, setting, model, advised, fit, progress)
     elif nearest is not None:
         enough_cards = _enough_cards(question, setting, nearest, progress)
-    progress.end()
     return Advice(
         question=question,
         setting=setting,
@@ -113,9 +109,7 @@ def _check_share(model: object, num_gpus: int) -> None:
         )
 
 
-def _rows(
-    question: Question, setting: Setting, num_parameters: int, progress: Progress
-) -> list[Row]:
+def _rows(question: Question, setting: Setting, num_parameters: int, progress: bool) -> list[Row]:
     gibs = [card.gib for card in question.cards]
     steps: dict[tuple[object, ...], list[RowKind]] = {}
     for kind in question.rows:
@@ -161,7 +155,7 @@ def _around(
     model: Model,
     kind: RowKind,
     fit: Fit,
-    progress: Progress,
+    progress: bool,
 ) -> tuple[list[Switch], Walls]:
     """What one flip costs, and how far each axis goes, at the advised row's batch."""
     architecture, card = question.architecture, question.cards[0]
@@ -184,7 +178,7 @@ def _around(
 
 
 def _enough_cards(
-    question: Question, setting: Setting, kind: RowKind, progress: Progress
+    question: Question, setting: Setting, kind: RowKind, progress: bool
 ) -> int | None:
     """How many of the card hold one sequence each, None where not even the most tried do."""
     budget = budget_bytes(question.cards[0].gib)
@@ -198,27 +192,24 @@ def _enough_cards(
     return None
 
 
-def _in_parallel(work: Mapping[str, Callable[[], Found]], progress: Progress) -> dict[str, Found]:
+def _in_parallel(work: Mapping[str, Callable[[], Found]], progress: bool) -> dict[str, Found]:
     """Does each piece, in forked processes; the results by name."""
     from lomo.memory import forked
 
     names = list(work)
 
-    def do(number: int) -> Found:
+    def do(number: int) -> tuple[str, Found]:
         found = work[names[number]]()
         gc.collect()  # a simulated model has cycles
-        return found
+        return names[number], found
 
-    progress.more(names)
     gc.freeze()  # what is shared is not looked through, and so not copied, by each process
     gc.disable()  # a tenth of the time; each piece is cleaned up behind
     num_processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
-    found: dict[str, Found] = {}
+    arriving = forked.results(do, len(names), num_processes)
     try:
-        for number, result in forked.results(do, len(names), num_processes):
-            found[names[number]] = result
-            progress.done(names[number])
+        named = shown(arriving, len(names), lambda result: result[0], progress=progress)
+        return dict(result for _, result in named)
     finally:
         gc.enable()
         gc.unfreeze()
-    return found

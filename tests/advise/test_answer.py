@@ -80,6 +80,8 @@ def test_json_has_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_where_nothing_fits_no_study_is_written(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert advise("--gpu", "1.0001", methods=["lomo"]) == 3
+    assert "Advice: nothing fits" in capsys.readouterr().out
     assert advise("--gpu", "1.0001", "--write", "my.yaml", methods=["lomo"]) == 2
     said = capsys.readouterr()
     assert "lacks 0.1 GiB" in said.out
