@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo import doctor, plan_command, status_command
+from lomo.advise import question as advise_question
 from lomo.errors import UserError
 from lomo.files import cannot_use, parse_json, read_text
 from lomo.interrupts import INTERRUPTED
@@ -136,6 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fits", help="the largest batches that fit a card, without a run")
     fits.add_options(fit)
     fit.set_defaults(command=_fits)
+
+    advise = commands.add_parser("advise", help="what fits a card, how fast, what it loses")
+    advise_question.add_options(advise)
+    advise.set_defaults(command=_advise)
 
     predictions = commands.add_parser("predictions", help="predict all that a study measures")
     predictions.add_argument("--results", type=Path, required=True, help="results/<study>")
@@ -345,6 +350,13 @@ def _fits(options: argparse.Namespace) -> int:
     text, code = fits.answer(options, progress=not QUIET)
     print(text)
     return code
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from lomo.advise import command
+
+    quieten()
+    return command.run(options, progress=not QUIET)
 
 
 def _predictions(options: argparse.Namespace) -> None:

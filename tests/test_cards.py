@@ -50,3 +50,12 @@ def test_a_name_of_two_sizes_asks_which() -> None:
 def test_every_card_of_the_table_is_found_by_its_name() -> None:
     assert all(card_of(card.name, where="--gpu") is card for card in CARDS)
     assert all(card.bytes_per_s and card.flops_per_s("float16") for card in CARDS[-6:])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("RTX 4091", "RTX 4090"), ("RTX 3090 Ti", "RTX 3090"), ("H1000", "H100"), ("A6000", "A6000")],
+)
+def test_near_names_are_told(text: str, name: str) -> None:
+    with pytest.raises(UserError, match="did you mean .*" + name):
+        card_of(text, where="--gpu")

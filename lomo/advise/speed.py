@@ -1,0 +1,187 @@
+"""How fast a row is: measured on that card where a published record tells, else an estimate.
+
+A step takes as long as the longest of what runs side by side: products, reading the weights, the
+host, messages between cards; and the update behind it. docs/advise.md has the terms and the band.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lomo.advise.rows import RowKind, Setting
+from lomo.cards import Card
+from lomo.duration import LAYER_S, SUSTAINED
+from lomo.errors import UserError
+from lomo.flops import backwards_per_step, hardware_flops_per_step
+
+# Share of a card's peak: the speeds that others published (docs/advise.md) lie in this band.
+LOW, HIGH = 0.30, 0.90
+PUBLISHED = Path(__file__).resolve().parents[2] / "results/published"
+# Bytes a trained parameter that an update reads and writes; counted from the optimizers' code.
+UPDATE_BYTES = {
+    "lomo": 6,
+    "lora_lomo": 6,
+    "adalomo": 100,
+    "sgd": 24,
+    "adamw": 84,
+    "torch_adamw": 14,
+}
+# Bytes a score of eager attention that a pass reads and writes: the softmax and its copies.
+SCORE_BYTES = 40
+WEIGHT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+# Bytes a second between cards, one direction: NVLink by the vendor's papers, half of it taken.
+LINKS = {"A100 40GB": 150e9, "A100 80GB": 150e9, "H100": 225e9, "H200": 225e9, "B200": 450e9}
+# Between cards without it: what LOMO's paper had in 2023, and what a host can pass on at most.
+PCIE_LOW, PCIE, PCIE_HIGH = 1.5e9, 4e9, 10e9
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second over all cards: most likely, lowest and highest; `basis` says whence."""
+
+    tokens_per_s: float
+    low: float
+    high: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the time of a step depends on. config: values of its Hugging Face config."""
+
+    name: str
+    config: Mapping[str, Any]
+    num_parameters: int
+
+
+def speed_of(
+    kind: RowKind, setting: Setting, card: Card, model: Model, batch_size: int, mean_tokens: int
+) -> Speed | str:
+    """The speed at a batch of sequences of so many tokens a device, or why it is not known."""
+    measured = _measured(kind, setting, card, model)
+    if measured is not None:
+        return measured
+    tokens = batch_size * mean_tokens * setting.num_gpus
+    found = []
+    for share, pcie in ((SUSTAINED, PCIE), (LOW, PCIE_LOW), (HIGH, PCIE_HIGH)):
+        shape = batch_size, mean_tokens
+        step_s = step_seconds(kind, setting, card, model, *shape, share=share, pcie=pcie)
+        if isinstance(step_s, str):
+            return step_s
+        found.append(tokens / step_s)
+    return Speed(found[0], found[1], found[2], basis="estimate")
+
+
+def step_seconds(
+    kind: RowKind,
+    setting: Setting,
+    card: Card,
+    model: Model,
+    batch_size: int,
+    num_tokens: int,
+    *,
+    share: float = SUSTAINED,
+    pcie: float = PCIE,
+) -> float | str:
+    """Seconds of a step of `batch_size` sequences of `num_tokens` a device, or why not known.
+
+    share: of the card's peak, at which products run. pcie: bytes a second between cards that have
+    no other link.
+    """
+    peak = card.flops_per_s(setting.dtype)
+    if peak is None and setting.dtype == "bfloat16":  # older cards: as in float16
+        peak = card.flops_per_s("float16")
+    if peak is None or card.bytes_per_s is None:
+        return f"the speed of {card.name} is not known"
+    assert kind.method is not None
+    num_backwards = backwards_per_step(kind.method, kind.hyper, setting.max_grad_norm) or 2
+    try:
+        flops = hardware_flops_per_step(
+            model.config,
+            num_parameters=model.num_parameters,
+            num_trainable_parameters=model.num_parameters if kind.trains_all else 0,
+            batch_size=batch_size,
+            sequence_length=num_tokens,
+            activation_checkpointing=setting.checkpointing,
+            num_backwards=num_backwards,
+            attention=setting.attention,
+            head_recomputed=setting.head_loss == "fused",
+        )
+    except ValueError as error:
+        return str(error)
+    layers = int(model.config.get("num_hidden_layers") or model.config.get("n_layer") or 1)
+    forwards = 1 + num_backwards * setting.checkpointing
+    weights = WEIGHT_BYTES[setting.dtype] * model.num_parameters
+    reading = weights * (forwards + num_backwards * (1 + kind.trains_all)) / card.bytes_per_s
+    computing = flops / (share * peak)
+    if setting.attention == "eager":
+        heads = int(model.config.get("num_attention_heads") or model.config.get("n_head") or 1)
+        scores = layers * heads * batch_size * num_tokens**2
+        computing += SCORE_BYTES * scores * (forwards + num_backwards) / card.bytes_per_s
+    hosting = LAYER_S * (layers + 1) * num_backwards
+    messages = 0.0
+    if setting.num_gpus > 1:  # each pass gathers the weights, and gradients are added up
+        passes = 1 + num_backwards * (1 + kind.trains_all)
+        others = 1 - 1 / setting.num_gpus
+        messages = weights * others * passes / LINKS.get(card.name, pcie)
+    updating = UPDATE_BYTES.get(kind.method, 0) * model.num_parameters / setting.num_gpus
+    return max(computing, reading, hosting, messages) + updating / card.bytes_per_s
+
+
+def time_ratio(
+    kind: RowKind, base: Setting, flipped: Setting, card: Card, model: Model, batch_size: int
+) -> float | None:
+    """How many times as long a step takes with `flipped`, None where that is not known."""
+    length = base.sequence_length
+    before, after = (
+        step_seconds(kind, setting, card, model, batch_size, length) for setting in (base, flipped)
+    )
+    if isinstance(before, str) or isinstance(after, str):
+        return None
+    return after / before
+
+
+def _measured(kind: RowKind, setting: Setting, card: Card, model: Model) -> Speed | None:
+    """What a published record measured: same model, method, number of cards and kind of card."""
+    wanted = {
+        "model": model.name,
+        "method": kind.method,
+        "num_devices": setting.num_gpus,
+        "activation_checkpointing": setting.checkpointing,
+        "max_grad_norm": setting.max_grad_norm,
+    }
+    found: list[tuple[int, Speed]] = []
+    for path, record in _records():
+        spec, throughput = record.get("spec") or {}, record.get("throughput")
+        if not throughput or any(spec.get(key) != value for key, value in wanted.items()):
+            continue
+        name = ((record.get("provenance") or {}).get("device") or {}).get("name") or ""
+        if not _same_card(card, name):
+            continue
+        rate = throughput["tokens_per_s_per_device"]
+        length = spec["sequence_length"]
+        low, high = (throughput.get(f"tokens_per_s_per_device_{p}", rate) for p in ("p10", "p90"))
+        likely, least, most = (setting.num_gpus * value for value in (rate, low, high))
+        basis = f"measured: {path}, {spec['batch_size']} x {length} tokens"
+        speed = Speed(likely, least, most, basis)
+        found.append((abs(length - setting.sequence_length), speed))
+    return min(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def _same_card(card: Card, driver_name: str) -> bool:
+    from lomo.cards import card_of
+
+    try:
+        return card_of(driver_name, where="").name == card.name
+    except UserError:
+        return driver_name == card.name
+
+
+def _records() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted(PUBLISHED.glob("*/**/record.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        yield str(path.relative_to(PUBLISHED.parents[1])), record

@@ -1,0 +1,91 @@
+"""The study file that `--write` leaves: it measures the advised row on the card."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lomo.advise.answer import Advice
+from lomo.config import Study, parse
+from lomo.errors import UserError
+from lomo.files import write_text
+from lomo.models import RANDOM_WEIGHTS, registry
+from lomo.plan import make_plan
+
+HEAD = """\
+# Made by: {asked}
+# It measures memory and speed of the advised step on the card, with random weights: no download.
+#   snakemake --cores all --configfile {path}
+# To train on examples of your own, see docs/in-your-loop.md, or add a `superglue` section
+# (config/README.md).
+"""
+
+
+def write_study(advice: Advice, model: str, path: Path) -> None:
+    """Writes the study file, and beside it a folder for a model that no study can name.
+
+    model: as it was asked for. Raises UserError where nothing fits that a study can run.
+    """
+    if advice.advised is None:
+        raise UserError(
+            "is not written: nothing fits that a study could measure",
+            where=f"--write {path}",
+            fix="ask for a larger card, more cards or shorter sequences",
+        )
+    named = _named(advice, model, path)
+    data = _data(advice, named, path)
+    make_plan(parse(Study, data, where=str(path)), source=str(path))
+    head = HEAD.format(asked=advice.question.asked, path=path)
+    write_text(path, head + yaml.safe_dump(data, sort_keys=False, width=100))
+
+
+def _data(advice: Advice, model: str, path: Path) -> dict[str, Any]:
+    setting, advised = advice.setting, advice.advised
+    assert advised is not None
+    fit = advice.fit(advised)
+    assert fit is not None
+    fitting = [row.kind.name for row in advice.rows if row.kind.runs and row.fit(0)]
+    shared = {
+        "models": [model],
+        "sequence_length": setting.sequence_length,
+        "activation_checkpointing": [setting.checkpointing],
+        "dtype": setting.dtype,
+        "attention": setting.attention,
+        "head_loss": setting.head_loss,
+    }
+    if setting.num_gpus > 1:
+        shared |= {"engine": "fsdp2", "num_devices": setting.num_gpus}
+    name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "advised"
+    return {
+        "study": name,
+        "title": f"{advice.model.name} on {advice.question.cards[0].name}, as advised",
+        "data": "generated",
+        "device": "cuda",
+        "weights": "random",
+        "wandb": "off",
+        "memory": {"methods": fitting, "batch_size": 1, **shared},
+        "throughput": {
+            "methods": [advised.name],
+            "batch_size": sorted({1, fit.batch_size}),
+            **shared,
+        },
+    }
+
+
+def _named(advice: Advice, model: str, path: Path) -> str:
+    """What a study calls the model: a name of the registry, or a folder, made where there is none
+    that a study takes (a hub's model, a folder without weights)."""
+    entry = registry().get(model)
+    if entry is not None and entry.architecture is not None:
+        return model
+    if next(Path(model).glob("*.safetensors"), None) is not None:
+        return model
+    folder = path.with_name(f"{path.stem}-{advice.model.name.lower()}")
+    folder.mkdir(exist_ok=True)
+    values = {**advice.question.architecture.config.to_dict(), RANDOM_WEIGHTS: 0}
+    write_text(folder / "config.json", json.dumps(values, indent=1) + "\n")
+    return str(folder)
