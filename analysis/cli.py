@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lomo.cli import ended
+from lomo.command import ended
 from lomo.errors import UserError
 from lomo.made import note, page, sources_of
 from lomo.plan import Plan, read_plan

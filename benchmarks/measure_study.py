@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from lomo.cli import refuse
+from lomo.command import refuse
 from lomo.config import load_study
 from lomo.errors import UserError
 from lomo.files import write_text

@@ -20,9 +20,10 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from lomo.command import NO, Command
+
 State = Literal["ok", "note", "bad"]
 
-NO = 3  # exit code of a question whose answer is no
 PROJECT = "lomo-repro"
 # Of the default study, with room to spare; its plan tells 0.02 GiB of disk.
 LEAST_DISK_BYTES, LEAST_HOST_BYTES = 2**30, 4 * 2**30
@@ -293,3 +294,13 @@ LOOKS: tuple[Callable[[], Finding], ...] = (
     *(python, packages, cards, precision, engines, compiler),
     *(memory, disk, locks, checkout, network, dashboards),
 )
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command `doctor`."""
+    text, code = answer(options)
+    print(text)
+    return code
+
+
+COMMANDS = {"doctor": Command(add_options, run)}

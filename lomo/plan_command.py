@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lomo.cards import card_of
+from lomo.command import Command, say_aside
 from lomo.errors import UserError
 from lomo.machine import Machine, find_machine, given_machine
+from lomo.process import settle
 
 if TYPE_CHECKING:
     from lomo.plan import Plan
@@ -128,3 +130,13 @@ def check(options: argparse.Namespace) -> tuple[Plan, Machine]:
     card = card_of(options.gpu, where="--gpu")
     num_gpus = 1 if options.gpus is None else options.gpus
     return plan, given_machine(card.gib, num_gpus, options.gpu_name or card.name)
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `plan`."""
+    check(options)  # before the imports
+    settle()
+    print(answer(options, say_aside))
+
+
+COMMANDS = {"plan": Command(add_options, run)}

@@ -15,16 +15,14 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
+from lomo.command import CLEAR, SILENT
 from lomo.plan import Plan
 from lomo.plan_text import duration
 from lomo.status import Status, Study
 
-# A job's own line would stand between: on a terminal it is left out (lomo/cli.py reads this).
-SILENT = "LOMO_SILENT"
 _DRAWN_S, _WRITTEN_S = 1.0, 60.0
 _BAR = 20
 _CHATTER = re.compile(r"(Select jobs to execute|Execute \d+ jobs)\.\.\.")
-CLEAR = "\r\x1b[2K"
 
 
 class Progress(threading.Thread):

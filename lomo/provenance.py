@@ -42,6 +42,7 @@ PACKAGES = (
 NOT_DEFINING = frozenset(
     {
         "lomo.cli",
+        "lomo.command",
         "lomo.config",
         "lomo.engines",
         "lomo.engines.launch",
@@ -55,6 +56,8 @@ NOT_DEFINING = frozenset(
         "lomo.models",
         "lomo.outside",
         "lomo.plan",
+        "lomo.process",
+        "lomo.waiting",
         "lomo.provenance",
         "lomo.record",
         "lomo.refusals",

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from lomo import methods, support
+from lomo.command import Command
 from lomo.config import (
     Ablation,
     Accuracy,
@@ -135,3 +136,6 @@ def _type_name(annotation: Any) -> str:
     if values and getattr(annotation, "__origin__", None) is dict:
         return f"mapping to {_type_name(values[1])}"
     return " or ".join(_type_name(value) for value in values) if values else text
+
+
+COMMANDS = {"reference": Command(lambda parser: None, lambda options: write())}

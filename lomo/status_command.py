@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from lomo.command import Command
 from lomo.errors import UserError
 from lomo.plan_text import duration
 from lomo.status import Status, Study
@@ -88,3 +89,11 @@ def time_left(status: Status) -> str:
     if status.seconds_left is not None:
         told = f"about {duration(status.seconds_left)}"
     return told if status.working else f"{told}; no pipeline works on it"
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `status`."""
+    print(answer(options))
+
+
+COMMANDS = {"status": Command(add_options, run)}

@@ -8,6 +8,7 @@ is no such socket, a command simply runs in its own process.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import importlib
@@ -26,9 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lomo.command import Command
+from lomo.process import settle
+
 Main = Callable[[list[str]], int]
 
-COMMANDS = ("train", "measure", "pretrain")
+HANDED_OVER = ("train", "measure", "pretrain")
 _PRELOADED = (
     "transformers.models.llama.modeling_llama",
     "peft",
@@ -49,7 +53,7 @@ _END = b"\n"  # of a request, whose JSON holds none
 def hand_over(arguments: Sequence[str]) -> int | None:
     """The exit code of the command, run by the warm process; None if there is none to ask."""
     path = os.environ.get("LOMO_WARM")
-    if not path or not arguments or arguments[0] not in COMMANDS:
+    if not path or not arguments or arguments[0] not in HANDED_OVER:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -231,3 +235,15 @@ def _end(runs: dict[int, socket.socket], path: Path) -> None:
         _let_go(child)
     path.unlink(missing_ok=True)
     os._exit(0)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", type=Path, required=True, help="where runs ask")
+
+
+def _run_command(options: argparse.Namespace) -> None:
+    settle(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    serve(options.socket, options.main)
+
+
+COMMANDS = {"warm": Command(_add_options, _run_command)}

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis.collected import load
-from lomo.cli import refuse
+from lomo.command import refuse
 from lomo.errors import UserError
 from lomo.files import cannot_use, read_json, read_lines, read_text, whole, write_bytes, write_text
 from lomo.tracking import History

@@ -13,10 +13,11 @@ import pytest
 
 from lomo import failed_logs, status_command
 from lomo.cli import main
+from lomo.command import CLEAR, SILENT
 from lomo.config import Study as StudyConfig
 from lomo.lock import hold, is_held
 from lomo.plan import Plan, make_plan
-from lomo.progress import CLEAR, SILENT, Progress, line_of
+from lomo.progress import Progress, line_of
 from lomo.status import Study
 
 STUDY = {

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from lomo.advise.question import question_of
+from lomo.advise.question import add_options, question_of
+from lomo.command import NO, QUIET, Command
+from lomo.process import quieten
 from lomo.waiting import waiting
 
-NOTHING_FITS = 3
 
-
-def run(options: argparse.Namespace, *, progress: bool) -> int:
+def run(options: argparse.Namespace) -> int:
     """Prints the advice, and writes the study file where one is asked for; gives the exit code.
 
     Raises UserError for what cannot be asked, or written.
     """
+    quieten()
+    progress = not QUIET
     with waiting("loading torch and the model's code", shown=progress):
         question = question_of(options)
         from lomo.advise.answer import advice_of
@@ -28,4 +30,7 @@ def run(options: argparse.Namespace, *, progress: bool) -> int:
 
         write_study(advice, options.model, options.write)
     fits = any(fit.batch_size for row in advice.rows for fit in row.fits)
-    return 0 if fits else NOTHING_FITS
+    return 0 if fits else NO
+
+
+COMMANDS = {"advise": Command(add_options, run)}

@@ -6,7 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lomo.cards import card_of
+from lomo.command import QUIET, Command
 from lomo.errors import UserError
+from lomo.process import quieten
 from lomo.waiting import waiting
 
 if TYPE_CHECKING:
@@ -172,3 +174,14 @@ def answer(options: argparse.Namespace, *, progress: bool = False) -> tuple[str,
     fitting = card is None or fits(prediction.ledger.peak_bytes, card)
     text = (as_json if options.json else as_text)(options, architecture, prediction, card)
     return text, 0 if fitting else DOES_NOT_FIT
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command `predict`."""
+    quieten()
+    text, code = answer(options, progress=not QUIET)
+    print(text)
+    return code
+
+
+COMMANDS = {"predict": Command(add_options, run)}

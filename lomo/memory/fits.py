@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lomo.cards import card_of
+from lomo.command import QUIET, Command
 from lomo.errors import UserError
 from lomo.memory import ask
+from lomo.process import quieten
 from lomo.waiting import waiting
 
 if TYPE_CHECKING:
@@ -181,3 +183,14 @@ def _architectures(options: argparse.Namespace) -> list[Architecture]:
                 allowed=f"at most {positions}",
             )
     return architectures
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command `fits`."""
+    quieten()
+    text, code = answer(options, progress=not QUIET)
+    print(text)
+    return code
+
+
+COMMANDS = {"fits": Command(add_options, run)}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from lomo import failed_logs, interrupts, native_dtype, plan_command, warm
-from lomo.cli import refuse
+from lomo.command import refuse
 from lomo.command_line import check_given_config
 from lomo.errors import UserError
 from lomo.estimates import resources_of
