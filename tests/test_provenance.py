@@ -25,13 +25,30 @@ RTE, COPA = {"train lomo rte"}, {"train lomo copa"}
 TASKS = RTE | COPA
 
 # One process imports the copied package and forks a child for each answer, which reads it anew.
+# What hangs on a file's text alone is not worked out again where that is the same.
 ANSWER = f"""
-import json, os, sys
+import functools, json, os, sys
+from lomo import provenance
 from lomo.provenance import fingerprint
 names = {sorted(TRAIN | TASKS | MEASURE | PRETRAIN | GENERATE)!r}
+bodies, body = {{}}, provenance._body.__wrapped__
+@functools.cache
+def of_text(name):
+    file = provenance._file(name)
+    key = name, file and file.read_bytes()
+    if key not in bodies:
+        bodies[key] = body(name)
+    return bodies[key]
+provenance._body = of_text
+def answer():
+    of_text.cache_clear()
+    for name in ("_tree", "_file", "_imports", "_meaning"):
+        getattr(provenance, name).cache_clear()
+    return json.dumps({{name: fingerprint(*name.split()) for name in names}})
+answer()
 for question in sys.stdin:
     if os.fork() == 0:
-        print(json.dumps({{name: fingerprint(*name.split()) for name in names}}), flush=True)
+        print(answer(), flush=True)
         os._exit(0)
     elif os.wait()[1]:
         sys.exit("no answer")

@@ -58,7 +58,7 @@ def test_usage_errors_come_back_too(served: Path) -> None:
 
 
 def test_other_commands_run_by_themselves(served: Path) -> None:
-    done = command(served, "runs", "config/tiny.yaml")
+    done = command(served, "runs", "config/h200.yaml")
     assert done.returncode == 0 and "runs in all" in done.stdout
 
 

@@ -204,7 +204,10 @@ def two_ranks(method: str, **options: Any) -> Ledger:
     return predict(small("llama"), spec, device="cpu").ledger
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[pytest.mark.slow] * (m not in ("lomo", "adamw"))) for m in METHODS],
+)
 def test_a_rank_of_two_holds_half(method: str) -> None:
     whole = predict(small("llama"), spec_of(method), device="cpu").ledger.sum_of_terms
     half = two_ranks(method).sum_of_terms
@@ -213,6 +216,7 @@ def test_a_rank_of_two_holds_half(method: str) -> None:
         assert 2 * half["optimizer_state_bytes"] == whole["optimizer_state_bytes"]
 
 
+@pytest.mark.slow
 def test_gathering_less_at_a_time_takes_less() -> None:
     spec = spec_of("lomo", engine="fsdp2", num_devices=2, activation_checkpointing=True)
     peaks = [

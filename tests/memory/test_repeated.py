@@ -13,14 +13,15 @@ from lomo.memory import repeated
 from lomo.memory.predict import Prediction, predict
 from tests.memory.predictions import small, spec_of
 
-CASES: list[tuple[str, str, dict[str, Any]]] = [
-    ("llama", "adalomo", {"dtype": "bfloat16", "activation_checkpointing": True}),
+OTHERS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "adalomo", {"max_grad_norm": 1.0}),
     ("opt", "adalomo", {"weight_decay": 0.1}),
     ("llama", "adalomo", {"engine": "fsdp2", "num_devices": 3}),
     ("llama", "lomo", {"hyper": {"rounding": "stochastic"}, "dtype": "bfloat16"}),
     ("qwen", "lora_lomo", {}),
 ]
+FIRST = ("llama", "adalomo", {"dtype": "bfloat16", "activation_checkpointing": True})
+CASES = [FIRST, *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS)]
 
 
 def run_all(monkeypatch: pytest.MonkeyPatch) -> None:

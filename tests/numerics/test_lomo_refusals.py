@@ -148,7 +148,7 @@ def test_a_model_compiled_layer_by_layer() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the model is compiled as a whole")
-@both
+@pytest.mark.parametrize("make", [Lomo, pytest.param(AdaLomo, marks=pytest.mark.slow)])
 def test_clipping_in_a_model_compiled_as_a_whole(make: Callable[..., Any]) -> None:
     torch._dynamo.reset()  # another test may have compiled the same code for one pass
     results = []
