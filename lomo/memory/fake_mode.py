@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -26,7 +26,15 @@ _UNSOUND = frozenset(
     }
 )
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.layout, torch.device})
+# A profiler's marks, which DTensor and optimizers set: as they are.
+_OF_NO_TENSORS = frozenset(
+    {
+        torch.ops.profiler._record_function_enter_new.default,
+        torch.ops.profiler._record_function_exit._RecordFunction,
+    }
+)
 _CPU = torch.device("cpu")
+_MOST_KNOWN = 100_000  # some 100 MB
 
 
 class Watcher(Protocol):
@@ -68,11 +76,12 @@ class RememberingMode(FakeTensorMode):
     """
 
     last: Any = None
+    # Of the whole process: what an operator gives hangs on nothing that one mode has of its own.
+    _known: ClassVar[dict[Hashable, _Known | None]] = {}
 
     def __init__(self) -> None:
         super().__init__()
         self.watcher: Watcher | None = None
-        self._known: dict[Hashable, _Known | None] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -84,6 +93,8 @@ class RememberingMode(FakeTensorMode):
         if func is _DEVICE and type(args[0]) is FakeTensor:
             return args[0].fake_device
         kwargs = kwargs or {}
+        if func in _OF_NO_TENSORS:
+            return func(*args, **kwargs)
         # A wrapper (DTensor) unwraps itself and comes back with the tensors inside.
         wrapped = any(is_wrapper(kind) for kind in types)
         watcher = None if wrapped else self.watcher
@@ -110,6 +121,8 @@ class RememberingMode(FakeTensorMode):
         result = self._worked_out(func, types, args, kwargs)
         if key is not None and key not in self._known:
             same = self._key(func, args, kwargs, []) == key  # no argument was given another layout
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
             self._known[key] = _known(result, tensors, self._is_simple) if same else None
         return result
 
@@ -189,6 +202,7 @@ class RememberingMode(FakeTensorMode):
         )
         torch._C._set_throw_on_mutable_data_ptr(fake)
         fake.__dict__.update(attributes)
+        fake.fake_mode = self
         return fake
 
 
@@ -224,6 +238,6 @@ def _known(
                 return None
         if viewed == -1 or (same is None and part.requires_grad):
             return None
-        attributes = dict(part.__dict__)
+        attributes = {key: value for key, value in vars(part).items() if key != "fake_mode"}
         outputs.append(_Output(same, viewed, part.dtype, shape, stride, offset, attributes))
     return _Known(outputs, container)

@@ -177,8 +177,12 @@ def _answered(
     order = sorted(range(len(questions)), key=lambda number: -questions[number].cost)
     found: dict[int, list[Cell]] = {}
     arriving = forked.results(lambda place: work(order[place]), len(order), num_processes)
-    for place, cells in shown(arriving, len(order), _title, progress=progress):
-        found[order[place]] = cells
+    gc.freeze()  # what is imported is no garbage, and looking through it takes long
+    try:
+        for place, cells in shown(arriving, len(order), _title, progress=progress):
+            found[order[place]] = cells
+    finally:
+        gc.unfreeze()
     return [found[number] for number in range(len(questions))]
 
 
