@@ -73,9 +73,11 @@ def run(arguments: argparse.Namespace) -> None:
 
         publish(results, arguments.to)
     if command == "fits":
-        from .table_fits import make_fits
+        from .figure_fits import make_fits_figure
+        from .table_fits import make_fits_table
 
-        make_fits(results)
+        make_fits_table(results)
+        make_fits_figure(results)
     if command in ("figure", "all"):
         _figures(results, getattr(arguments, "which", None))
     if command in ("report", "all"):

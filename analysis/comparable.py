@@ -10,7 +10,9 @@ from lomo.record import MAX_PEAK_DIFFERENCE
 from .collected import Collected
 from .names import listed, method_title
 from .units import number
-from .verdict import NOT_COMPARABLE, NOT_RUN
+
+# Why there is no verdict.
+NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
 
 # Sequence length and batch size a device of the paper's Tables 1 and 2.
 PAPER_SETTING = {"memory": (512, 8), "throughput": (1024, 1)}

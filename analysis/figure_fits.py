@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from lomo.memory.fitting import Cell as Fit
 
-from .fits import WhatFits
+from .fits import NAME, WhatFits, read_fits
 from .names import method_title
-from .style import FAINT, INK, PAGE, method_colour, new_figure, text_colour
+from .style import FAINT, INK, PAGE, method_colour, new_figure, save, style, text_colour
 
 # Inches of a method's row, and of what stands around the panels.
 ROW, AROUND = 0.128, 0.75
 TILE_WIDTH, TILE_HEIGHT = 0.88, 0.8
+
+
+def make_fits_figure(results: Path) -> list[Path]:
+    """Draws it into the folder's `figures`; the paths."""
+    with style():
+        return save(figure_fits(read_fits(results)), results / "figures", NAME)
 
 
 def figure_fits(found: WhatFits) -> Figure:

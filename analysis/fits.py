@@ -13,7 +13,7 @@ from lomo.memory.fitting import Cell as Fit
 
 from .names import method_order
 
-FILE = "what_fits.json"
+NAME, FILE = "what_fits", "what_fits.json"
 
 
 @dataclass(frozen=True)

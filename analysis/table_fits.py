@@ -10,22 +10,15 @@ import pandas as pd
 
 from lomo.memory.fitting import Cell as Fit
 
-from .figure_fits import figure_fits
-from .fits import WhatFits, read_fits
+from .fits import NAME, WhatFits, read_fits
 from .names import method_title
 from .render import Block, Table, write_table
-from .style import save, style
 from .units import EN_DASH, GIB, decimals
 
-NAME = "what_fits"
 
-
-def make_fits(results: Path) -> list[Path]:
-    """Writes the table into `tables` and the figure into `figures` of a folder; the paths."""
-    found = read_fits(results)
-    paths = write_table(table_fits(found), results / "tables")
-    with style():
-        return [*paths, *save(figure_fits(found), results / "figures", NAME)]
+def make_fits_table(results: Path) -> list[Path]:
+    """Writes the table into the folder's `tables`; the paths."""
+    return write_table(table_fits(read_fits(results)), results / "tables")
 
 
 def table_fits(found: WhatFits) -> Table:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .comparable import NOT_COMPARABLE, NOT_RUN
 from .names import status_text
 from .units import decimals
 
 # Undecided: it was put to the test, and the error of what was measured leaves both answers open.
-VERDICTS = ("reproduced", "differs", "undecided", "not comparable", "not run")
-REPRODUCED, DIFFERS, UNDECIDED, NOT_COMPARABLE, NOT_RUN = VERDICTS
-TESTED = (REPRODUCED, DIFFERS, UNDECIDED)
+TESTED = REPRODUCED, DIFFERS, UNDECIDED = "reproduced", "differs", "undecided"
+VERDICTS = (*TESTED, NOT_COMPARABLE, NOT_RUN)
 
 # What a verdict stands on. Of a GPU, MEASURED_ON and its name.
 MEASURED, PREDICTED, NEVER_RUN = "measured here", "predicted at full size", "never run"
