@@ -197,3 +197,17 @@ def test_a_class_of_an_optimizer_and_more_is_the_optimizer() -> None:
     for plain in (With, Own):
         assert not {"__getattribute__", "__setattr__"} & vars(plain).keys()
     assert "__getattribute__" in vars(CountingLomo)
+
+
+def test_clipping_by_others_is_refused_only_where_gradients_are_gone() -> None:
+    model = net()
+    optimizer = Lomo(model.parameters(), lr=0.1)
+    optimizer._check_clipping_by_others()  # of a client that looks before its first backward
+    loss_of(model, 0).backward()
+    with pytest.raises(RuntimeError, match="clip_gradients found no gradients"):
+        optimizer._check_clipping_by_others()
+    optimizer.step()
+    optimizer._check_clipping_by_others()
+    by_value = Lomo(net().parameters(), lr=0.1, clip_value=1.0)
+    by_value._step_is_open = True
+    by_value._check_clipping_by_others()  # it has clipped them itself

@@ -255,3 +255,15 @@ def test_a_step_that_was_open_is_forgotten() -> None:
     parameter.sum().backward()
     optimizer.step()
     assert parameter.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("lacking", ["num_steps", "grad_norm", "loss_scale", "all of it"])
+def test_a_state_that_lacks_a_part_is_refused_and_changes_nothing(lacking: str) -> None:
+    optimizer = Lomo([nn.Parameter(torch.ones(2))], lr=0.5)
+    before = optimizer.state_dict()
+    own = {key: value for key, value in before["fused_backward"].items() if key != lacking}
+    cut = {**before, "fused_backward": None if lacking == "all of it" else own}
+    cut["param_groups"] = [{**group, "lr": 0.25} for group in before["param_groups"]]
+    with pytest.raises(ValueError, match="no whole fused_backward"):
+        optimizer.load_state_dict(cut)
+    assert optimizer.state_dict() == before
