@@ -267,3 +267,20 @@ def test_a_state_that_lacks_a_part_is_refused_and_changes_nothing(lacking: str) 
     with pytest.raises(ValueError, match="no whole fused_backward"):
         optimizer.load_state_dict(cut)
     assert optimizer.state_dict() == before
+
+
+def test_state_goes_to_the_device_of_its_parameter_and_a_step_stays() -> None:
+    """As torch has it: a count of steps is read on the host."""
+    saved_of, optimizer = (
+        AdaLomo(nn.Linear(3, 2, bias=False, device=device).parameters(), lr=0.1)
+        for device in ("cpu", "meta")
+    )
+    (parameter,) = saved_of.param_groups[0]["params"]
+    parameter.square().sum().backward()
+    saved_of.step()
+    saved = saved_of.state_dict()
+    saved["state"][0]["step"] = torch.tensor(1.0)
+    optimizer.load_state_dict(saved)
+    (found,) = optimizer.state.values()
+    devices = {name: value.device.type for name, value in found.items() if torch.is_tensor(value)}
+    assert devices.pop("step") == "cpu" and set(devices.values()) == {"meta"}
