@@ -1,5 +1,6 @@
 """The study's plan, from its config: the runs that Snakemake makes jobs of, and their inputs."""
 
+import gc
 import hashlib
 import os
 import sys
@@ -32,6 +33,7 @@ except UserError as error:
 settle_jobs(PLAN.study.wandb, launch_anyway=PLAN.study.launch_anyway)
 STUDY = PLAN.study.study
 RUN_IDS = list(PLAN.runs)
+gc.freeze()  # what is imported stays: to look through it again and again is a tenth of a start
 STARTED_AT = time.time()
 # Nobody has it as input. Snakemake does not look at what has changed of a job behind one that it
 # runs again, so that an edited optimizer would repeat its runs a call too late.
