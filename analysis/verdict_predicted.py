@@ -16,7 +16,7 @@ from . import paper_predictions
 from .comparable import PAPER_GPU
 from .paper_predictions import JUNE_2023, file_of, find
 from .predicted import Predicted
-from .predicted_reasons import why_throughput
+from .predicted_reasons import difference, signed, why_throughput
 from .printed import value_text
 from .units import GIB, decimals
 from .verdict import (
@@ -31,6 +31,7 @@ from .verdict import (
     verdict_on,
 )
 from .verdict_costs import (
+    ACTIVATIONS,
     PEAK,
     SHARE_POINTS,
     memory_tolerance,
@@ -70,8 +71,11 @@ def predicted_memory_verdict(cell: Any) -> Verdict | None:
     if row is None or size_bytes is None:
         return None
     tolerance, value = memory_tolerance(cell), GIB.of(size_bytes)
-    what = memory_what(cell)
-    return _of(row, judged(cell, what, "", value, tolerance, "GiB", 2, [erratum(cell)]))
+    off = difference(size_bytes, float(cell.value))
+    # In GiB of two digits both may look the same.
+    share = f"{signed(off)} %" if off is not None and abs(off) > ACTIVATIONS else ""
+    notes = [share, erratum(cell)]
+    return _of(row, judged(cell, memory_what(cell), "", value, tolerance, "GiB", 2, notes))
 
 
 def predicted_throughput_verdict(cell: Any) -> Verdict | None:

@@ -146,13 +146,21 @@ def test_the_explorer_holds_the_published_answers() -> None:
 HARNESS = """<!doctype html><body>
 <iframe id="phone" src="file://%(page)s" style="width:390px;height:800px;border:0"></iframe>
 <iframe id="desktop" src="file://%(page)s" style="width:1280px;height:800px;border:0"></iframe>
+<!-- A landscape A4 sheet between its margins. -->
+<iframe id="sheet" src="file://%(page)s" style="width:1039px;height:800px;border:0"></iframe>
 <script>
 addEventListener("load", () => {
   const of = (name) => document.getElementById(name).contentDocument;
   const page = of("desktop"), seen = {};
   for (const name of ["phone", "desktop"]) seen[name] = of(name).documentElement.scrollWidth;
   seen.requests = performance.getEntriesByType("resource").length;
-  for (const name of ["phone", "desktop"]) {
+  const sheet = of("sheet");
+  for (const rule of [...sheet.styleSheets].flatMap((styles) => [...styles.cssRules]))
+    if (rule.media && rule.media.mediaText === "print") rule.media.mediaText = "all";
+  seen.sheet = sheet.documentElement.scrollWidth;
+  seen.cut = [...sheet.querySelectorAll("main table")].filter(
+    (table) => table.getBoundingClientRect().right > 1039).length;
+  for (const name of ["phone", "desktop", "sheet"]) {
     const own = document.getElementById(name).contentWindow.performance;
     seen.requests += own.getEntriesByType("resource").length;
   }
@@ -198,6 +206,7 @@ def test_the_page_in_a_browser(built: Path, tmp_path: Path) -> None:
     assert body, done.stdout[-500:]
     seen = json.loads(body[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert (seen["phone"], seen["desktop"], seen["requests"]) == (390, 1280, 0)
+    assert (seen["sheet"], seen["cut"]) == (1039, 0)
     assert seen["pictures"] and seen["back"] == seen["own"] != seen["up"]
     assert seen["up"][:2] == ["9.49", "13.61"] and seen["down"] == seen["up"][::-1]
     assert "short by" in seen["first"] and seen["first"] != seen["then"]

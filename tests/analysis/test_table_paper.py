@@ -18,9 +18,9 @@ from analysis.table_paper import paper_memory, paper_throughput
 from analysis.verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, PREDICTED, REPRODUCED
 from analysis.verdict_predicted import predicted_throughput_verdict
 from analysis.verdicts import all_verdicts, table_verdicts
-from lomo.config import read_yaml
+from lomo.config import load_study
 from lomo.memory import study
-from lomo.plan import plan_from_config
+from lomo.plan import make_plan
 from lomo.provenance import fingerprint
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_publishing_again_writes_what_changed_alone(tmp_path: Path) -> None:
     ],
 )
 def test_a_published_prediction_is_what_the_code_predicts(name: str) -> None:
-    plan = plan_from_config(read_yaml(ROOT / "config" / "paper.yaml"), source="paper.yaml")
+    plan = make_plan(load_study(ROOT / "config" / "paper.yaml"), source="config/paper.yaml")
     asked = next(asked for asked in study.asked_by(plan) if asked.name == name)
     now = study._predicted(asked, plan.models["llama-7b"])
     told = json.loads((published.FOLDER / TODAY / f"{name}.json").read_text())
