@@ -34,7 +34,8 @@ def sentence(advice: Advice) -> str:
         clipped = next((s for s in advice.switches if s.name == CLIPPED and s.time_ratio), None)
         longer = "" if clipped is None else f" (x {clipped.time_ratio:.1f} time)"
         why = WHY[advice.advised.name].format(longer=longer)
-        return f"Advice: {advice.advised.title} with {fit.batch_size} {sequences}{a_card} a step: {why}."
+        step = f"{fit.batch_size} {sequences}{a_card} a step"
+        return f"Advice: {advice.advised.title} with {step}: {why}."
     if advice.nearest is None:
         return "Advice: ask with --methods for one that this project runs, such as lomo."
     row = next(row for row in advice.rows if row.kind is advice.nearest)

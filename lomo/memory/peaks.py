@@ -53,10 +53,9 @@ class PeakByBatch:
         Where a layer more is not one run put in, as with two backward passes, it is read off the
         line through the peaks of two depths: some kilobytes off, since those are nearly a line.
         """
-        depths = (NUM_LAYERS, NUM_LAYERS + 1) if self.unrolls else ()
-        few, more = (
-            (self._simulated(batch_size, depth) for depth in depths) if depths else (None,) * 2
-        )
+        if not self.unrolls:
+            return self._whole(batch_size)
+        few, more = (self._simulated(batch_size, NUM_LAYERS + beyond) for beyond in (0, 1))
         if few is None or more is None:
             return self._whole(batch_size)
         exact = self._peak(few, more)
