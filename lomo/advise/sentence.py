@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from lomo.advise.answer import Advice
+from lomo.advise.switches import CLIPPED
 from lomo.advise.walls import smallest_card
 
 # Why this row: what follows its name.
 WHY = {
     "adamw": "the standard, with all weights trained",
-    "lomo": "all weights trained in the memory of the weights; clip the gradient norm at 1 and try "
-    "rates of 0.03 and 0.05, as the paper did",
+    "lomo": "all weights trained in the memory of the weights; clip the gradient norm at 1{longer} "
+    "and try rates of 0.03 and 0.05, as the paper did",
     "lora_lomo": "all weights and adapters trained",
     "adalomo": "all weights trained, rates of 5e-4 to 1e-3",
     "lora": "adapters, a rate of 5e-4",
@@ -30,10 +31,11 @@ def sentence(advice: Advice) -> str:
         assert fit is not None
         sequences = "sequence" if fit.batch_size == 1 else "sequences"
         a_card = " a card" if question.num_gpus > 1 else ""
-        return (
-            f"Advice: {advice.advised.title} with {fit.batch_size} {sequences}{a_card} a step: "
-            f"{WHY[advice.advised.name]}."
-        )
+        clipped = next((s for s in advice.switches if s.name == CLIPPED and s.time_ratio), None)
+        longer = "" if clipped is None else f" (x {clipped.time_ratio:.1f} time)"
+        why = WHY[advice.advised.name].format(longer=longer)
+        step = f"{fit.batch_size} {sequences}{a_card} a step"
+        return f"Advice: {advice.advised.title} with {step}: {why}."
     if advice.nearest is None:
         return "Advice: ask with --methods for one that this project runs, such as lomo."
     row = next(row for row in advice.rows if row.kind is advice.nearest)

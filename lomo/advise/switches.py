@@ -12,9 +12,10 @@ from lomo.errors import UserError
 if TYPE_CHECKING:
     from lomo.memory.architecture import Architecture
 
+CLIPPED = "gradient norm clipped"
 # The first takes longest to simulate, so it is begun first.
 FLIPS: Mapping[str, Mapping[str, Any]] = {
-    "gradient norm clipped": {"max_grad_norm": 1.0},
+    CLIPPED: {"max_grad_norm": 1.0},
     "no checkpointing": {"checkpointing": False},
     "the model's own loss": {"head_loss": "model"},
     "eager attention": {"attention": "eager"},
@@ -44,6 +45,6 @@ def peak_at(
     from lomo.memory.peaks import PeakByBatch
 
     try:
-        return PeakByBatch(architecture, setting.spec(kind, architecture.name)).once(batch_size)
+        return PeakByBatch(architecture, setting.spec(kind, architecture.name)).about(batch_size)
     except UserError:
         return None

@@ -164,8 +164,8 @@ def _notes(advice: Advice) -> list[str]:
         )
     if "estimate" in basis:
         lines.append(
-            f"Speed: an estimate, {SUSTAINED:g} of the card's peak rate; in brackets, {HIGH:g} and "
-            f"{LOW:g} of it. See {PAGE}."
+            f"Speed: estimated at {SUSTAINED:g} of the card's peak rate, in brackets {HIGH:g} and "
+            f"{LOW:g}; see {PAGE}."
         )
     lines += [f"Speed {text}" for text in sorted(basis - {"estimate"})]
     lines += [f"Speed: {text}; name the card to get it" for text in sorted(why)]
