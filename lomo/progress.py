@@ -59,10 +59,11 @@ class Progress(threading.Thread):
             self._write(CLEAR)
 
     def _make_room(self, record: logging.LogRecord) -> bool:
-        """Whether Snakemake's message is shown: not that it chooses and starts jobs."""
+        """Whether Snakemake's message is shown: not that it chooses, starts and counts jobs."""
         if self._ending.is_set():
             return True
-        shown = _CHATTER.match(str(record.msg)) is None
+        event = getattr(getattr(record, "event", None), "value", None)
+        shown = event != "progress" and _CHATTER.match(str(record.msg)) is None
         if shown and self.drawn:
             self._write(CLEAR)
         return shown
