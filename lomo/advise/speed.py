@@ -96,7 +96,7 @@ def step_seconds(
     if peak is None and setting.dtype == "bfloat16":  # older cards: as in float16
         peak = card.flops_per_s("float16")
     if peak is None or card.bytes_per_s is None:
-        return f"the speed of {card.name} is not known"
+        return f"not known of {card.name}; with a name such as 'RTX 4090' it is"
     assert kind.method is not None
     num_backwards = backwards_per_step(kind.method, kind.hyper, setting.max_grad_norm) or 2
     try:

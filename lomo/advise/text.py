@@ -24,6 +24,7 @@ from lomo.machine import GIB, RESERVE_GIB
 WIDTH, WIDEST = 100, 120
 NOT_KNOWN = "not known"
 PAGE = "docs/advise.md"
+UNITS = (("days", 24 * 3600), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def as_text(advice: Advice) -> str:
@@ -84,7 +85,7 @@ def _head(advice: Advice) -> str:
 
 
 def _table(advice: Advice) -> Table:
-    names = "batch", "GiB", "tokens/s", "hours", "accuracy beside AdamW"
+    names = "batch", "GiB", "tokens/s", "time", "accuracy beside AdamW"
     table = _columns("method", "fits", *names)
     for row in advice.rows:
         if row.kind.method is None:
@@ -96,28 +97,28 @@ def _table(advice: Advice) -> Table:
 
 
 def _cells(advice: Advice, row: Row) -> list[str]:
-    """fits, batch, GiB, tokens/s, hours."""
+    """fits, batch, GiB, tokens/s, time."""
     if not row.fits:
         return ["refused", "", "", "", ""]
     fit, speed = row.fits[0], advice.speeds[row.kind.name][0]
     mark = " *" if row.kind.eight_bit else ""
     if not fit.batch_size:
         return [f"lacks {_lacking(fit.missing_bytes)} GiB{mark}", "", "", "", ""]
-    cells = [f"yes{mark}", str(fit.batch_size), f"{fit.peak_bytes / GIB:.1f}"]
+    cells = [f"yes{mark}", f"{fit.batch_size:,}", f"{fit.peak_bytes / GIB:.1f}"]
     if not isinstance(speed, Speed):
         return [*cells, "?", "?"]
-    return [*cells, rounded(speed.tokens_per_s), _hours(advice, speed)]
+    return [*cells, rounded(speed.tokens_per_s), _time(advice, speed)]
 
 
 def _cards_table(advice: Advice) -> Table:
-    """A column a card, where none was given: the largest batch, and the hours."""
+    """A column a card, where none was given: the largest batch, and the time."""
     table = _columns("method", *(f"{c.name}\n{c.gib:.0f} GiB" for c in advice.question.cards))
     for row in advice.rows:
         cells = []
         for fit, speed in zip(row.fits, advice.speeds[row.kind.name], strict=False):
-            hours = f", {_hours(advice, speed, band=False)} h" if isinstance(speed, Speed) else ""
+            time = f", {_time(advice, speed, band=False)}" if isinstance(speed, Speed) else ""
             short = f"-{_lacking(fit.missing_bytes)} GiB"
-            cells.append(f"{fit.batch_size}{hours}" if fit.batch_size else short)
+            cells.append(f"{fit.batch_size:,}{time}" if fit.batch_size else short)
         if cells:
             table.add_row(row.kind.title, *cells)
     return table
@@ -127,7 +128,7 @@ def _columns(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
     table.add_column(first, no_wrap=True)
     for name in others:
-        numeric = name.startswith(("batch", "GiB", "tokens", "hours", "time"))
+        numeric = name.startswith(("batch", "GiB", "tokens", "time"))
         table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
     return table
 
@@ -159,7 +160,7 @@ def _notes(advice: Advice) -> list[str]:
         lines.append("Batch and GiB are a card's, tokens/s of all together.")
     if len(advice.question.cards) > 1:
         lines.append(
-            "Each cell: the largest batch and the hours; -X GiB: so much is missing for one "
+            "Each cell: the largest batch and the time; -X GiB: so much is missing for one "
             "sequence."
         )
     if "estimate" in basis:
@@ -168,7 +169,13 @@ def _notes(advice: Advice) -> list[str]:
             f"{LOW:g}; see {PAGE}."
         )
     lines += [f"Speed {text}" for text in sorted(basis - {"estimate"})]
-    lines += [f"Speed: {text}; name the card to get it" for text in sorted(why)]
+    lines += [f"Speed: {text}." for text in sorted(why)]
+    for card in advice.question.cards if basis else ():
+        if card.flops_per_s("bfloat16") is None:
+            lines.append(f"The {card.name} has no units for bfloat16: the speed is float16's.")
+    most = math.ceil(advice.question.num_examples / advice.question.num_gpus)
+    if any(fit.batch_size == most for row in advice.rows for fit in row.fits):
+        lines.append("No batch is larger than the number of examples.")
     if any(row.kind.eight_bit for row in advice.rows):
         lines.append(f"* by {eight_bit.state_bytes()[1]}, not simulated.")
     if any(row.account == "closed_form" for row in advice.rows):
@@ -204,13 +211,18 @@ def _lacking(missing_bytes: int) -> str:
     return f"{math.ceil(10 * missing_bytes / GIB) / 10:.1f}"
 
 
-def _hours(advice: Advice, speed: Speed, *, band: bool = True) -> str:
+def _time(advice: Advice, speed: Speed, *, band: bool = True) -> str:
+    """Of all examples, in the unit that suits it."""
     question = advice.question
     tokens = question.num_examples * question.num_epochs * question.mean_tokens
-    likely, most, least = (
-        tokens / rate / 3600 for rate in (speed.tokens_per_s, speed.low, speed.high)
+    seconds = tokens / speed.tokens_per_s
+    if seconds < 1:
+        return "under 1 s"
+    unit, size = next((unit, size) for unit, size in UNITS if seconds >= size)
+    likely, least, longest = (
+        rounded(tokens / rate / size) for rate in (speed.tokens_per_s, speed.high, speed.low)
     )
-    return f"{rounded(likely)} ({rounded(least)}-{rounded(most)})" if band else rounded(likely)
+    return f"{likely} {unit} ({least}-{longest})" if band else f"{likely} {unit}"
 
 
 def rounded(value: float) -> str:

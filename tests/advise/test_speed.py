@@ -99,7 +99,7 @@ def test_an_estimate_has_a_band_and_more_cards_give_more() -> None:
 
 def test_what_is_not_known_is_said() -> None:
     unknown = speed_of(LOMO, BASE, card_of("24", where=""), LLAMA, 1, 128)
-    assert unknown == "the speed of a card of 24 GiB is not known"
+    assert unknown == "not known of a card of 24 GiB; with a name such as 'RTX 4090' it is"
     mixed = replace(LLAMA, config={**LLAMA.config, "num_experts": 8})
     said = speed_of(LOMO, BASE, CARD, mixed, 1, 128)
     assert isinstance(said, str) and "mixture of experts" in said
