@@ -20,7 +20,8 @@ def run(options: argparse.Namespace) -> int:
     with waiting("loading torch and the model's code", shown=progress):
         question = question_of(options)
         from lomo.advise.answer import advice_of
-        from lomo.advise.text import as_json, as_text
+        from lomo.advise.as_json import as_json
+        from lomo.advise.text import as_text
         from lomo.memory import peaks  # noqa: F401 (else each process imports it)
 
     advice = advice_of(question, progress=progress)

@@ -113,23 +113,25 @@ def step_seconds(
         )
     except ValueError as error:
         return str(error)
-    layers = int(model.config.get("num_hidden_layers") or model.config.get("n_layer") or 1)
+    layers = _size(model, "num_hidden_layers", "n_layer")
     forwards = 1 + num_backwards * setting.checkpointing
     weights = WEIGHT_BYTES[setting.dtype] * model.num_parameters
     reading = weights * (forwards + num_backwards * (1 + kind.trains_all)) / card.bytes_per_s
     computing = flops / (share * peak)
     if setting.attention == "eager":
-        heads = int(model.config.get("num_attention_heads") or model.config.get("n_head") or 1)
-        scores = layers * heads * batch_size * num_tokens**2
+        scores = layers * _size(model, "num_attention_heads", "n_head") * batch_size * num_tokens**2
         computing += SCORE_BYTES * scores * (forwards + num_backwards) / card.bytes_per_s
     hosting = LAYER_S * (layers + 1) * num_backwards
-    messages = 0.0
-    if setting.num_gpus > 1:  # each pass gathers the weights, and gradients are added up
-        passes = 1 + num_backwards * (1 + kind.trains_all)
-        others = 1 - 1 / setting.num_gpus
-        messages = weights * others * passes / LINKS.get(card.name, pcie)
+    # Over several cards each pass gathers the weights, and gradients are added up.
+    passes = 1 + num_backwards * (1 + kind.trains_all)
+    others = 1 - 1 / setting.num_gpus
+    messages = weights * others * passes / LINKS.get(card.name, pcie)
     updating = UPDATE_BYTES.get(kind.method, 0) * model.num_parameters / setting.num_gpus
     return max(computing, reading, hosting, messages) + updating / card.bytes_per_s
+
+
+def _size(model: Model, *names: str) -> int:
+    return next((int(model.config[name]) for name in names if model.config.get(name)), 1)
 
 
 def time_ratio(

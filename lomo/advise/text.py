@@ -1,13 +1,10 @@
-"""An advice for a terminal, and as JSON."""
+"""An advice for a terminal."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import sys
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -232,55 +229,3 @@ def rounded(value: float) -> str:
     digits = 1 - math.floor(math.log10(abs(value)))
     rounded = round(value, digits)
     return f"{rounded:,.{max(digits, 0)}f}"
-
-
-def as_json(advice: Advice) -> str:
-    """All of it, in bytes and seconds."""
-    question = advice.question
-    tokens = question.num_examples * question.num_epochs * question.mean_tokens
-    rows = []
-    for row in advice.rows:
-        cards = []
-        for card, fit, speed in zip(
-            question.cards, row.fits, advice.speeds[row.kind.name], strict=False
-        ):
-            told: dict[str, Any] = {"card": card.name, "gib": card.gib, **asdict(fit)}
-            told["speed"] = asdict(speed) if isinstance(speed, Speed) else None
-            told["hours"] = tokens / speed.tokens_per_s / 3600 if isinstance(speed, Speed) else None
-            told["why_no_speed"] = speed if isinstance(speed, str) else None
-            cards.append(told)
-        rows.append(
-            {
-                "name": row.kind.name,
-                "title": row.kind.title,
-                "account": row.account,
-                "state_by": eight_bit.state_bytes()[1] if row.kind.eight_bit else None,
-                "why": row.why,
-                "cards": cards,
-                "accuracy": [asdict(fact) for fact in known.of(row.kind.name)],
-            }
-        )
-    ends = advice.walls
-    facts = {
-        "model": advice.model.name,
-        "num_parameters": advice.model.num_parameters,
-        "num_gpus": question.num_gpus,
-        "num_examples": question.num_examples,
-        "num_epochs": question.num_epochs,
-        "mean_tokens": question.mean_tokens,
-        "setting": asdict(advice.setting),
-        "reserve_gib": RESERVE_GIB,
-        "rows": rows,
-        "advised": None if advice.advised is None else advice.advised.name,
-        "switches": [asdict(switch) for switch in advice.switches],
-        "walls": None if ends is None else {**vars(ends), "smallest_card": _name(ends)},
-        "enough_cards": advice.enough_cards,
-        "advice": sentence(advice),
-        "command": command(advice),
-        "wall_s": round(advice.wall_s, 1),
-    }
-    return json.dumps(facts, indent=1)
-
-
-def _name(walls: Any) -> str | None:
-    return None if walls.smallest_card is None else walls.smallest_card.name
