@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lomo.advise import eight_bit, known
@@ -14,8 +15,8 @@ from lomo.advise.speed import Speed
 from lomo.machine import RESERVE_GIB
 
 
-def as_json(advice: Advice) -> str:
-    """All of it."""
+def as_json(advice: Advice, written: Path | None = None) -> str:
+    """All of it. written: the study file that is left."""
     question = advice.question
     facts = {
         "model": advice.model.name,
@@ -32,7 +33,7 @@ def as_json(advice: Advice) -> str:
         "walls": None if advice.walls is None else _walls(advice.walls),
         "enough_cards": advice.enough_cards,
         "advice": sentence(advice),
-        "command": command(advice),
+        "command": command(advice, written),
         "wall_s": round(advice.wall_s, 1),
     }
     return json.dumps(facts, indent=1)

@@ -25,7 +25,8 @@ def run(options: argparse.Namespace) -> int:
         from lomo.memory import peaks  # noqa: F401 (else each process imports it)
 
     advice = advice_of(question, progress=progress)
-    print(as_json(advice) if options.json else as_text(advice))
+    told = as_json if options.json else as_text
+    print(told(advice, options.write))
     if options.write is not None:
         from lomo.advise.study import write_study
 

@@ -167,4 +167,5 @@ def _command(options: argparse.Namespace) -> str:
     given += [("--epochs", options.epochs if options.epochs > 1 else None)]
     given += [("--tokens", options.tokens)]
     words = [str(word) for name, value in given if value is not None for word in (name, value)]
+    words += ["--methods", *options.methods] if options.methods else []
     return shlex.join(["python", "-m", "lomo", "advise", *words])

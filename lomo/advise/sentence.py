@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from lomo.advise.answer import Advice
@@ -72,8 +73,8 @@ def walls(advice: Advice) -> str:
 def command(advice: Advice, written: Path | None = None) -> str:
     """The command that measures the advised row on the card, or asks for what would fit."""
     question = advice.question
-    if written is not None:
-        return f"snakemake --cores all --configfile {written}"
+    if written is not None and advice.advised is not None:
+        return f"snakemake --cores all --configfile {shlex.quote(str(written))}"
     if question.why_common:
         return f"{question.asked} --gpu 'RTX 4090'"
     if advice.advised is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -24,8 +25,11 @@ PAGE = "docs/advise.md"
 UNITS = (("days", 24 * 3600), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def as_text(advice: Advice) -> str:
-    """Tables and sentences; in colours where the output is a terminal."""
+def as_text(advice: Advice, written: Path | None = None) -> str:
+    """Tables and sentences; in colours where the output is a terminal.
+
+    written: the study file that is left.
+    """
     on_terminal = sys.stdout.isatty()
     width = min(Console().width, WIDEST) if on_terminal else WIDTH
     console = Console(file=io.StringIO(), width=width, force_terminal=on_terminal, highlight=False)
@@ -39,8 +43,9 @@ def as_text(advice: Advice) -> str:
     if advice.walls is not None:
         console.print("", walls(advice), sep="\n")
     console.print("", Text(sentence(advice), style="bold"), sep="\n")
-    if command(advice):
-        console.print(Text(f"  {command(advice)}"), soft_wrap=True)
+    next_command = command(advice, written)
+    if next_command:
+        console.print(Text(f"  {next_command}"), soft_wrap=True)
     assert isinstance(console.file, io.StringIO)
     lines = (line.rstrip() for line in console.file.getvalue().splitlines())
     return "\n".join(lines)
@@ -101,7 +106,7 @@ def _cells(advice: Advice, row: Row) -> list[str]:
     mark = " *" if row.kind.eight_bit else ""
     if not fit.batch_size:
         return [f"lacks {_lacking(fit.missing_bytes)} GiB{mark}", "", "", "", ""]
-    cells = [f"yes{mark}", f"{fit.batch_size:,}", f"{fit.peak_bytes / GIB:.1f}"]
+    cells = [f"yes{mark}", f"{fit.batch_size:,}", _gib(fit.peak_bytes)]
     if not isinstance(speed, Speed):
         return [*cells, "?", "?"]
     return [*cells, rounded(speed.tokens_per_s), _time(advice, speed)]
@@ -195,12 +200,17 @@ def _switches(advice: Advice) -> Table:
     )
     table.columns[1].header = "GiB"
     budget = (advice.question.cards[0].gib - RESERVE_GIB) * GIB
-    table.add_row("as advised", f"{fit.peak_bytes / GIB:.1f}", "1", "")
+    table.add_row("as advised", _gib(fit.peak_bytes), "1", "")
     for switch in advice.switches:
         ratio = "?" if switch.time_ratio is None else f"x {switch.time_ratio:.2f}"
         over = "" if switch.peak_bytes <= budget else "does not fit"
-        table.add_row(switch.name, f"{switch.peak_bytes / GIB:.1f}", ratio, over)
+        table.add_row(switch.name, _gib(switch.peak_bytes), ratio, over)
     return table
+
+
+def _gib(num_bytes: int) -> str:
+    gib = num_bytes / GIB
+    return f"{gib:.1f}" if gib >= 1 else rounded(gib)
 
 
 def _lacking(missing_bytes: int) -> str:

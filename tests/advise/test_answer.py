@@ -45,6 +45,7 @@ def test_a_study_is_written_that_can_be_planned(
     assert row.split()[1] == "yes"
     assert "not covered" in text and "see PEFT" in text
     assert "* by bitsandbytes' documented bytes" in text
+    assert text.endswith("  snakemake --cores all --configfile 'My Run.yaml'\n")
     assert "Advice: LOMO with" in text and "one switch flipped" in text
     assert "Speed: not known of a card of 1.001 GiB" in text
 
