@@ -7,15 +7,15 @@ host, messages between cards; and the update behind it. docs/advise.md has the t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lomo.advise.rows import RowKind, Setting
-from lomo.cards import Card
+from lomo.cards import Card, card_seen
 from lomo.duration import LAYER_S, SUSTAINED
-from lomo.errors import UserError
 from lomo.flops import backwards_per_step, hardware_flops_per_step
 
 # Share of a card's peak: the speeds that others published (docs/advise.md) lie in this band.
@@ -34,7 +34,7 @@ UPDATE_BYTES = {
 SCORE_BYTES = 40
 WEIGHT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes a second between cards, one direction: NVLink by the vendor's papers, half of it taken.
-LINKS = {"A100 40GB": 150e9, "A100 80GB": 150e9, "H100": 225e9, "H200": 225e9, "B200": 450e9}
+LINKS = {"A100": 150e9, "H100": 225e9, "H200": 225e9, "B200": 450e9}
 # Between cards without it: what LOMO's paper had in 2023, and what a host can pass on at most.
 PCIE_LOW, PCIE, PCIE_HIGH = 1.5e9, 4e9, 10e9
 
@@ -125,9 +125,15 @@ def step_seconds(
     # Over several cards each pass gathers the weights, and gradients are added up.
     passes = 1 + num_backwards * (1 + kind.trains_all)
     others = 1 - 1 / setting.num_gpus
-    messages = weights * others * passes / LINKS.get(card.name, pcie)
+    messages = weights * others * passes / _link(card, pcie)
     updating = UPDATE_BYTES.get(kind.method, 0) * model.num_parameters / setting.num_gpus
     return max(computing, reading, hosting, messages) + updating / card.bytes_per_s
+
+
+def _link(card: Card, pcie: float) -> float:
+    """Bytes a second from a card to another; boards for a slot have no NVLink, or a narrow one."""
+    found = re.search(r"\b([ABH][12]00)\b(?!.*(PCIe|NVL))", card.name)
+    return LINKS.get(found[1], pcie) if found else pcie
 
 
 def _size(model: Model, *names: str) -> int:
@@ -175,12 +181,8 @@ def _measured(kind: RowKind, setting: Setting, card: Card, model: Model) -> Spee
 
 
 def _same_card(card: Card, driver_name: str) -> bool:
-    from lomo.cards import card_of
-
-    try:
-        return card_of(driver_name, where="").name == card.name
-    except UserError:
-        return driver_name == card.name
+    seen, own = card_seen(driver_name), card_seen(card.name, card.gib)
+    return driver_name == card.name or (seen is not None and seen == own)
 
 
 def _records() -> Iterator[tuple[str, dict[str, Any]]]:
