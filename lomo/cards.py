@@ -16,6 +16,7 @@ from lomo.errors import UserError
 NEAR = 0.7
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf|nan)"
 _SIZE = re.compile(rf"\s*({_NUMBER})\s*([gm])?(?:i?b)?\s*", re.IGNORECASE)
+_FORM = re.compile(r"\b(SXM\d*|PCIe?|HBM\w*|Generation|\d+ ?GB)\b", re.IGNORECASE)
 _MAKER = re.compile(r"\b(nvidia|geforce|tesla|quadro)\b", re.IGNORECASE)
 
 
@@ -83,6 +84,9 @@ def card_of(text: str, *, where: str) -> Card:
     sizes = [card for key, card in by_key.items() if re.match(rf"{re.escape(asked)}\d+gb$", key)]
     if asked and len(sizes) == 1:
         return sizes[0]
+    seen = card_seen(text)
+    if seen is not None:
+        return seen
     known = [card.name for card in CARDS]
     # A number is told wrong as often as a letter: all that are near are named.
     keys = difflib.get_close_matches(asked, by_key, n=3, cutoff=NEAR)
@@ -93,6 +97,22 @@ def card_of(text: str, *, where: str) -> Card:
         allowed=f"its GiB, such as 24, or {', '.join(known)}",
         fix=f"did you mean {' or '.join(close)}?" if close else None,
     )
+
+
+def card_seen(name: str, gib: float | None = None) -> Card | None:
+    """The card of the table that a driver's name means, None where the table has none such.
+
+    gib: its memory as a driver tells it; without, the size that the name holds. Of cards that come
+    in several sizes the nearest is meant; one of another size than the table's is not in it.
+    """
+    told = re.search(r"(\d+) ?GB\b", name, re.IGNORECASE)
+    size = gib if gib is not None else float(told[1]) if told else None
+    key = _key(_FORM.sub("", name))
+    alike = [card for card in CARDS if _key(_FORM.sub("", card.name)) == key]
+    if size is None:
+        return alike[0] if len(alike) == 1 else None
+    near = [card for card in alike if abs(card.gib - size) <= 0.12 * size]
+    return min(near, key=lambda card: abs(card.gib - size), default=None)
 
 
 def _key(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lomo.cards import CARDS, card_of
+from lomo.cards import CARDS, card_of, card_seen
 from lomo.errors import UserError
 
 
@@ -59,3 +59,29 @@ def test_every_card_of_the_table_is_found_by_its_name() -> None:
 def test_near_names_are_told(text: str, name: str) -> None:
     with pytest.raises(UserError, match="did you mean .*" + name):
         card_of(text, where="--gpu")
+
+
+@pytest.mark.parametrize(
+    ("driver", "gib", "name"),
+    [
+        ("NVIDIA GeForce RTX 4090", 23.99, "RTX 4090"),
+        ("NVIDIA A100-SXM4-80GB", 80.0, "A100 80GB"),
+        ("NVIDIA A100-SXM4-40GB", None, "A100 40GB"),
+        ("NVIDIA A100 80GB PCIe", 80.0, "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", 79.6, "H100"),
+        ("NVIDIA H100 NVL", 93.6, "H100 NVL"),
+        ("NVIDIA H200", 140.4, "H200"),
+        ("NVIDIA RTX 6000 Ada Generation", 48.0, "RTX 6000 Ada"),
+        ("Tesla T4", 15.0, "T4"),
+        ("Tesla V100-SXM2-16GB", None, "V100 16GB"),
+        ("NVIDIA GeForce RTX 4060 Ti", 16.0, "RTX 4060 Ti 16GB"),
+        ("NVIDIA GeForce RTX 4060 Ti", 8.0, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 16.0, None),
+        ("NVIDIA A10G", 22.5, None),
+    ],
+)
+def test_a_drivers_name_finds_its_card(driver: str, gib: float | None, name: str | None) -> None:
+    found = card_seen(driver, gib)
+    assert (found and found.name) == name
+    if name is not None and gib is None:
+        assert card_of(driver, where="--gpu").name == name

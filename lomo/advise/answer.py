@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -116,9 +117,10 @@ def _rows(question: Question, setting: Setting, num_parameters: int, progress: b
         if kind.method is not None:
             steps.setdefault((kind.method, str(kind.hyper)), []).append(kind)
     architecture = question.architecture
+    most = math.ceil(question.num_examples / question.num_gpus)
     groups = sorted(steps.values(), key=lambda kinds: kinds[0].name in ("sgd", "adamw"))
     work = {
-        kinds[0].title: partial(rows_of, kinds, architecture, setting, gibs, num_parameters)
+        kinds[0].title: partial(rows_of, kinds, architecture, setting, gibs, num_parameters, most)
         for kinds in groups
     }
     made = {row.kind.name: row for rows in _in_parallel(work, progress).values() for row in rows}

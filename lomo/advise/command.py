@@ -20,11 +20,13 @@ def run(options: argparse.Namespace) -> int:
     with waiting("loading torch and the model's code", shown=progress):
         question = question_of(options)
         from lomo.advise.answer import advice_of
-        from lomo.advise.text import as_json, as_text
+        from lomo.advise.as_json import as_json
+        from lomo.advise.text import as_text
         from lomo.memory import peaks  # noqa: F401 (else each process imports it)
 
     advice = advice_of(question, progress=progress)
-    print(as_json(advice) if options.json else as_text(advice))
+    told = as_json if options.json else as_text
+    print(told(advice, options.write))
     if options.write is not None:
         from lomo.advise.study import write_study
 

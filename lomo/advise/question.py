@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lomo.advise import rows
-from lomo.cards import Card, card_of
+from lomo.cards import Card, card_of, card_seen
 from lomo.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -134,12 +134,12 @@ def _cards(options: argparse.Namespace) -> tuple[list[Card], int, str | None]:
 
 
 def _known(found: Card) -> Card:
-    """The card of this machine, with its memory's speed where the table knows that."""
-    try:
-        known = card_of(found.name, where="--gpu")
-    except UserError:  # its peak may be known all the same
+    """The card of this machine: its memory's speed by the table, and what a process sees of its
+    size, which is less than what the driver tells."""
+    known = card_seen(found.name, found.gib)
+    if known is None:  # its peak may be known all the same
         return found
-    return Card(found.name, found.gib, known.bytes_per_s)
+    return Card(found.name, min(found.gib, known.gib), known.bytes_per_s)
 
 
 def _model(options: argparse.Namespace) -> tuple[Architecture, int | None]:
@@ -167,4 +167,5 @@ def _command(options: argparse.Namespace) -> str:
     given += [("--epochs", options.epochs if options.epochs > 1 else None)]
     given += [("--tokens", options.tokens)]
     words = [str(word) for name, value in given if value is not None for word in (name, value)]
+    words += ["--methods", *options.methods] if options.methods else []
     return shlex.join(["python", "-m", "lomo", "advise", *words])

@@ -190,10 +190,11 @@ def rows_of(
     setting: Setting,
     gibs: Sequence[float],
     num_parameters: int,
+    most: int,
 ) -> list[Row]:
     """How ways to fine-tune that take the same step fit cards of these sizes.
 
-    The peaks are simulated once for all of them.
+    The peaks are simulated once for all of them. most: a larger batch is not asked for.
     """
     from lomo.memory.peaks import PeakByBatch
 
@@ -205,7 +206,7 @@ def rows_of(
             peak = _with_state(simulated, kind, num_parameters // setting.num_gpus)
             # What weights, gradients and state take already tells most cards from the others.
             least = _at_least(kind, num_parameters // setting.num_gpus)
-            fits = [_fit(peak, budget_bytes(gib), least) for gib in gibs]
+            fits = [_fit(peak, budget_bytes(gib), least, most) for gib in gibs]
             found.append(Row(kind, fits, step.account))
     except UserError as error:
         return [Row(kind, why=error.what) for kind in kinds]
@@ -228,14 +229,14 @@ def _at_least(kind: RowKind, num_parameters: int) -> float:
     return a_parameter.get(kind.method or "", 2.0) * num_parameters
 
 
-def _fit(peak: Callable[[int], int], budget: int, least: float) -> Fit:
+def _fit(peak: Callable[[int], int], budget: int, least: float, most: int) -> Fit:
     """The largest batch within the budget. Where some may fit, 2 is looked at before 1: it takes
     part in every answer above (lomo/memory/peaks.py), and what holds 2 holds 1."""
     from lomo.memory.fitting import largest_batch
 
     batch_size = 0
     if least < budget and peak(2) <= budget:
-        batch_size = largest_batch(lambda batch: peak(max(batch, 2)), budget)
+        batch_size = min(largest_batch(lambda batch: peak(max(batch, 2)), budget), most)
         one_bytes = 2 * peak(2) - peak(3)
     else:
         one_bytes = peak(1)

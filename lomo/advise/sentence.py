@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from lomo.advise.answer import Advice
@@ -34,7 +35,7 @@ def sentence(advice: Advice) -> str:
         clipped = next((s for s in advice.switches if s.name == CLIPPED and s.time_ratio), None)
         longer = "" if clipped is None else f" (x {clipped.time_ratio:.1f} time)"
         why = WHY[advice.advised.name].format(longer=longer)
-        step = f"{fit.batch_size} {sequences}{a_card} a step"
+        step = f"{fit.batch_size:,} {sequences}{a_card} a step"
         return f"Advice: {advice.advised.title} with {step}: {why}."
     if advice.nearest is None:
         return "Advice: ask with --methods for one that this project runs, such as lomo."
@@ -55,7 +56,7 @@ def walls(advice: Advice) -> str:
     assert fit is not None
     a_card = " a card" if question.num_gpus > 1 else ""
     many = "sequence" if fit.batch_size == 1 else "sequences"
-    parts = [f"{fit.batch_size} {many} of {question.sequence_length:,} tokens{a_card}"]
+    parts = [f"{fit.batch_size:,} {many} of {question.sequence_length:,} tokens{a_card}"]
     if ends.longest_sequence is not None:
         whole = ends.longest_sequence == question.positions
         alone = f"one of {'' if whole else 'about '}{ends.longest_sequence:,}"
@@ -72,8 +73,8 @@ def walls(advice: Advice) -> str:
 def command(advice: Advice, written: Path | None = None) -> str:
     """The command that measures the advised row on the card, or asks for what would fit."""
     question = advice.question
-    if written is not None:
-        return f"snakemake --cores all --configfile {written}"
+    if written is not None and advice.advised is not None:
+        return f"snakemake --cores all --configfile {shlex.quote(str(written))}"
     if question.why_common:
         return f"{question.asked} --gpu 'RTX 4090'"
     if advice.advised is not None:

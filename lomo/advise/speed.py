@@ -7,15 +7,15 @@ host, messages between cards; and the update behind it. docs/advise.md has the t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lomo.advise.rows import RowKind, Setting
-from lomo.cards import Card
+from lomo.cards import Card, card_seen
 from lomo.duration import LAYER_S, SUSTAINED
-from lomo.errors import UserError
 from lomo.flops import backwards_per_step, hardware_flops_per_step
 
 # Share of a card's peak: the speeds that others published (docs/advise.md) lie in this band.
@@ -34,7 +34,7 @@ UPDATE_BYTES = {
 SCORE_BYTES = 40
 WEIGHT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes a second between cards, one direction: NVLink by the vendor's papers, half of it taken.
-LINKS = {"A100 40GB": 150e9, "A100 80GB": 150e9, "H100": 225e9, "H200": 225e9, "B200": 450e9}
+LINKS = {"A100": 150e9, "H100": 225e9, "H200": 225e9, "B200": 450e9}
 # Between cards without it: what LOMO's paper had in 2023, and what a host can pass on at most.
 PCIE_LOW, PCIE, PCIE_HIGH = 1.5e9, 4e9, 10e9
 
@@ -96,7 +96,7 @@ def step_seconds(
     if peak is None and setting.dtype == "bfloat16":  # older cards: as in float16
         peak = card.flops_per_s("float16")
     if peak is None or card.bytes_per_s is None:
-        return f"the speed of {card.name} is not known"
+        return f"not known of {card.name}; with a name such as 'RTX 4090' it is"
     assert kind.method is not None
     num_backwards = backwards_per_step(kind.method, kind.hyper, setting.max_grad_norm) or 2
     try:
@@ -113,23 +113,31 @@ def step_seconds(
         )
     except ValueError as error:
         return str(error)
-    layers = int(model.config.get("num_hidden_layers") or model.config.get("n_layer") or 1)
+    layers = _size(model, "num_hidden_layers", "n_layer")
     forwards = 1 + num_backwards * setting.checkpointing
     weights = WEIGHT_BYTES[setting.dtype] * model.num_parameters
     reading = weights * (forwards + num_backwards * (1 + kind.trains_all)) / card.bytes_per_s
     computing = flops / (share * peak)
     if setting.attention == "eager":
-        heads = int(model.config.get("num_attention_heads") or model.config.get("n_head") or 1)
-        scores = layers * heads * batch_size * num_tokens**2
+        scores = layers * _size(model, "num_attention_heads", "n_head") * batch_size * num_tokens**2
         computing += SCORE_BYTES * scores * (forwards + num_backwards) / card.bytes_per_s
     hosting = LAYER_S * (layers + 1) * num_backwards
-    messages = 0.0
-    if setting.num_gpus > 1:  # each pass gathers the weights, and gradients are added up
-        passes = 1 + num_backwards * (1 + kind.trains_all)
-        others = 1 - 1 / setting.num_gpus
-        messages = weights * others * passes / LINKS.get(card.name, pcie)
+    # Over several cards each pass gathers the weights, and gradients are added up.
+    passes = 1 + num_backwards * (1 + kind.trains_all)
+    others = 1 - 1 / setting.num_gpus
+    messages = weights * others * passes / _link(card, pcie)
     updating = UPDATE_BYTES.get(kind.method, 0) * model.num_parameters / setting.num_gpus
     return max(computing, reading, hosting, messages) + updating / card.bytes_per_s
+
+
+def _link(card: Card, pcie: float) -> float:
+    """Bytes a second from a card to another; boards for a slot have no NVLink, or a narrow one."""
+    found = re.search(r"\b([ABH][12]00)\b(?!.*(PCIe|NVL))", card.name)
+    return LINKS.get(found[1], pcie) if found else pcie
+
+
+def _size(model: Model, *names: str) -> int:
+    return next((int(model.config[name]) for name in names if model.config.get(name)), 1)
 
 
 def time_ratio(
@@ -173,12 +181,8 @@ def _measured(kind: RowKind, setting: Setting, card: Card, model: Model) -> Spee
 
 
 def _same_card(card: Card, driver_name: str) -> bool:
-    from lomo.cards import card_of
-
-    try:
-        return card_of(driver_name, where="").name == card.name
-    except UserError:
-        return driver_name == card.name
+    seen, own = card_seen(driver_name), card_seen(card.name, card.gib)
+    return driver_name == card.name or (seen is not None and seen == own)
 
 
 def _records() -> Iterator[tuple[str, dict[str, Any]]]:

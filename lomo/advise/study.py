@@ -25,6 +25,13 @@ HEAD = """\
 """
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes a list that stands twice twice, as a person would."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def write_study(advice: Advice, model: str, path: Path) -> None:
     """Writes the study file, and beside it a folder for a model that no study can name.
 
@@ -40,7 +47,8 @@ def write_study(advice: Advice, model: str, path: Path) -> None:
     data = _data(advice, named, path)
     make_plan(parse(Study, data, where=str(path)), source=str(path))
     head = HEAD.format(asked=advice.question.asked, path=path)
-    write_text(path, head + yaml.safe_dump(data, sort_keys=False, width=100))
+    text = yaml.dump(data, Dumper=_Plain, sort_keys=False, default_flow_style=None, width=100)
+    write_text(path, head + text)
 
 
 def _data(advice: Advice, model: str, path: Path) -> dict[str, Any]:

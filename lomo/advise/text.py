@@ -1,13 +1,11 @@
-"""An advice for a terminal, and as JSON."""
+"""An advice for a terminal."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import sys
-from dataclasses import asdict
-from typing import Any
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -24,10 +22,14 @@ from lomo.machine import GIB, RESERVE_GIB
 WIDTH, WIDEST = 100, 120
 NOT_KNOWN = "not known"
 PAGE = "docs/advise.md"
+UNITS = (("days", 24 * 3600), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def as_text(advice: Advice) -> str:
-    """Tables and sentences; in colours where the output is a terminal."""
+def as_text(advice: Advice, written: Path | None = None) -> str:
+    """Tables and sentences; in colours where the output is a terminal.
+
+    written: the study file that is left.
+    """
     on_terminal = sys.stdout.isatty()
     width = min(Console().width, WIDEST) if on_terminal else WIDTH
     console = Console(file=io.StringIO(), width=width, force_terminal=on_terminal, highlight=False)
@@ -41,8 +43,9 @@ def as_text(advice: Advice) -> str:
     if advice.walls is not None:
         console.print("", walls(advice), sep="\n")
     console.print("", Text(sentence(advice), style="bold"), sep="\n")
-    if command(advice):
-        console.print(Text(f"  {command(advice)}"), soft_wrap=True)
+    next_command = command(advice, written)
+    if next_command:
+        console.print(Text(f"  {next_command}"), soft_wrap=True)
     assert isinstance(console.file, io.StringIO)
     lines = (line.rstrip() for line in console.file.getvalue().splitlines())
     return "\n".join(lines)
@@ -84,7 +87,7 @@ def _head(advice: Advice) -> str:
 
 
 def _table(advice: Advice) -> Table:
-    names = "batch", "GiB", "tokens/s", "hours", "accuracy beside AdamW"
+    names = "batch", "GiB", "tokens/s", "time", "accuracy beside AdamW"
     table = _columns("method", "fits", *names)
     for row in advice.rows:
         if row.kind.method is None:
@@ -96,28 +99,28 @@ def _table(advice: Advice) -> Table:
 
 
 def _cells(advice: Advice, row: Row) -> list[str]:
-    """fits, batch, GiB, tokens/s, hours."""
+    """fits, batch, GiB, tokens/s, time."""
     if not row.fits:
         return ["refused", "", "", "", ""]
     fit, speed = row.fits[0], advice.speeds[row.kind.name][0]
     mark = " *" if row.kind.eight_bit else ""
     if not fit.batch_size:
         return [f"lacks {_lacking(fit.missing_bytes)} GiB{mark}", "", "", "", ""]
-    cells = [f"yes{mark}", str(fit.batch_size), f"{fit.peak_bytes / GIB:.1f}"]
+    cells = [f"yes{mark}", f"{fit.batch_size:,}", _gib(fit.peak_bytes)]
     if not isinstance(speed, Speed):
         return [*cells, "?", "?"]
-    return [*cells, rounded(speed.tokens_per_s), _hours(advice, speed)]
+    return [*cells, rounded(speed.tokens_per_s), _time(advice, speed)]
 
 
 def _cards_table(advice: Advice) -> Table:
-    """A column a card, where none was given: the largest batch, and the hours."""
+    """A column a card, where none was given: the largest batch, and the time."""
     table = _columns("method", *(f"{c.name}\n{c.gib:.0f} GiB" for c in advice.question.cards))
     for row in advice.rows:
         cells = []
         for fit, speed in zip(row.fits, advice.speeds[row.kind.name], strict=False):
-            hours = f", {_hours(advice, speed, band=False)} h" if isinstance(speed, Speed) else ""
+            time = f", {_time(advice, speed, band=False)}" if isinstance(speed, Speed) else ""
             short = f"-{_lacking(fit.missing_bytes)} GiB"
-            cells.append(f"{fit.batch_size}{hours}" if fit.batch_size else short)
+            cells.append(f"{fit.batch_size:,}{time}" if fit.batch_size else short)
         if cells:
             table.add_row(row.kind.title, *cells)
     return table
@@ -127,7 +130,7 @@ def _columns(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
     table.add_column(first, no_wrap=True)
     for name in others:
-        numeric = name.startswith(("batch", "GiB", "tokens", "hours", "time"))
+        numeric = name.startswith(("batch", "GiB", "tokens", "time"))
         table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
     return table
 
@@ -159,7 +162,7 @@ def _notes(advice: Advice) -> list[str]:
         lines.append("Batch and GiB are a card's, tokens/s of all together.")
     if len(advice.question.cards) > 1:
         lines.append(
-            "Each cell: the largest batch and the hours; -X GiB: so much is missing for one "
+            "Each cell: the largest batch and the time; -X GiB: so much is missing for one "
             "sequence."
         )
     if "estimate" in basis:
@@ -168,7 +171,13 @@ def _notes(advice: Advice) -> list[str]:
             f"{LOW:g}; see {PAGE}."
         )
     lines += [f"Speed {text}" for text in sorted(basis - {"estimate"})]
-    lines += [f"Speed: {text}; name the card to get it" for text in sorted(why)]
+    lines += [f"Speed: {text}." for text in sorted(why)]
+    for card in advice.question.cards if basis else ():
+        if card.flops_per_s("bfloat16") is None:
+            lines.append(f"The {card.name} has no units for bfloat16: the speed is float16's.")
+    most = math.ceil(advice.question.num_examples / advice.question.num_gpus)
+    if any(fit.batch_size == most for row in advice.rows for fit in row.fits):
+        lines.append("No batch is larger than the number of examples.")
     if any(row.kind.eight_bit for row in advice.rows):
         lines.append(f"* by {eight_bit.state_bytes()[1]}, not simulated.")
     if any(row.account == "closed_form" for row in advice.rows):
@@ -191,12 +200,17 @@ def _switches(advice: Advice) -> Table:
     )
     table.columns[1].header = "GiB"
     budget = (advice.question.cards[0].gib - RESERVE_GIB) * GIB
-    table.add_row("as advised", f"{fit.peak_bytes / GIB:.1f}", "1", "")
+    table.add_row("as advised", _gib(fit.peak_bytes), "1", "")
     for switch in advice.switches:
         ratio = "?" if switch.time_ratio is None else f"x {switch.time_ratio:.2f}"
         over = "" if switch.peak_bytes <= budget else "does not fit"
-        table.add_row(switch.name, f"{switch.peak_bytes / GIB:.1f}", ratio, over)
+        table.add_row(switch.name, _gib(switch.peak_bytes), ratio, over)
     return table
+
+
+def _gib(num_bytes: int) -> str:
+    gib = num_bytes / GIB
+    return f"{gib:.1f}" if gib >= 1 else rounded(gib)
 
 
 def _lacking(missing_bytes: int) -> str:
@@ -204,13 +218,18 @@ def _lacking(missing_bytes: int) -> str:
     return f"{math.ceil(10 * missing_bytes / GIB) / 10:.1f}"
 
 
-def _hours(advice: Advice, speed: Speed, *, band: bool = True) -> str:
+def _time(advice: Advice, speed: Speed, *, band: bool = True) -> str:
+    """Of all examples, in the unit that suits it."""
     question = advice.question
     tokens = question.num_examples * question.num_epochs * question.mean_tokens
-    likely, most, least = (
-        tokens / rate / 3600 for rate in (speed.tokens_per_s, speed.low, speed.high)
+    seconds = tokens / speed.tokens_per_s
+    if seconds < 1:
+        return "under 1 s"
+    unit, size = next((unit, size) for unit, size in UNITS if seconds >= size)
+    likely, least, longest = (
+        rounded(tokens / rate / size) for rate in (speed.tokens_per_s, speed.high, speed.low)
     )
-    return f"{rounded(likely)} ({rounded(least)}-{rounded(most)})" if band else rounded(likely)
+    return f"{likely} {unit} ({least}-{longest})" if band else f"{likely} {unit}"
 
 
 def rounded(value: float) -> str:
@@ -220,55 +239,3 @@ def rounded(value: float) -> str:
     digits = 1 - math.floor(math.log10(abs(value)))
     rounded = round(value, digits)
     return f"{rounded:,.{max(digits, 0)}f}"
-
-
-def as_json(advice: Advice) -> str:
-    """All of it, in bytes and seconds."""
-    question = advice.question
-    tokens = question.num_examples * question.num_epochs * question.mean_tokens
-    rows = []
-    for row in advice.rows:
-        cards = []
-        for card, fit, speed in zip(
-            question.cards, row.fits, advice.speeds[row.kind.name], strict=False
-        ):
-            told: dict[str, Any] = {"card": card.name, "gib": card.gib, **asdict(fit)}
-            told["speed"] = asdict(speed) if isinstance(speed, Speed) else None
-            told["hours"] = tokens / speed.tokens_per_s / 3600 if isinstance(speed, Speed) else None
-            told["why_no_speed"] = speed if isinstance(speed, str) else None
-            cards.append(told)
-        rows.append(
-            {
-                "name": row.kind.name,
-                "title": row.kind.title,
-                "account": row.account,
-                "state_by": eight_bit.state_bytes()[1] if row.kind.eight_bit else None,
-                "why": row.why,
-                "cards": cards,
-                "accuracy": [asdict(fact) for fact in known.of(row.kind.name)],
-            }
-        )
-    ends = advice.walls
-    facts = {
-        "model": advice.model.name,
-        "num_parameters": advice.model.num_parameters,
-        "num_gpus": question.num_gpus,
-        "num_examples": question.num_examples,
-        "num_epochs": question.num_epochs,
-        "mean_tokens": question.mean_tokens,
-        "setting": asdict(advice.setting),
-        "reserve_gib": RESERVE_GIB,
-        "rows": rows,
-        "advised": None if advice.advised is None else advice.advised.name,
-        "switches": [asdict(switch) for switch in advice.switches],
-        "walls": None if ends is None else {**vars(ends), "smallest_card": _name(ends)},
-        "enough_cards": advice.enough_cards,
-        "advice": sentence(advice),
-        "command": command(advice),
-        "wall_s": round(advice.wall_s, 1),
-    }
-    return json.dumps(facts, indent=1)
-
-
-def _name(walls: Any) -> str | None:
-    return None if walls.smallest_card is None else walls.smallest_card.name

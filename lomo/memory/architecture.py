@@ -134,7 +134,7 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
         check_present(folder, values, where=f"{where}: {model}")
         return values, str(path)
     if _is_hub_id(model):
-        return config_from_hub(model, None, where), model
+        return _of_hub_id(model, where), model
     close = nearest(model, known)
     raise UserError(
         f"unknown model {model!r}",
@@ -142,6 +142,19 @@ def _values(model: str, where: str) -> tuple[dict[str, Any], str]:
         allowed=f"one of {', '.join(known)}, a folder with config.json, or a hub id OWNER/NAME",
         fix=f"did you mean {close!r}?" if close else None,
     )
+
+
+def _of_hub_id(model: str, where: str) -> dict[str, Any]:
+    """The hub's config; where it gives none, the message names the registry's model, if one is."""
+    try:
+        return config_from_hub(model, None, where)
+    except UserError as error:
+        name = model.rpartition("/")[2].lower()
+        entry = registry().get(name)
+        if entry is None or entry.architecture is None:
+            raise
+        fix = f"give {name}: {REGISTRY} has the architecture of that name, and no network is needed"
+        raise UserError(error.what, where=error.where, allowed=error.allowed, fix=fix) from error
 
 
 def _is_hub_id(model: str) -> bool:

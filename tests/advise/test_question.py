@@ -29,6 +29,7 @@ WRONG = {
     "no method": (["--methods", "lomoo"], "unknown method 'lomoo'", "did you mean 'lomo'?"),
     "no model": (["--model", "lama-7b"], "unknown model", "did you mean 'llama-7b'?"),
     "a hub id": (["--model", "nobody/nothing"], "--model: the hub gives no config", "public"),
+    "a known hub id": (["--model", "Qwen/Qwen3-8B"], "gives no config", "to mend: give qwen3-8b"),
     "no yaml": (["--write", "my.txt"], "--write my.txt", "such as my.yaml"),
     "no folder": (["--write", "none/my.yaml"], "there is no folder none", "--write"),
     "a folder": (["--write", "."], "--write .: is a folder", "my.yaml"),

@@ -47,6 +47,7 @@ def test_a_row_is_what_trying_all_batches_finds(names: list[str]) -> None:
         SHORT,
         [gib_of(budget) for budget in budgets],
         num_parameters,
+        1000,
     )
     assert [row.kind.name for row in rows] == names
     for row in rows:
@@ -66,7 +67,7 @@ def test_a_row_is_what_trying_all_batches_finds(names: list[str]) -> None:
 def test_what_a_method_refuses_is_told_in_its_row() -> None:
     kinds = [replace(KINDS["lora"], hyper={}), KINDS["lora"]]
     wordy = replace(SHORT, sequence_length=65)  # the model has 64 positions
-    rows = rows_of(kinds, LLAMA, wordy, [24.0], 1)
+    rows = rows_of(kinds, LLAMA, wordy, [24.0], 1, 9)
     assert [row.why for row in rows] == ["65 tokens are more than llama has positions"] * 2
     assert all(row.fits == () and row.fit(0) is None for row in rows)
 
@@ -108,7 +109,7 @@ def test_the_longest_sequence_fits_and_one_longer_does_not() -> None:
     roomy = replace(LLAMA, config=config)
     setting = Setting(64)
     budget = 3 * predict(roomy, setting.spec(KINDS["lomo"], "llama", 1)).ledger.peak_bytes
-    (row,) = rows_of([KINDS["lomo"]], roomy, setting, [gib_of(budget)], count_parameters(roomy))
+    (row,) = rows_of([KINDS["lomo"]], roomy, setting, [gib_of(budget)], 1, 1000)
     found = longest_sequence(row.fits[0], 64, budget, None)
     assert found is not None and found > 64
     alone = [

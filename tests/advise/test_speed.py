@@ -86,6 +86,21 @@ def test_cards_without_nvlink_wait_for_each_other() -> None:
     )
 
 
+def test_cards_with_nvlink_hardly_wait_and_boards_for_a_slot_do() -> None:
+    two = replace(BASE, num_gpus=2)
+    for name, link in (
+        ("A100 80GB", 150e9),
+        ("NVIDIA A100-SXM4-80GB", 150e9),
+        ("NVIDIA H100 80GB HBM3", 225e9),
+        ("NVIDIA A100 80GB PCIe", speed.PCIE),
+        ("H100 NVL", speed.PCIE),
+        ("L40S", speed.PCIE),
+    ):
+        slow = replace(CARD, name=name, bytes_per_s=1e15)
+        found = step_seconds(LOMO, two, slow, LLAMA, 1, 2)
+        assert found == pytest.approx(max(3 * NUM / link, LAYER_S * (LAYERS + 1)), rel=1e-3), name
+
+
 def test_an_estimate_has_a_band_and_more_cards_give_more() -> None:
     one = speed_of(LOMO, BASE, CARD, LLAMA, 16, 2048)
     two = speed_of(LOMO, replace(BASE, num_gpus=2), CARD, LLAMA, 16, 2048)
@@ -99,7 +114,7 @@ def test_an_estimate_has_a_band_and_more_cards_give_more() -> None:
 
 def test_what_is_not_known_is_said() -> None:
     unknown = speed_of(LOMO, BASE, card_of("24", where=""), LLAMA, 1, 128)
-    assert unknown == "the speed of a card of 24 GiB is not known"
+    assert unknown == "not known of a card of 24 GiB; with a name such as 'RTX 4090' it is"
     mixed = replace(LLAMA, config={**LLAMA.config, "num_experts": 8})
     said = speed_of(LOMO, BASE, CARD, mixed, 1, 128)
     assert isinstance(said, str) and "mixture of experts" in said
