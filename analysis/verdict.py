@@ -58,7 +58,8 @@ def verdict_on(
 ) -> Verdict:
     """A verdict on one row of analysis/paper, its printed value with its unit."""
     table = cell.table if cell.table.startswith("figure") else f"table {cell.table}"
-    value = f"{cell.value} {cell.unit}".strip() if cell.unit in ("GiB", "%") else cell.value
+    has_unit = cell.unit in ("GiB", "%") and cell.value != "OOM"
+    value = f"{cell.value} {cell.unit}" if has_unit else cell.value
     return Verdict(
         table.capitalize(), what, value, measured, tolerance, verdict, reason, run_id=run_id
     )

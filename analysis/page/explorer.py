@@ -40,13 +40,19 @@ def explorer() -> dict[str, Any] | None:
         "counts": found.counts,
         "cards": found.gpus_gib,
         "tokens": found.sequence_length,
-        "longest": [registry()[name].num_positions for name in found.models],
+        "longest": [_longest(name) for name in found.models],
         "cells": cells,
     }
     # `<` ends a script where a tag's name follows.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     lengths = [round(found.sequence_length * share) for share in LENGTHS]
     return {"data": text, "note": _note(found), "found": found, "lengths": lengths}
+
+
+def _longest(model: str) -> int | None:
+    """The most tokens of a sequence; None where a folder's own registry lacks the model."""
+    entry = registry().get(model)
+    return None if entry is None else entry.num_positions
 
 
 def _cell(found: WhatFits, key: tuple[str, str, int, float]) -> list[float | int | None]:

@@ -143,6 +143,12 @@ def test_the_explorer_holds_the_published_answers() -> None:
     assert len(asked["data"]) < 30_000
 
 
+def test_a_folder_with_models_of_its_own_has_the_form_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.page.explorer.registry", dict)
+    asked = explorer()
+    assert asked is not None and set(json.loads(asked["data"])["longest"]) == {None}
+
+
 HARNESS = """<!doctype html><body>
 <iframe id="phone" src="file://%(page)s" style="width:390px;height:800px;border:0"></iframe>
 <iframe id="desktop" src="file://%(page)s" style="width:1280px;height:800px;border:0"></iframe>

@@ -18,6 +18,7 @@ from analysis.table_paper import paper_memory, paper_throughput
 from analysis.verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, PREDICTED, REPRODUCED
 from analysis.verdict_predicted import predicted_throughput_verdict
 from analysis.verdicts import all_verdicts, table_verdicts
+from lomo import made
 from lomo.config import load_study
 from lomo.memory import study
 from lomo.plan import make_plan
@@ -58,7 +59,8 @@ def test_predicted_verdicts_are_counted_and_link_to_their_file(built: Path) -> N
 def test_out_of_memory_is_judged_by_the_card() -> None:
     cells = {(c.row, c.column): c for c in printed("table2_throughput").itertuples()}
     oom = predicted_throughput_verdict(cells["13B/adamw", "peak"])
-    assert oom is not None and oom.verdict == REPRODUCED and "is above an RTX 3090" in oom.reason
+    assert oom is not None and (oom.verdict, oom.printed) == (REPRODUCED, "OOM")
+    assert "is above an RTX 3090" in oom.reason
     ran = predicted_throughput_verdict(cells["7B/adamw", "peak"]._replace(value="OOM"))
     assert ran is not None and ran.verdict == DIFFERS
 
@@ -108,6 +110,19 @@ def test_publishing_again_writes_what_changed_alone(tmp_path: Path) -> None:
     # A study with other models has other predictions: the published ones stay.
     (made / "index.json").write_text('["a"]')
     assert publish_predictions(made, to) == []
+
+
+def test_tables_are_of_other_sources_where_a_published_prediction_has_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(published.FOLDER / JUNE_2023, tmp_path / JUNE_2023)
+    monkeypatch.setattr(made, "PUBLISHED", tmp_path)
+    before = made._published.__wrapped__()
+    assert made._published.__wrapped__() == before and before["predicting"]
+    path = tmp_path / JUNE_2023 / "memory/llama-7b/lomo/512x8-float16-eager-plain.json"
+    path.write_text(path.read_text().replace('"peak_bytes": ', '"peak_bytes": 1'))
+    after = made._published.__wrapped__()
+    assert after["published"] != before["published"] and after["predicting"] == before["predicting"]
 
 
 @pytest.mark.slow
