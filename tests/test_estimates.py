@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import GPT2Config
 
-from lomo import methods
+from lomo import methods, plan_command
 from lomo.cli import main
 from lomo.config import Study
 from lomo.duration import Sizes
@@ -318,3 +319,16 @@ def test_a_measured_run_is_predicted_as_it_stands(plan: Plan) -> None:
     assert step is not None
     same = ("batch_size", "sequence_length", "dtype", "attention", "activation_checkpointing")
     assert [getattr(step.spec, key) for key in same] == [getattr(run, key) for key in same]
+
+
+def test_a_plan_takes_a_card_by_its_name() -> None:
+    parser = argparse.ArgumentParser()
+    plan_command.add_options(parser)
+    question = ["config/tiny.yaml", "--gpu", "nvidia rtx4090", "--gpus", "2"]
+    _, machine = plan_command.check(parser.parse_args(question))
+    assert (machine.name, machine.num_devices) == ("RTX 4090", 2)
+    assert machine.device_bytes == int(23.64 * GIB)
+    _, machine = plan_command.check(parser.parse_args([*question, "--gpu", "24GB"]))
+    assert (machine.name, machine.device_bytes) == ("a card of 24 GiB", 24 * GIB)
+    with pytest.raises(UserError, match="no card of the table"):
+        plan_command.check(parser.parse_args([*question, "--gpu", "RTX 4091"]))

@@ -55,7 +55,7 @@ def as_json(
     """The whole ledger in bytes, and what was asked."""
     peak_bytes = prediction.ledger.peak_bytes
     facts = {
-        "asked": {k: v for k, v in vars(options).items() if k not in ("command", "json")},
+        "asked": {k: v for k, v in vars(options).items() if k != "json" and not callable(v)},
         "account": prediction.account,
         "unsupported": prediction.unsupported,
         "notes": list(architecture.notes),

@@ -6,13 +6,14 @@ import argparse
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from lomo.causality import attention_of
 from lomo.errors import UserError
 from lomo.machine import RESERVE_GIB
 from lomo.memory import ask
+from lomo.memory.hints import Hint, more_switches, tight_cells
 from lomo.waiting import shown
 
 if TYPE_CHECKING:
@@ -55,15 +56,6 @@ class Switches:
 
 
 DEFAULT = Switches()
-
-
-@dataclass(frozen=True)
-class Hint:
-    """A cell in which one switch more lets `batch_size` sequences fit."""
-
-    cell: Cell
-    switch: str
-    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -120,8 +112,8 @@ def find(
         by_name = {architecture.name: architecture for architecture in architectures}
         wider = [
             (cell, switch, _Question(by_name[cell.model], *_place(cell, sequence_length), more))
-            for cell in _tight_cells(cells)
-            for switch, more in _more(switches)
+            for cell in tight_cells(cells)
+            for switch, more in more_switches(switches)
         ]
         tried = _answered([question for _, _, question in wider], num_processes, progress=progress)
         found_hints = [
@@ -192,39 +184,6 @@ def _title(cells: list[Cell]) -> str:
 
 def _place(cell: Cell, sequence_length: int) -> tuple[str, int, int, tuple[float, ...]]:
     return cell.method, cell.num_gpus, sequence_length, (cell.gpu_gib,)
-
-
-def _tight_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell a model: on the fewest and smallest cards that hold it, by the best method.
-
-    Of a model that fits nowhere, the cell that lacks least.
-    """
-    best: dict[str, Cell] = {}
-    for cell in cells:
-        if cell.refused is None:
-            known = best.setdefault(cell.model, cell)
-            best[cell.model] = max(known, cell, key=_nearness)  # of equals the first
-    return list(best.values())
-
-
-def _nearness(cell: Cell) -> tuple[bool, float, float, int]:
-    if not cell.batch_size:
-        return False, -cell.missing_bytes, 0, 0
-    return True, -cell.num_gpus, -cell.gpu_gib, cell.batch_size
-
-
-def _more(switches: Switches) -> list[tuple[str, Switches]]:
-    """Each switch that may save memory and is not set, by its option."""
-    found = []
-    if switches.head_loss != "fused":
-        found.append(("--head-loss fused", replace(switches, head_loss="fused")))
-    if not switches.checkpointing:
-        found.append(("--checkpointing", replace(switches, checkpointing=True)))
-    if switches.attention == "eager":
-        found.append(("--attention sdpa", replace(switches, attention="sdpa")))
-    if switches.dtype == "float32":
-        found.append(("--dtype bfloat16", replace(switches, dtype="bfloat16")))
-    return found
 
 
 def largest_batch(peak: Callable[[int], int], budget_bytes: int) -> int:

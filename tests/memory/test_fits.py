@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import DeepseekV3Config
+from transformers import BloomConfig, DeepseekV3Config
 
 from lomo.cli import main
 from lomo.memory.fits import shown_models
@@ -20,6 +20,7 @@ from lomo.memory.fitting import (
     RESERVE_GIB,
     Answer,
     Cell,
+    Hint,
     asked,
     card_counts,
     find,
@@ -187,6 +188,8 @@ def test_the_table_says_what_fits_and_what_is_refused(in_words: str) -> None:
         (["--gpu", "nan"], "a card of nan GiB"),
         (["--gpu", "24", "0"], "a card of 0 GiB"),
         (["--gpu", "inf"], "a card of inf GiB"),
+        (["--gpu", "RTX 4091"], "is no card of the table"),
+        (["--gpu", "24", "--rank", "4", "--methods", "lomo"], "that is asked for has adapters"),
         (["--gpu", "24", "--gpus", "0"], "0 cards"),
         (["--gpu", "24", "--gpus", "-8"], "-8 cards"),
         (["--gpu", "24", "--processes", "0"], "0 processes"),
@@ -204,6 +207,68 @@ def test_a_question_without_an_answer(
     text = capsys.readouterr().err
     assert text.count("error:") == 1
     assert told in text
+
+
+@pytest.mark.slow
+def test_the_switches_are_those_of_predict(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All at once: a cell's peak is what `predict` tells of its batch."""
+    switches = [
+        *("--no-checkpointing", "--attention", "eager", "--head-loss", "fused"),
+        *("--dtype", "float32", "--rank", "4", "--max-grad-norm", "1"),
+    ]
+    cell = answer(capsys, folder, "--methods", "lora", "--gpu", "1.001", *switches)["cells"][0]
+    assert cell["batch_size"] > 1
+    batch = ["--batch-size", str(cell["batch_size"])]
+    question = ["predict", "--model", str(folder), "--method", "lora", "--seq-len", "16", *batch]
+    assert main([*question, *switches, "--gpu", "1.001", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["peak_bytes"] == cell["peak_bytes"]
+
+
+@pytest.mark.slow
+def test_the_switch_that_would_fit_more_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = ["--methods", "adamw", "lomo", "--gpu", "1.0008"]
+    hinted = answer(capsys, folder, *question, "--no-checkpointing")
+    assert {hint["switch"] for hint in hinted["hints"]} >= {"--head-loss fused"}
+    for hint in hinted["hints"]:
+        assert hint["cell"]["method"] == "lomo"  # which fits more
+        taken = hint["switch"].split()
+        cell = answer(capsys, folder, *question, "--no-checkpointing", *taken)["cells"][1]
+        assert cell["batch_size"] == hint["batch_size"] > hint["cell"]["batch_size"]
+
+
+def test_a_hint_and_a_card_in_words() -> None:
+    cell = Cell("llama-7b", "lomo", 2, 23.64, 0, 2**34, 2**20)
+    hints = [Hint(cell, "--head-loss fused", 4)]
+    text = as_text(
+        Answer([cell], ["llama-7b"], ["lomo"], 1024, 0.0, hints=hints), {23.64: "RTX 4090"}
+    )
+    told = "=> --head-loss fused: 4 instead of none (llama-7b, lomo, 2 cards of 23.64 GiB)"
+    assert told in text
+    assert "Of 23.64 GiB (RTX 4090) a card, 1 GiB is kept" in text
+
+
+def test_the_exit_code_says_that_nothing_fits(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = ["fits", "--models", str(folder), "--methods", "lomo", "--processes", "1"]
+    assert main([*question, "--sequence", "16", "--gpu", "1"]) == 3  # the option's earlier name
+    assert "16 tokens" in capsys.readouterr().out
+
+
+def test_where_all_is_refused_it_is_one_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    BloomConfig(vocab_size=120, hidden_size=32, n_layer=2, n_head=4).save_pretrained(tmp_path)
+    question = ["fits", "--models", str(tmp_path), "--methods", "lomo", "--processes", "1"]
+    question += ["--seq-len", "16", "--gpu", "24"]
+    assert main([*question, "--attention", "sdpa"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("error:") == 1 and "has no sdpa attention" in told
+    assert main(question) == 0  # not asked for: what the model has
 
 
 @pytest.mark.slow
