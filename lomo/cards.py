@@ -17,6 +17,7 @@ NEAR = 0.7
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf|nan)"
 _SIZE = re.compile(rf"\s*({_NUMBER})\s*([gm])?(?:i?b)?\s*", re.IGNORECASE)
 _FORM = re.compile(r"\b(SXM\d*|PCIe?|HBM\w*|Generation|\d+ ?GB)\b", re.IGNORECASE)
+MOST_GIB = 2048  # no card has as much
 _MAKER = re.compile(r"\b(nvidia|geforce|tesla|quadro)\b", re.IGNORECASE)
 
 
@@ -76,6 +77,14 @@ def card_of(text: str, *, where: str) -> Card:
         gib = float(size[1]) / (1024 if (size[2] or "g").lower() == "m" else 1)
         if not 0 < gib < math.inf:
             raise UserError(f"a card of {gib:g} GiB", where=where, allowed="above 0")
+        if gib > MOST_GIB:  # the number of a name, or MiB
+            meant = [card.name for card in CARDS if size[1] in re.findall(r"\d+", card.name)]
+            raise UserError(
+                f"a card of {gib:g} GiB",
+                where=where,
+                allowed=f"at most {MOST_GIB} GiB, or a name",
+                fix=f"did you mean {' or '.join(meant)}?" if meant else None,
+            )
         return Card(f"a card of {gib:g} GiB", gib)
     by_key = {_key(card.name): card for card in CARDS}
     asked = _key(text)

@@ -42,6 +42,15 @@ def test_what_is_no_card_is_refused(text: str) -> None:
         card_of(text, where="--gpu")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("4090", "did you mean RTX 4090"), ("24564", "at most 2048 GiB"), ("3090 GB", "RTX 3090")],
+)
+def test_the_number_of_a_name_is_no_size(text: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        card_of(text, where="--gpu")
+
+
 def test_a_name_of_two_sizes_asks_which() -> None:
     with pytest.raises(UserError, match="A100 40GB or A100 80GB"):
         card_of("A100", where="--gpu")

@@ -26,7 +26,11 @@ LARGE = 1_000_000_000  # parameters of a model that stands in the table
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `fits`."""
     parser.add_argument(
-        "--gpu", nargs="+", required=True, metavar="CARD", help=f"cards: {ask.CARD_HELP}"
+        "--gpu",
+        nargs="+",
+        required=True,
+        metavar="CARD",
+        help=f"{ask.CARD_HELP}; exit code 3 if nothing fits",
     )
     parser.add_argument("--gpus", type=int, default=1, help="cards: 1, 2, 4, ... up to so many")
     parser.add_argument("--models", nargs="+", help="as of `predict` (default: the paper's four)")

@@ -257,6 +257,6 @@ def _check_ranks(model: nn.Module, world_size: int) -> None:
         if parameter.dim() and parameter.shape[0] < world_size:
             raise UserError(
                 f"{world_size} devices can't share the {parameter.shape[0]} rows of {name}",
-                where="--world-size",
+                where="--gpus",
                 allowed=f"at most {min(p.shape[0] for p in model.parameters() if p.dim())}",
             )
