@@ -25,7 +25,7 @@ def public() -> ModuleType:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row_id", ["M2 - M1", "M5b", "M6b", "M8", "M10a", "M14"])
+@pytest.mark.parametrize("row_id", ["M2 - M1", "M5b", "M6b", "M8", "M10a", "M14", "M22a"])
 def test_a_prediction_is_within_the_bound_of_what_was_measured(
     public: ModuleType, row_id: str
 ) -> None:
