@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from lomo.memory.fitting import Cell as Fit
+from lomo.memory.cells import Cell as Fit
 
 from .fits import NAME, WhatFits, read_fits
 from .names import method_title

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.memory.fitting import Cell as Fit
+from lomo.memory.cells import Cell as Fit
 
 from .names import method_order
 

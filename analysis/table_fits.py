@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lomo.memory.fitting import Cell as Fit
+from lomo.memory.cells import Cell as Fit
 
 from .fits import NAME, WhatFits, read_fits
 from .names import method_title

@@ -62,8 +62,9 @@ def answer(options: argparse.Namespace, *, progress: bool) -> tuple[str, int]:
     if options.out:
         _check_folder(options.out)
     with waiting("loading torch and transformers", shown=progress):
+        from lomo.memory.cells import Switches
         from lomo.memory.fits_text import as_json, as_text
-        from lomo.memory.fitting import Switches, card_counts, find
+        from lomo.memory.fitting import card_counts, find
 
     switches = Switches(
         dtype=options.dtype,

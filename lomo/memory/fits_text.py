@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from lomo.machine import RESERVE_GIB
 from lomo.memory.ask import GIB
-from lomo.memory.fitting import Answer, Cell, Hint, Switches
+from lomo.memory.cells import Cell, Switches
+from lomo.memory.fitting import Answer, Hint
 
 
 def as_json(answer: Answer, fingerprint: str) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lomo.memory.fitting import Cell, Switches
+from lomo.memory.cells import Cell, Switches
 
 
 @dataclass(frozen=True)

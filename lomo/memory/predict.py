@@ -25,9 +25,8 @@ from lomo.memory.closed_form import closed_form_ledger
 from lomo.memory.cuda import GRANULE_BYTES
 from lomo.memory.fake import fake_tensors, unsupported_operation
 from lomo.memory.fake_ranks import Wrap, fake_engine
-from lomo.memory.first_step import drop_unused_state, is_ours, make_state
+from lomo.memory.first_step import drop_unused_state, is_ours, make_state, repeated_updates
 from lomo.memory.ledger import Ledger, StepMeter
-from lomo.memory.repeated import repeated_updates
 from lomo.memory.zero3 import Zero3, zero3_ledger
 from lomo.methods import Prepared, describe, prepare
 from lomo.specs import MeasureSpec

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from lomo.memory import first_step as repeated
 from lomo.memory import predict as predicting
-from lomo.memory import repeated
 from lomo.memory.predict import Prediction, predict
 from tests.memory.predictions import small, spec_of
 
