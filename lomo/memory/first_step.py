@@ -125,7 +125,7 @@ class _Repeated:
 
     def __call__(self, shard: Any, slot: Any, scale: Any) -> None:
         self.updated.add(shard.owner)
-        key = _kind(shard, slot, scale)
+        key = _key_of(shard, slot, scale)
         if key in self.known:
             self.meter.repeat(self.known[key])
             return
@@ -136,7 +136,7 @@ class _Repeated:
             self.known[key] = self.meter.changes[start:]
 
 
-def _kind(shard: Any, slot: Any, scale: Any) -> Hashable:
+def _key_of(shard: Any, slot: Any, scale: Any) -> Hashable:
     """All that can decide what an update does to memory; None if it hangs on a number."""
     if isinstance(scale, torch.Tensor):
         return None

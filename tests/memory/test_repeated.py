@@ -28,7 +28,7 @@ def run_all(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def updates(optimizers: Any, meter: Any) -> Iterator[set[Any]]:
         with monkeypatch.context() as patch:
-            patch.setattr(repeated, "_kind", lambda *_: None)
+            patch.setattr(repeated, "_key_of", lambda *_: None)
             with repeated.repeated_updates(optimizers, meter) as updated:
                 yield updated
 
