@@ -188,8 +188,9 @@ def test_on_a_terminal_one_line_is_drawn_anew_and_removed(results: Path, plan: P
         while "0 of 4 runs" not in terminal.getvalue() and time.monotonic() < deadline:
             time.sleep(0.05)
         logger.warning("Execute 2 jobs...")
-        counted = types.SimpleNamespace(value="progress")
-        logger.warning("2 of 4 steps (50%%) done", extra={"event": counted})
+        for event in ("progress", "job_finished"):
+            told = types.SimpleNamespace(value=event)
+            logger.warning("2 of 4 steps (50%%) done", extra={"event": told})
         logger.warning("Error in rule train")
         progress.stop()
     finally:
