@@ -63,7 +63,9 @@ class Progress(threading.Thread):
         if self._ending.is_set():
             return True
         event = getattr(getattr(record, "event", None), "value", None)
-        shown = event not in ("progress", "job_finished") and _CHATTER.match(str(record.msg)) is None
+        shown = (
+            event not in ("progress", "job_finished") and _CHATTER.match(str(record.msg)) is None
+        )
         if shown and self.drawn:
             self._write(CLEAR)
         return shown
