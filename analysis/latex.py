@@ -10,10 +10,8 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .render import Block, Cell, Table
+from .grid import Block, Cell, Table
 
 # Of the narrowest two-column classes; article itself has 470 x 550.
 WIDTH, HEIGHT = 450.0, 520.0

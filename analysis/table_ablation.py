@@ -25,9 +25,9 @@ from .ablation import (
 )
 from .collected import Collected
 from .comparable import measured_notes
+from .grid import Block, Cell, Table
 from .names import NOT_RUN, status_text
 from .predicted import Predicted
-from .render import Block, Cell, Table
 from .units import EN_DASH, Unit, decimals
 
 WAYS = ("stacked", "alone", "without")

@@ -11,8 +11,9 @@ import pandas as pd
 from lomo.memory.cells import Cell as Fit
 
 from .fits import NAME, WhatFits, read_fits
+from .grid import Block, Table
 from .names import method_title
-from .render import Block, Table, write_table
+from .render import write_table
 from .units import EN_DASH, GIB, decimals
 
 

@@ -12,9 +12,9 @@ from lomo.specs import TrainSpec
 from . import accuracy
 from .accuracy import AVERAGE
 from .collected import Collected
+from .grid import Block, Cell, Table
 from .names import method_title, task_title
 from .printed import value_text
-from .render import Block, Cell, Table
 from .units import EN_DASH
 
 SECTIONS = {

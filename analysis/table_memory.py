@@ -8,9 +8,9 @@ import pandas as pd
 
 from .collected import Collected
 from .comparable import measured_notes, reason_notes, why_not_measured
+from .grid import Block, Cell, Table, of_run
 from .names import PARTS, SUMMED_PARTS, method_title, status_text
 from .printed import value
-from .render import Block, Cell, Table, of_run
 from .units import Unit, decimals, number, unit_for
 
 SECTION = "memory"

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from .collected import Collected
+from .grid import Block, Cell, Notes, Table
 from .names import PARTS, SUMMED_PARTS, listed, method_title
 from .paper_predictions import ABSENT, JUNE_2023, TODAY, find, remake
 from .predicted import Predicted
 from .predicted_reasons import difference, signed, why_memory, why_throughput
 from .printed import printed
-from .render import Block, Cell, Notes, Table
 from .table_throughput import SPEED
 from .units import EN_DASH, GIB
 from .verdict import DIFFERS, Verdict

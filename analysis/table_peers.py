@@ -9,9 +9,9 @@ import pandas as pd
 
 from .collected import Collected
 from .comparable import measured_notes
+from .grid import Block, Cell, Table
 from .names import status_text
 from .peers import SECTION, Entry, entries
-from .render import Block, Cell, Table
 from .units import EN_DASH, GIB, MIB, Unit, decimals
 
 MINUS = "\N{MINUS SIGN}"

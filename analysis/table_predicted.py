@@ -11,6 +11,7 @@ import pandas as pd
 from lomo.memory import june_2023
 from lomo.plan import read_plan
 
+from .grid import Block, Cell, Notes, Table
 from .names import PARTS, SUMMED_PARTS, method_title
 from .predicted import TERMS, Predicted, beside, read_predictions
 from .predicted_reasons import (
@@ -22,7 +23,7 @@ from .predicted_reasons import (
     why_memory,
     why_throughput,
 )
-from .render import Block, Cell, Notes, Table, write_table
+from .render import write_table
 from .table_ablation import SECTION, predicted_ablation
 from .units import EN_DASH, Unit, decimals, unit_for
 

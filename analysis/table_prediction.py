@@ -13,8 +13,8 @@ from lomo.errors import UserError
 from lomo.estimates import Estimate, read_estimates
 
 from .collected import Collected
+from .grid import Block, Cell, Table, of_run
 from .names import listed, method_title, status_text
-from .render import Block, Cell, Table, of_run
 from .units import number, percent, unit_for
 
 SECTIONS = ("memory", "throughput", "peers")

@@ -10,10 +10,10 @@ from . import accuracy
 from .accuracy import AVERAGE
 from .collected import Collected
 from .comparable import why_not_accuracy
+from .grid import Block, Cell, Table
 from .intervals import apart
 from .names import NOT_RUN, PAPER_TASKS, listed, method_title, status_text, task_title
 from .printed import value
-from .render import Block, Cell, Table
 from .shortened import cut_notes, seen_notes, tie_notes
 from .units import decimals, percent
 

@@ -19,9 +19,9 @@ from .comparable import (
     why_not_measured,
     why_not_speed,
 )
+from .grid import Block, Cell, Table, of_run
 from .names import listed, method_title, status_text
 from .printed import value, value_text
-from .render import Block, Cell, Table, of_run
 from .units import Unit, decimals, number, unit_for
 
 SECTION = "throughput"

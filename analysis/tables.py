@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .collected import Collected
-from .render import Table, write_table
+from .grid import Table
+from .render import write_table
 from .table_ablation import table_ablation
 from .table_hyperparameters import table_hyperparameters
 from .table_memory import table_memory

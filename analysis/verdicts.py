@@ -12,8 +12,8 @@ from itertools import groupby
 import pandas as pd
 
 from .collected import Collected
+from .grid import Block, Cell, Table
 from .names import listed
-from .render import Block, Cell, Table
 from .units import EN_DASH
 from .verdict import (
     DIFFERS,

@@ -13,9 +13,10 @@ from lomo.files import write_text
 from ..collected import Collected, load
 from ..costs import costs, zero_shot
 from ..figures import figures_of
+from ..grid import Table
 from ..names import NOT_RUN
 from ..published import link_from
-from ..render import Table, environment
+from ..render import environment
 from ..tables import tables_of
 from ..units import decimals
 from ..verdict import VERDICTS

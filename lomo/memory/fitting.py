@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lomo.causality import attention_of
 from lomo.errors import UserError
-from lomo.machine import RESERVE_GIB
+from lomo.machine import GIB, RESERVE_GIB
 from lomo.memory import ask
 from lomo.memory.cells import DEFAULT, Cell, Switches
 from lomo.memory.hints import Hint, more_switches, tight_cells
@@ -204,7 +204,7 @@ def _cells(question: _Question) -> list[Cell]:
         peak = PeakByBatch(architecture, spec)
         cells = []
         for gpu_gib in question.gpus_gib:
-            budget_bytes = int((gpu_gib - RESERVE_GIB) * ask.GIB)
+            budget_bytes = int((gpu_gib - RESERVE_GIB) * GIB)
             batch_size = largest_batch(peak, budget_bytes)
             peak_bytes = peak(max(batch_size, 1))
             missing_bytes = max(peak_bytes - budget_bytes, 0)

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis.collected import load
+from analysis.grid import Block, Cell, Table
 from analysis.latex import WIDTH, floats
-from analysis.render import Block, Cell, Table, tex_escape, write_table
+from analysis.render import tex_escape, write_table
 from analysis.table_paper import paper_memory
 from analysis.tables import tables_of
 

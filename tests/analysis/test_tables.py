@@ -10,7 +10,8 @@ import synthetic
 from analysis.accuracy import accuracy_cells, find
 from analysis.cli import main
 from analysis.collected import Collected, load
-from analysis.render import FORMATS, Block, Cell, tex_escape
+from analysis.grid import Block, Cell
+from analysis.render import FORMATS, tex_escape
 from analysis.table_memory import table_memory
 from analysis.table_superglue import is_winner, table_superglue
 from analysis.tables import TABLES, make_table
