@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lomo.command import ended
 from lomo.errors import UserError
-from lomo.made import note, page, sources_of
-from lomo.plan import Plan, read_plan
-from lomo.provenance import fingerprint
+from lomo.record.made import note, page, sources_of
+from lomo.record.provenance import fingerprint
+from lomo.study.plan import Plan, read_plan
+from lomo.system.command import ended
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,29 +52,29 @@ def run(arguments: argparse.Namespace) -> None:
     """Does what the command line asks. Raises UserError."""
     results, command = arguments.results, arguments.command
     if command in ("collect", "all"):
-        from .collect import collect
+        from .records.collect import collect
 
         collect(results)
         _note(results, "collect", read_plan(results))
     if command in ("table", "all"):
         _tables(results, getattr(arguments, "which", None))
     if command == "predicted":
-        from .figure_ablation import make_predicted_figure
-        from .table_predicted import make_predicted
+        from .figures.ablation import make_predicted_figure
+        from .tables.predicted import make_predicted
 
         make_predicted(results, arguments.june_2023)
         make_predicted_figure(results)
         if arguments.publish:
-            from .paper_predictions import publish_predictions
+            from .paper.predictions import publish_predictions
 
             publish_predictions(results / "predictions", arguments.publish)
     if command == "publish":
-        from .publish import publish
+        from .page.publish import publish
 
         publish(results, arguments.to)
     if command == "fits":
-        from .figure_fits import make_fits_figure
-        from .table_fits import make_fits_table
+        from .figures.fits import make_fits_figure
+        from .tables.fits import make_fits_table
 
         make_fits_table(results)
         make_fits_figure(results)
@@ -88,8 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _tables(results: Path, which: Sequence[str] | None) -> None:
-    from .collected import load
-    from .tables import SECTION_TABLES, TABLES, make_table, tables_of
+    from .page.tables import SECTION_TABLES, TABLES, make_table, tables_of
+    from .records.collected import load
 
     _check_names(which, [*SECTION_TABLES, *TABLES])
     collected = load(results)
@@ -100,8 +100,8 @@ def _tables(results: Path, which: Sequence[str] | None) -> None:
 
 
 def _figures(results: Path, which: Sequence[str] | None) -> None:
-    from .collected import load
-    from .figures import FIGURES, SECTION_FIGURES, figures_of, make_figure
+    from .figures.all import FIGURES, SECTION_FIGURES, figures_of, make_figure
+    from .records.collected import load
 
     _check_names(which, [*SECTION_FIGURES, *FIGURES])
     collected = load(results)

@@ -16,14 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-from lomo.command import refuse
-from lomo.config import load_study
 from lomo.errors import UserError
-from lomo.files import write_text
-from lomo.models import random_config
-from lomo.plan import Plan, make_plan
-from lomo.run import finished
+from lomo.model.registry import random_config
+from lomo.run.execute import finished
 from lomo.specs import MeasureSpec
+from lomo.study.config import load_study
+from lomo.study.plan import Plan, make_plan
+from lomo.system.command import refuse
+from lomo.system.files import write_text
 
 # A run is not begun with less time left: it would be cut before its first timed step.
 SHORTEST_S = 60.0

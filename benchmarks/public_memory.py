@@ -17,12 +17,12 @@ import pandas as pd
 import yaml
 from transformers import AutoConfig
 
-from lomo.machine import GIB, RESERVE_GIB
-from lomo.memory.architecture import Architecture
-from lomo.memory.ledger import Ledger
-from lomo.memory.predict import predict
+from lomo.memory.measured.ledger import Ledger
+from lomo.memory.predicted.predict import predict
 from lomo.methods import describe
+from lomo.model.architecture import Architecture
 from lomo.specs import MeasureSpec
+from lomo.study.machine import GIB, RESERVE_GIB
 
 ASKED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 VERDICTS = {True: "yes", False: "**no**"}

@@ -18,8 +18,8 @@ from transformers import AutoConfig
 
 from lomo.advise.rows import KINDS, Setting
 from lomo.advise.speed import Model, Speed, speed_of
-from lomo.cards import card_of
-from lomo.memory.architecture import Architecture, count_parameters, read_architecture
+from lomo.model.architecture import Architecture, count_parameters, read_architecture
+from lomo.study.cards import card_of
 
 ASKED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lomo.optim import Lomo, update_in_gemm
-from lomo.optim.bystanders import Bystanders
-from lomo.optim.second_pass import SecondPass
+from lomo.optim.guards.bystanders import Bystanders
+from lomo.optim.guards.second_pass import SecondPass
 
 PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "comparing the passes": (SecondPass, ("note", "require_reproduced")),

@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from lomo.warm import hand_over
+    from lomo.pipeline.warm import hand_over
 
     code = hand_over(sys.argv[1:])
     if code is None:

@@ -11,28 +11,28 @@ import argparse
 import importlib
 import sys
 
-from lomo.command import ended
-from lomo.version import Version
+from lomo.system.command import ended
+from lomo.system.version import Version
 
 # Command -> the module that has it, and what it does. A module is imported for its command alone.
 COMMANDS = {
     "advise": ("lomo.advise.command", "what fits a card, how fast, and what it loses"),
-    "predict": ("lomo.memory.ask", "the memory of a step, without a run"),
-    "fits": ("lomo.memory.fits", "the largest batches that fit a card, without a run"),
-    "plan": ("lomo.plan_command", "memory, time and disk of a study, without a run"),
-    "status": ("lomo.status_command", "how a study stands: runs, failures, time left"),
-    "doctor": ("lomo.doctor", "what this machine has and lacks, each with a fix"),
-    "runs": ("lomo.runs", "list all runs of a study, checked"),
-    "train": ("lomo.runs", "train on one task and score it"),
-    "measure": ("lomo.runs", "measure memory and throughput of a training step"),
-    "data": ("lomo.products", "make the generated miniature of SuperGLUE"),
-    "pretrain": ("lomo.products", "make a base model from generated text"),
-    "architecture": ("lomo.products", "write config.json for random weights"),
-    "fetch": ("lomo.products", "download what is pinned (network)"),
-    "predictions": ("lomo.products", "predict all that a study measures"),
-    "wandb": ("lomo.products", "write a study's records as offline W&B runs"),
-    "reference": ("lomo.reference", "write config/README.md's reference anew"),
-    "warm": ("lomo.warm", "import once, then fork each run that asks"),
+    "predict": ("lomo.memory.asked.predict", "the memory of a step, without a run"),
+    "fits": ("lomo.memory.asked.fits", "the largest batches that fit a card, without a run"),
+    "plan": ("lomo.forecast.command", "memory, time and disk of a study, without a run"),
+    "status": ("lomo.pipeline.status_command", "how a study stands: runs, failures, time left"),
+    "doctor": ("lomo.pipeline.doctor", "what this machine has and lacks, each with a fix"),
+    "runs": ("lomo.pipeline.runs", "list all runs of a study, checked"),
+    "train": ("lomo.pipeline.runs", "train on one task and score it"),
+    "measure": ("lomo.pipeline.runs", "measure memory and throughput of a training step"),
+    "data": ("lomo.pipeline.products", "make the generated miniature of SuperGLUE"),
+    "pretrain": ("lomo.pipeline.products", "make a base model from generated text"),
+    "architecture": ("lomo.pipeline.products", "write config.json for random weights"),
+    "fetch": ("lomo.pipeline.products", "download what is pinned (network)"),
+    "predictions": ("lomo.pipeline.products", "predict all that a study measures"),
+    "wandb": ("lomo.pipeline.products", "write a study's records as offline W&B runs"),
+    "reference": ("lomo.study.reference", "write config/README.md's reference anew"),
+    "warm": ("lomo.pipeline.warm", "import once, then fork each run that asks"),
 }
 
 

@@ -57,8 +57,8 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
     """A LLaMA of two layers with its tokenizer, pretrained for a moment."""
-    from lomo.models import ModelEntry, Pretraining
-    from lomo.pretrain import make_base_model
+    from lomo.model.registry import ModelEntry, Pretraining
+    from lomo.run.pretrain import make_base_model
 
     entry = ModelEntry(
         name="test",

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from lomo.ablation import Row, plan_ablation
-from lomo.config import Study, load_study
 from lomo.errors import UserError
-from lomo.memory.architecture import read_architecture
-from lomo.memory.predict import predict
-from lomo.models import ModelEntry, random_config, resolve_model
-from lomo.plan import Plan, make_plan, read_spec
+from lomo.memory.predicted.predict import predict
+from lomo.model.architecture import read_architecture
+from lomo.model.registry import ModelEntry, random_config, resolve_model
 from lomo.specs import AblationSpec
+from lomo.study.ablation import Row, plan_ablation
+from lomo.study.config import Study, load_study
+from lomo.study.plan import Plan, make_plan, read_spec
 from tests.memory.predictions import measured, predicted
 
 ROOT = Path(__file__).parent.parent

@@ -16,9 +16,9 @@ import yaml
 
 from analysis import cli as analysis_cli
 from lomo import cli
-from lomo.config import Study, load_study
-from lomo.models import registry
-from lomo.plan import make_plan
+from lomo.model.registry import registry
+from lomo.study.config import Study, load_study
+from lomo.study.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "bad_input"

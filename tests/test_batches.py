@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from lomo import evaluate
-from lomo.batches import (
+from lomo.errors import UserError
+from lomo.model.weights import load_model, load_tokenizer
+from lomo.run import evaluate
+from lomo.specs import TrainSpec
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
+from lomo.tasks.batches import (
     IGNORED,
     Example,
     Room,
@@ -21,13 +26,8 @@ from lomo.batches import (
     micro_batches,
     random_batch,
 )
-from lomo.config import Study
-from lomo.errors import UserError
-from lomo.plan import make_plan
-from lomo.specs import TrainSpec
 from lomo.tasks.superglue import TASKS, split_documents
-from lomo.tokens import text_encoder
-from lomo.weights import load_model, load_tokenizer
+from lomo.tasks.tokens import text_encoder
 
 EXAMPLES = [Example(list(range(10 * n, 10 * n + n)), n - 2) for n in range(3, 12)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lomo.cards import CARDS, card_of, card_seen
 from lomo.errors import UserError
+from lomo.study.cards import CARDS, card_of, card_seen
 
 
 @pytest.mark.parametrize(

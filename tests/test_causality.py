@@ -29,9 +29,9 @@ from transformers import (
     XLMConfig,
 )
 
-from lomo.causality import check_causal
 from lomo.errors import UserError
-from lomo.weights import load_model
+from lomo.model.causality import check_causal
+from lomo.model.weights import load_model
 
 # As large as people have them: the check makes its own small copy.
 CAUSAL: dict[str, PretrainedConfig] = {

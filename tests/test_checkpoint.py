@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from lomo.errors import UserError
-from lomo.inputs import model_files
-from lomo.models import local_entry
-from lomo.weights import load_model, open_for_ranks, weights_sha256
+from lomo.model.registry import local_entry
+from lomo.model.weights import load_model, open_for_ranks, weights_sha256
+from lomo.study.inputs import model_files
 
 Weights = dict[str, torch.Tensor]
 SIZES: dict[str, Any] = {

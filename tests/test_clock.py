@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lomo.clock import Clock
+from lomo.record.clock import Clock
 
 
 def test_phases_and_rest_are_the_wall_time() -> None:
@@ -44,7 +44,7 @@ def test_a_phase_ends_with_an_error() -> None:
 
 
 def test_a_process_is_as_old_as_its_parents_stopwatch_says() -> None:
-    code = "from lomo.clock import Clock; print(Clock().wall_s)"
+    code = "from lomo.record.clock import Clock; print(Clock().wall_s)"
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     elapsed = time.perf_counter() - started

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lomo.command_line import check_given_config
 from lomo.errors import UserError
+from lomo.pipeline.command_line import check_given_config
 
 ROOT = Path(__file__).parent.parent
 

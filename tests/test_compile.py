@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from lomo.config import Study
 from lomo.engines.ranks import decoder_layers
 from lomo.errors import UserError
-from lomo.plan import make_plan
-from lomo.record import Record, read_record
-from lomo.weights import compile_layers, load_model
+from lomo.model.weights import compile_layers, load_model
+from lomo.record.schema import Record, read_record
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
 from tests.memory.predictions import spec_of
 
 ROOT = Path(__file__).parent.parent

@@ -8,12 +8,21 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from lomo import methods, reference
-from lomo.config import SECTIONS, Accuracy, Generated, Measure, Study, TrainSettings, load_study
+from lomo import methods
 from lomo.errors import UserError, nearest
-from lomo.models import ModelEntry, Pretraining, registry
-from lomo.plan import make_plan, plan_from_config
-from lomo.strict import parse, read_yaml
+from lomo.model.registry import ModelEntry, Pretraining, registry
+from lomo.study import reference
+from lomo.study.config import (
+    SECTIONS,
+    Accuracy,
+    Generated,
+    Measure,
+    Study,
+    TrainSettings,
+    load_study,
+)
+from lomo.study.plan import make_plan, plan_from_config
+from lomo.system.strict import parse, read_yaml
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "models")

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from lomo import doctor
 from lomo.cli import main
-from lomo.machine import Machine
-from lomo.native_dtype import Products
+from lomo.pipeline import doctor
+from lomo.study.machine import Machine
+from lomo.study.native_dtype import Products
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_a_card_that_torch_does_not_see_is_told(monkeypatch: pytest.MonkeyPatch)
         host_bytes=2**35,
         origin="found",
     )
-    monkeypatch.setattr("lomo.machine.find_machine", lambda _: card)
+    monkeypatch.setattr("lomo.study.machine.find_machine", lambda _: card)
     monkeypatch.setattr(doctor, "_torch_sees_a_card", lambda: False)
     finding = doctor.cards()
     assert finding.state == "bad"
@@ -102,7 +102,7 @@ def test_a_card_that_torch_does_not_see_is_told(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(("rate", "state"), [(1e10, "note"), (2e12, "ok")])
 def test_slow_bfloat16_is_told(monkeypatch: pytest.MonkeyPatch, rate: float, state: str) -> None:
     made_up = Products(flops_per_s={"float32": 1e12, "bfloat16": rate}, num_threads=1)
-    monkeypatch.setattr("lomo.native_dtype.time_products", lambda *_: made_up)
+    monkeypatch.setattr("lomo.study.native_dtype.time_products", lambda *_: made_up)
     finding = doctor.precision()
     assert finding.state == state
     assert state == "ok" or "100 times slower" in finding.what

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from lomo.config import Study
-from lomo.duration import LAYER_S, START_S, SUSTAINED, Sizes, run_seconds, speed_of
-from lomo.flops import hardware_flops_per_step
-from lomo.machine import Machine, Speed, given_machine
-from lomo.plan import make_plan
+from lomo.forecast.duration import LAYER_S, START_S, SUSTAINED, Sizes, run_seconds, speed_of
 from lomo.specs import MeasureSpec, TrainSpec
+from lomo.speed.flops import hardware_flops_per_step
+from lomo.study.config import Study
+from lomo.study.machine import Machine, Speed, given_machine
+from lomo.study.plan import make_plan
 
 CONFIG: dict[str, Any] = {
     **{"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32},

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from lomo import energy
-from lomo.efficiency import efficiency
-from lomo.energy import EnergyCounter, EnergyOfSteps, NoEnergy
-from lomo.record import ModelFacts, Throughput
+from lomo.record.schema import ModelFacts, Throughput
+from lomo.speed import energy
+from lomo.speed.efficiency import efficiency
+from lomo.speed.energy import EnergyCounter, EnergyOfSteps, NoEnergy
 from tests.memory.predictions import spec_of
 
 SIZES = {

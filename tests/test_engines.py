@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from lomo import engines
-from lomo.batches import IGNORED, Batch
-from lomo.config import Study
 from lomo.engines.ranks import Ranks
 from lomo.errors import UserError
-from lomo.plan import make_plan
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
+from lomo.tasks.batches import IGNORED, Batch
 
 
 def plan_with(study: dict[str, Any], section: str, **changes: Any) -> Any:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from transformers import GPT2Config
 
-from lomo import methods, plan_command
+from lomo import methods
 from lomo.cli import main
-from lomo.config import Study
-from lomo.duration import Sizes
 from lomo.errors import UserError
-from lomo.estimates import (
+from lomo.forecast import command as plan_command
+from lomo.forecast.duration import Sizes
+from lomo.forecast.estimates import (
     RESERVE_BYTES,
     UNKNOWN,
     Estimate,
@@ -26,13 +26,14 @@ from lomo.estimates import (
     read_estimates,
     resources_of,
 )
-from lomo.estimating import PROCESS_BYTES, _estimate, _num_trained, _sizes_in, make_estimates
-from lomo.machine import GIB, Machine, Speed, _gpus, find_machine, given_machine
-from lomo.memory.steps import step_of
-from lomo.models import RANDOM_WEIGHTS
-from lomo.plan import Plan, make_plan
-from lomo.plan_text import duration, plan_line, plan_table
+from lomo.forecast.make import PROCESS_BYTES, _estimate, _num_trained, _sizes_in, make_estimates
+from lomo.forecast.text import duration, plan_line, plan_table
+from lomo.memory.predicted.steps import step_of
+from lomo.model.registry import RANDOM_WEIGHTS
 from lomo.specs import MeasureSpec, TrainSpec
+from lomo.study.config import Study
+from lomo.study.machine import GIB, Machine, Speed, _gpus, find_machine, given_machine
+from lomo.study.plan import Plan, make_plan
 
 
 def estimate(**changes: Any) -> Estimate:
@@ -184,7 +185,7 @@ def test_a_broken_file_is_a_clear_error(tmp_path: Path) -> None:
 def test_a_study_for_cuda_without_one_is_planned_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lomo.machine._gpus", list)
+    monkeypatch.setattr("lomo.study.machine._gpus", list)
     found = find_machine("cuda")
     assert (found.kind, found.origin, found.device_bytes) == ("cuda", "unknown", None)
     assert find_machine("auto").kind == find_machine("cpu").kind == "cpu"
@@ -192,7 +193,7 @@ def test_a_study_for_cuda_without_one_is_planned_all_the_same(
 
 def test_of_unlike_cards_the_smallest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     cards = [("NVIDIA H200", 141 * GIB), ("NVIDIA L4", 24 * GIB)]
-    monkeypatch.setattr("lomo.machine._gpus", lambda: cards)
+    monkeypatch.setattr("lomo.study.machine._gpus", lambda: cards)
     found = find_machine("auto")
     assert (found.name, found.num_devices, found.device_bytes) == ("NVIDIA L4", 2, 24 * GIB)
     assert find_machine("cpu").kind == "cpu"
@@ -217,8 +218,8 @@ def test_only_cards_that_a_process_would_see_are_found(
     visible: str | None, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.CompletedProcess([], 0, stdout=SMI)
-    monkeypatch.setattr("lomo.machine.has_gpu", lambda: True)
-    monkeypatch.setattr("lomo.machine.subprocess.run", lambda *_, **__: done)
+    monkeypatch.setattr("lomo.study.machine.has_gpu", lambda: True)
+    monkeypatch.setattr("lomo.study.machine.subprocess.run", lambda *_, **__: done)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

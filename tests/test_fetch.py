@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lomo import fetch
 from lomo.cli import main
 from lomo.errors import UserError
+from lomo.model import fetch
 
 
 @pytest.fixture

@@ -13,22 +13,30 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.collected import load
-from lomo.command import refuse
+from analysis.records.collected import load
 from lomo.errors import UserError
-from lomo.files import cannot_use, read_json, read_lines, read_text, whole, write_bytes, write_text
-from lomo.tracking import History
+from lomo.record.tracking import History
+from lomo.system.command import refuse
+from lomo.system.files import (
+    cannot_use,
+    read_json,
+    read_lines,
+    read_text,
+    whole,
+    write_bytes,
+    write_text,
+)
 
 ROOT = Path(__file__).parent.parent
 # May write by themselves: they write no file of results, or nothing that must be whole.
 OWN_WRITERS = {
-    "lomo/files.py",  # all others write by it
-    "lomo/lock.py",  # an empty file
-    "lomo/plan_command.py",  # a log
-    "lomo/tracking.py",  # a history, line by line
+    "lomo/system/files.py",  # all others write by it
+    "lomo/system/lock.py",  # an empty file
+    "lomo/forecast/command.py",  # a log
+    "lomo/record/tracking.py",  # a history, line by line
     "lomo/engines/launch.py",  # torchrun's file of errors
-    "lomo/memory/host.py",  # /proc
-    "analysis/publish.py",  # into a folder that `whole` renames
+    "lomo/memory/measured/host.py",  # /proc
+    "analysis/page/publish.py",  # into a folder that `whole` renames
 }
 
 

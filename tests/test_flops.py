@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig, Qwen3Config
 
 from lomo import methods
-from lomo.batches import random_batch
-from lomo.cards import peak_flops_per_s
 from lomo.engines.step import training_step
-from lomo.flops import backwards_per_step, hardware_flops_per_step, model_flops_per_token
-from lomo.weights import checkpoint_activations
+from lomo.model.weights import checkpoint_activations
+from lomo.speed.flops import backwards_per_step, hardware_flops_per_step, model_flops_per_token
+from lomo.study.cards import peak_flops_per_s
+from lomo.tasks.batches import random_batch
 from tests.memory.predictions import spec_of
 
 BATCH, SEQUENCE = 2, 32
@@ -222,5 +222,5 @@ def test_peaks_of_devices(name: str, dtype: str, expected: float | None) -> None
 
 
 def test_nothing_here_needs_torch() -> None:
-    code = "import sys, lomo.flops; assert 'torch' not in sys.modules"
+    code = "import sys, lomo.speed.flops; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from lomo.cli import main
-from lomo.config import Study
-from lomo.foresight import ANYWAY, forget_unlaunched
-from lomo.machine import GIB, host_bytes
-from lomo.plan import make_plan
-from lomo.record import Device, read_record
+from lomo.forecast.unlaunched import ANYWAY, forget_unlaunched
+from lomo.record.schema import Device, read_record
 from lomo.specs import MeasureSpec
+from lomo.study.config import Study
+from lomo.study.machine import GIB, host_bytes
+from lomo.study.plan import make_plan
 from tests.test_estimates import estimate, estimates
 
 CARD = Device(
@@ -47,7 +47,7 @@ def measure(run: MeasureSpec, folder: Path, peak_bytes: int, **changes: Any) -> 
 def test_a_run_that_cannot_fit_is_recorded_and_not_launched(
     run: MeasureSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lomo.run.execute", None)  # would fail if it were called
+    monkeypatch.setattr("lomo.run.execute.execute", None)  # would fail if it were called
     record = measure(run, tmp_path, 10**6 * GIB)
     assert (record.status, record.memory, record.model) == ("predicted_oom", None, None)
     assert record.evidence.message.startswith("not launched: the predicted peak of 1000000.00 GiB")
@@ -81,10 +81,10 @@ def test_a_prediction_for_another_kind_of_device_stops_nothing(
 def test_a_run_with_too_few_gpus_is_unsupported(
     run: MeasureSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lomo.run.execute", None)  # would fail if it were called
-    monkeypatch.setattr("lomo.run.choose_device", lambda *_: "cuda")
+    monkeypatch.setattr("lomo.run.execute.execute", None)  # would fail if it were called
+    monkeypatch.setattr("lomo.run.execute.choose_device", lambda *_: "cuda")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("lomo.provenance.read_device", lambda *_: CARD)
+    monkeypatch.setattr("lomo.record.provenance.read_device", lambda *_: CARD)
     spread = run.model_copy(update={"num_devices": 8, "engine": "fsdp2"})
     record = measure(spread, tmp_path, GIB // 8, kind="cuda")
     assert record.status == "unsupported"

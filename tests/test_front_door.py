@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lomo import version, waiting
 from lomo.cli import main
+from lomo.system import version, waiting
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from analysis.collect import collect
-from lomo.clock import Clock
-from lomo.config import Generated, Study
+from analysis.records.collect import collect
 from lomo.errors import UserError
-from lomo.files import write_text
-from lomo.models import ModelEntry, Pretraining
-from lomo.plan import make_plan
-from lomo.pretrain import make_base_model
-from lomo.run import execute
+from lomo.model.registry import ModelEntry, Pretraining
+from lomo.record.clock import Clock
+from lomo.run.execute import execute
+from lomo.run.pretrain import make_base_model
 from lomo.specs import TrainSpec
+from lomo.study.config import Generated, Study
+from lomo.study.plan import make_plan
+from lomo.system.files import write_text
 from lomo.tasks import miniature
 
 pytestmark = pytest.mark.slow

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2Config, PhiConfig
 
 from lomo import methods
-from lomo.batches import IGNORED, micro_batches, random_batch
-from lomo.config import Study
 from lomo.engines.step import training_step
 from lomo.errors import UserError
-from lomo.head_loss import fuse_head_loss, head_loss
-from lomo.memory.predict import predict
-from lomo.plan import make_plan
+from lomo.memory.predicted.predict import predict
+from lomo.model.head_loss import fuse_head_loss, head_loss
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
+from lomo.tasks.batches import IGNORED, micro_batches, random_batch
 from tests.memory.predictions import CONFIGS, SIZES, measured, predicted, small, spec_of
 from tests.numerics.models import llama, max_difference, weights
 

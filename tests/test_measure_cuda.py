@@ -12,19 +12,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from lomo import instruments, measure, preparation, run, weights
-from lomo.batches import random_batch
-from lomo.clock import Clock
-from lomo.energy import EnergyOfSteps
 from lomo.engines.step import training_step
-from lomo.memory import cuda
-from lomo.memory.fake import fake_tensors
-from lomo.memory.ledger import Ledger
-from lomo.memory.meter import StorageMeter
+from lomo.memory.measured import cuda
+from lomo.memory.measured.ledger import Ledger
+from lomo.memory.measured.meter import StorageMeter
+from lomo.memory.predicted.fake import fake_tensors
 from lomo.methods import prepare
-from lomo.models import RANDOM_WEIGHTS, registry
-from lomo.preparation import prepare_model
-from lomo.record import AllocatorPeaks, CudaMemory
+from lomo.model import weights
+from lomo.model.registry import RANDOM_WEIGHTS, registry
+from lomo.record.clock import Clock
+from lomo.record.schema import AllocatorPeaks, CudaMemory
+from lomo.run import execute as run
+from lomo.run import instruments, measure
+from lomo.run import prepare as preparation
+from lomo.run.prepare import prepare_model
+from lomo.speed.energy import EnergyOfSteps
+from lomo.tasks.batches import random_batch
 from tests.memory.predictions import spec_of
 
 MIB = 2**20

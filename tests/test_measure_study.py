@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import measure_study
-from lomo.models import RANDOM_WEIGHTS, registry
+from lomo.model.registry import RANDOM_WEIGHTS, registry
 from lomo.specs import MeasureSpec
 
 STUDY = """

@@ -17,13 +17,13 @@ from transformers import (
 )
 
 from lomo import methods
-from lomo.batches import random_batch
-from lomo.config import Study
 from lomo.engines.step import training_step
 from lomo.errors import UserError
 from lomo.methods import lora
-from lomo.plan import make_plan
-from lomo.weights import load_model
+from lomo.model.weights import load_model
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
+from lomo.tasks.batches import random_batch
 
 NARROW: dict[str, Any] = {
     "vocab_size": 64,

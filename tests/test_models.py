@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from lomo.errors import UserError
-from lomo.inputs import model_files
-from lomo.memory.architecture import entry_architecture, read_architecture, without_bytes
-from lomo.models import (
+from lomo.model.architecture import entry_architecture, read_architecture, without_bytes
+from lomo.model.registry import (
     RANDOM_WEIGHTS,
     ModelEntry,
     local_entry,
@@ -20,7 +19,8 @@ from lomo.models import (
     registry,
     with_random_weights,
 )
-from lomo.weights import load_model
+from lomo.model.weights import load_model
+from lomo.study.inputs import model_files
 
 
 def test_a_local_entry_keeps_what_it_says_of_the_paper(model_folder: Path, tmp_path: Path) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from lomo import native_dtype
-from lomo.config import Study
 from lomo.errors import UserError
-from lomo.estimates import Estimates
-from lomo.machine import Machine, Speed
-from lomo.native_dtype import Products, keep, slow_dtypes, time_products, why_slow
-from lomo.plan import Plan, make_plan
-from lomo.plan_text import plan_line
-from lomo.strict import parse
+from lomo.forecast.estimates import Estimates
+from lomo.forecast.text import plan_line
+from lomo.study import native_dtype
+from lomo.study.config import Study
+from lomo.study.machine import Machine, Speed
+from lomo.study.native_dtype import Products, keep, slow_dtypes, time_products, why_slow
+from lomo.study.plan import Plan, make_plan
+from lomo.system.strict import parse
 
 WITH = Products(flops_per_s={"float32": 100e9, "bfloat16": 200e9, "float16": 3e9}, num_threads=1)
 # An AVX2 machine, as measured with ONEDNN_MAX_CPU_ISA=AVX2.

@@ -18,21 +18,21 @@ import yaml
 from torch import nn
 
 from lomo import methods
-from lomo.batches import random_batch
-from lomo.config import Study, load_study
 from lomo.engines.single import ALONE
 from lomo.engines.step import training_step
 from lomo.errors import UserError
-from lomo.findings import Findings
-from lomo.memory.meter import StorageMeter
+from lomo.memory.measured.meter import StorageMeter
 from lomo.methods import peers
 from lomo.methods.lomo import Hyper as LomoHyper
-from lomo.models import ModelEntry, random_config, registry
-from lomo.plan import Plan, check_model, make_plan, read_plan, read_spec
-from lomo.preparation import prepare_model
-from lomo.record import read_record
+from lomo.model.registry import ModelEntry, random_config, registry
+from lomo.model.weights import load_model, weights_sha256
+from lomo.record.schema import read_record
+from lomo.run.findings import Findings
+from lomo.run.prepare import prepare_model
 from lomo.specs import PeerSpec
-from lomo.weights import load_model, weights_sha256
+from lomo.study.config import Study, load_study
+from lomo.study.plan import Plan, check_model, make_plan, read_plan, read_spec
+from lomo.tasks.batches import random_batch
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = {

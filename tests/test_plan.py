@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from lomo.config import Study, load_study
 from lomo.errors import UserError
-from lomo.plan import Plan, make_plan, read_spec
-from lomo.plan_command import Planning
+from lomo.forecast.command import Planning
 from lomo.specs import MeasureSpec, TrainSpec
+from lomo.study.config import Study, load_study
+from lomo.study.plan import Plan, make_plan, read_spec
 
 ROOT = Path(__file__).parent.parent
 TASKS = ("rte", "boolq", "wsc", "wic", "multirc", "copa")
@@ -267,7 +267,7 @@ def test_architectures_have_the_parameters_of_their_models(name: str, num_parame
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from lomo.models import registry
+    from lomo.model.registry import registry
 
     architecture = registry(ROOT / "config" / "models.yaml")[name].architecture
     assert architecture is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lomo.methods import MODULES
-from lomo.provenance import ENTRY, _statements
+from lomo.record.provenance import ENTRY, _statements
 
 ROOT = Path(__file__).parent.parent
 
@@ -182,12 +182,12 @@ def test_a_module_that_moves_changes_nothing(
     """A file under another name, in another folder, that says the same, is the same code."""
     before = ask()
     old, new = package / "batches.py", package / "tasks" / "rows.py"
-    users = [file for file in package.rglob("*.py") if "lomo.batches" in file.read_text()]
+    users = [file for file in package.rglob("*.py") if "lomo.tasks.batches" in file.read_text()]
     original = {file: file.read_text() for file in users}
     assert original
     old.rename(new)
     for file, text in original.items():
-        file.write_text(text.replace("lomo.batches", "lomo.tasks.rows"))
+        file.write_text(text.replace("lomo.tasks.batches", "lomo.tasks.rows"))
     try:
         assert ask() == before
     finally:

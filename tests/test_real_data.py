@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from lomo.clock import Clock
-from lomo.config import Study
-from lomo.plan import make_plan
-from lomo.run import execute
-from lomo.strict import parse, read_yaml
+from lomo.record.clock import Clock
+from lomo.run.execute import execute
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
+from lomo.system.strict import parse, read_yaml
 
 ROOT = Path(__file__).parent.parent
 METHODS = ("sgd", "adamw", "lora", "lora_lomo", "lomo", "adalomo")

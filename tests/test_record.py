@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lomo.config import Study
 from lomo.errors import UserError
-from lomo.plan import make_plan, read_spec
-from lomo.record import SCHEMA_VERSION, Evidence, Record, read_record, write_record
+from lomo.record.schema import SCHEMA_VERSION, Evidence, Record, read_record, write_record
+from lomo.study.config import Study
+from lomo.study.plan import make_plan, read_spec
 
 
 @pytest.fixture
 def record(study_dict: dict[str, Any]) -> Record:
-    from lomo.clock import Clock
-    from lomo.provenance import read_provenance
+    from lomo.record.clock import Clock
+    from lomo.record.provenance import read_provenance
 
     plan = make_plan(Study.model_validate(study_dict), source="unit.yaml")
     spec = next(iter(plan.runs.values()))

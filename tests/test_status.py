@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lomo import failed_logs, status_command
 from lomo.cli import main
-from lomo.command import CLEAR, SILENT
-from lomo.config import Study as StudyConfig
-from lomo.lock import hold, is_held
-from lomo.plan import Plan, make_plan
-from lomo.progress import Progress, line_of
-from lomo.status import Study
+from lomo.pipeline import failed_logs, status_command
+from lomo.pipeline.progress import Progress, line_of
+from lomo.pipeline.status import Study
+from lomo.study.config import Study as StudyConfig
+from lomo.study.plan import Plan, make_plan
+from lomo.system.command import CLEAR, SILENT
+from lomo.system.lock import hold, is_held
 
 STUDY = {
     "study": "made-up",

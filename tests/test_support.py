@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lomo import engines, methods, support
-from lomo.config import Study
+from lomo import engines, methods
 from lomo.engines import Cell
 from lomo.errors import UserError
-from lomo.plan import make_plan
+from lomo.methods import support
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
 from tests.distributed.cases import CASES, RATES, Case, batch_of, train
 from tests.numerics.models import llama, max_difference
 from tests.numerics.reference import AdaLomoReference

@@ -13,14 +13,14 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lomo.clock import Clock
-from lomo.config import Study
 from lomo.errors import UserError
-from lomo.plan import make_plan
-from lomo.run import execute
+from lomo.model.weights import load_tokenizer
+from lomo.record.clock import Clock
+from lomo.run.execute import execute
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
 from lomo.tasks.superglue import read_documents
-from lomo.tokens import Encoded, Encoder, check_tokens, text_encoder
-from lomo.weights import load_tokenizer
+from lomo.tasks.tokens import Encoded, Encoder, check_tokens, text_encoder
 
 END = "<|end_story|>"
 PROMPT, ANSWERS = 'Tom has a hat.\nDoes this mean that "it is his"?\nAnswer:', [" Yes", " No"]

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import wandb
 
-from lomo.clock import Clock
-from lomo.config import Study
 from lomo.errors import UserError
-from lomo.plan import make_plan
-from lomo.provenance import read_provenance
-from lomo.record import Evidence, Record, write_record
-from lomo.run import as_record, execute
+from lomo.record.clock import Clock
+from lomo.record.provenance import read_provenance
+from lomo.record.schema import Evidence, Record, write_record
+from lomo.record.tracking import History
+from lomo.record.wandb_runs import publish, wandb_id
+from lomo.run.execute import as_record, execute
 from lomo.specs import TrainSpec
-from lomo.tracking import History
-from lomo.wandb_runs import publish, wandb_id
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 
@@ -202,7 +202,7 @@ def test_offline_needs_no_key_no_server_and_no_home(finished: list[str], tmp_pat
         '{"event": "step", "step": 1, "loss": 2.0}\n'
     )
     code = (
-        "import pathlib; from lomo.wandb_runs import publish;"
+        "import pathlib; from lomo.record.wandb_runs import publish;"
         f"publish(pathlib.Path({str(tmp_path)!r}), [{run_id!r}])"
     )
     done = subprocess.run(

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from lomo import methods
-from lomo import run as run_module
-from lomo.belief import doubts
-from lomo.clock import Clock
-from lomo.config import Study
 from lomo.errors import UserError
-from lomo.plan import Plan, make_plan
-from lomo.record import Record, read_record
-from lomo.run import execute
+from lomo.model.weights import load_tokenizer
+from lomo.record.belief import doubts
+from lomo.record.clock import Clock
+from lomo.record.schema import Record, read_record
+from lomo.run import execute as run_module
+from lomo.run.execute import execute
 from lomo.specs import MeasureSpec, TrainSpec
-from lomo.weights import load_tokenizer
+from lomo.study.config import Study
+from lomo.study.plan import Plan, make_plan
 
 Trained = Callable[[Plan, str], Path]
 
@@ -149,7 +149,7 @@ def test_the_epoch_is_selected_on_dev_and_its_weights_are_scored(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """dev says that epoch 1 of 2 is best: test must be scored with the weights of epoch 1."""
-    from lomo import evaluate
+    from lomo.run import evaluate
 
     real, seen = evaluate.score, {}
 
@@ -196,7 +196,7 @@ def test_a_model_that_tells_nothing_is_no_score(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All candidates of all examples tie: the accuracy would be the rate of the first label."""
-    from lomo.evaluate import QuietLM
+    from lomo.run.evaluate import QuietLM
 
     def dumb(lm: QuietLM, requests: Any, **_: Any) -> Any:
         return [(-1.5, False)] * len(requests)
@@ -208,7 +208,7 @@ def test_a_model_that_tells_nothing_is_no_score(
 
 
 def test_cut_examples_are_counted(plan: Plan, tmp_path: Path) -> None:
-    from lomo.evaluate import load_task
+    from lomo.run.evaluate import load_task
 
     spec = spec_of(plan, "lomo").model_copy(update={"epochs": 1, "max_length": 60})
     record = run(spec, tmp_path / "cut")
@@ -245,7 +245,7 @@ def test_examples_of_test_that_are_trained_on_are_counted(
 def test_skipped_steps_are_counted(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lomo.optim.clipping import GradientNorms
+    from lomo.optim.arithmetic.clipping import GradientNorms
 
     monkeypatch.setattr(GradientNorms, "read", lambda *_: float("inf"))
     record = run(spec_of(plan, "lomo"), tmp_path)
@@ -257,10 +257,10 @@ def test_skipped_steps_are_counted(
 def test_a_bad_step_leaves_weights_and_state_alone(plan: Plan, method: str) -> None:
     import torch
 
-    from lomo.batches import random_batch
     from lomo.engines.step import training_step
     from lomo.methods import prepare
-    from lomo.weights import load_model
+    from lomo.model.weights import load_model
+    from lomo.tasks.batches import random_batch
 
     spec = spec_of(plan, method)
     model = load_model(spec.model_path, dtype="float32", attention="sdpa", device="cpu")
@@ -281,8 +281,8 @@ def test_a_bad_step_leaves_weights_and_state_alone(plan: Plan, method: str) -> N
 def test_an_infinite_loss_of_a_measured_step_is_divergence(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lomo import measure
     from lomo.engines.step import StepResult
+    from lomo.run import measure
 
     monkeypatch.setattr(measure, "training_step", lambda *_, **__: StepResult(float("inf"), None))
     assert run(spec_of(plan, "lomo", "measure"), tmp_path).status == "diverged"
@@ -302,7 +302,7 @@ def test_running_out_of_time_is_a_result(plan: Plan, tmp_path: Path) -> None:
 def test_running_out_of_memory_is_a_result(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lomo import train
+    from lomo.run import train
 
     def greedy(*_: Any, **__: Any) -> Any:
         return torch.empty(2**58, dtype=torch.uint8)
@@ -314,7 +314,7 @@ def test_running_out_of_memory_is_a_result(
 
 
 def test_a_bug_is_not_a_result(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lomo import train
+    from lomo.run import train
 
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shape mismatch")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lomo import warm
+from lomo.pipeline import warm
 
 ROOT = Path(__file__).parent.parent
 IMPORTS = "from lomo import cli, warm; warm._PRELOADED = ()"
@@ -157,7 +157,7 @@ def test_where_no_socket_can_be_made_runs_import_anew(tmp_path: Path) -> None:
 
 def test_ctrl_c_twice_ends_in_order() -> None:
     code = (
-        "import os, signal; from lomo.interrupts import end_once; end_once()\n"
+        "import os, signal; from lomo.system.interrupts import end_once; end_once()\n"
         "try:\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "except KeyboardInterrupt:\n    os.kill(os.getpid(), signal.SIGINT); print('in order')"
     )
@@ -167,9 +167,9 @@ def test_ctrl_c_twice_ends_in_order() -> None:
 
 def test_a_command_that_is_interrupted_says_nothing() -> None:
     code = (
-        "import sys, runpy; sys.argv = ['lomo', 'runs', 'x']; import lomo.warm\n"
+        "import sys, runpy; sys.argv = ['lomo', 'runs', 'x']; import lomo.pipeline.warm\n"
         "def stop(_): raise KeyboardInterrupt\n"
-        "lomo.warm.hand_over = stop; runpy.run_module('lomo', run_name='__main__')"
+        "lomo.pipeline.warm.hand_over = stop; runpy.run_module('lomo', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "")

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from lomo import weights
 from lomo.engines.ranks import decoder_layers
 from lomo.engines.single import Draw
 from lomo.methods.lora import Hyper, with_adapters
-from lomo.models import RANDOM_WEIGHTS
-from lomo.weights import load_model, open_for_ranks
+from lomo.model import weights
+from lomo.model.registry import RANDOM_WEIGHTS
+from lomo.model.weights import load_model, open_for_ranks
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lomo.memory.fits import fingerprint_of_fits, trained_methods
-from lomo.models import registry
+from lomo.memory.asked.fits import fingerprint_of_fits, trained_methods
+from lomo.model.registry import registry
 
-from .. import published
-from ..fits import FILE, WhatFits, read_fits
-from ..names import method_title
-from ..units import GIB
+from ..paper.fits import FILE, WhatFits, read_fits
+from ..text import published
+from ..text.names import method_title
+from ..text.units import GIB
 
 FOLDER = "what-fits"
 # Tokens a sequence that can be chosen, over those of the published answers.

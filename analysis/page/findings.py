@@ -8,10 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ..names import listed
-from ..units import decimals
-from ..verdict import MEASURED, MEASURED_ON, NEVER_RUN, PREDICTED, TESTED, VERDICTS, Verdict
-from ..verdicts import anchor
+from ..text.names import listed
+from ..text.units import decimals
+from ..verdicts.all import anchor
+from ..verdicts.verdict import (
+    MEASURED,
+    MEASURED_ON,
+    NEVER_RUN,
+    PREDICTED,
+    TESTED,
+    VERDICTS,
+    Verdict,
+)
 
 MEMORY, SPEED, ACCURACY, SETTINGS = KINDS = ("memory", "speed", "accuracy", "settings")
 _NUMBER = re.compile(r"-?[\d,]+(?:\.\d+)?")

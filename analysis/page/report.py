@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lomo.errors import UserError
-from lomo.files import write_text
+from lomo.system.files import write_text
 
-from ..collected import Collected, load
-from ..costs import costs, zero_shot
-from ..figures import figures_of
-from ..grid import Table
-from ..names import NOT_RUN
-from ..published import link_from
-from ..render import environment
-from ..tables import tables_of
-from ..units import decimals
-from ..verdict import VERDICTS
-from ..verdicts import all_verdicts
+from ..figures.all import figures_of
+from ..records.collected import Collected, load
+from ..records.costs import costs, zero_shot
+from ..text.grid import Table
+from ..text.names import NOT_RUN
+from ..text.published import link_from
+from ..text.render import environment
+from ..text.units import decimals
+from ..verdicts.all import all_verdicts
+from ..verdicts.verdict import VERDICTS
 from .explorer import explorer
 from .findings import counts_by_kind, findings
+from .tables import tables_of
 
 CAPTIONS = {
     "overview": "Peak memory of a training step by part, speed (that of Table 2, where it has the "

@@ -15,11 +15,10 @@ from lomo.advise import known
 from lomo.advise.question import Question
 from lomo.advise.rows import Fit, Row, RowKind, Setting, budget_bytes, cheapest, rows_of
 from lomo.advise.speed import Model, Speed, speed_of, time_ratio
-from lomo.advise.switches import Switch, flipped, peak_at
-from lomo.advise.walls import longest_sequence, smallest_card
-from lomo.cards import Card
+from lomo.advise.switches import Switch, flipped, longest_sequence, peak_at, smallest_card
 from lomo.errors import UserError
-from lomo.waiting import shown
+from lomo.study.cards import Card
+from lomo.system.waiting import shown
 
 # Each process takes up to 0.2 GiB of its own; all together are to stay below 1 GiB.
 MOST_PROCESSES = 3
@@ -63,7 +62,7 @@ class Advice:
 
 def advice_of(question: Question, *, progress: bool) -> Advice:
     """The answer to a question. Raises UserError for cards that can't share the model."""
-    from lomo.memory.architecture import count_parameters, without_bytes
+    from lomo.model.architecture import count_parameters, without_bytes
 
     started_at = time.perf_counter()
     architecture, config = question.architecture, question.architecture.config
@@ -196,7 +195,7 @@ def _enough_cards(
 
 def _in_parallel(work: Mapping[str, Callable[[], Found]], progress: bool) -> dict[str, Found]:
     """Does each piece, in forked processes; the results by name."""
-    from lomo.memory import forked
+    from lomo.system import forked
 
     names = list(work)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from lomo.advise.question import add_options, question_of
-from lomo.command import NO, QUIET, Command
-from lomo.process import quieten
-from lomo.waiting import waiting
+from lomo.system.command import NO, QUIET, Command
+from lomo.system.process import quieten
+from lomo.system.waiting import waiting
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,9 +20,8 @@ def run(options: argparse.Namespace) -> int:
     with waiting("loading torch and the model's code", shown=progress):
         question = question_of(options)
         from lomo.advise.answer import advice_of
-        from lomo.advise.as_json import as_json
-        from lomo.advise.text import as_text
-        from lomo.memory import peaks  # noqa: F401 (else each process imports it)
+        from lomo.advise.text import as_json, as_text
+        from lomo.memory.predicted import peaks  # noqa: F401 (else each process imports it)
 
     advice = advice_of(question, progress=progress)
     told = as_json if options.json else as_text

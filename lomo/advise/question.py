@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lomo.advise import rows
-from lomo.cards import Card, card_of, card_seen
 from lomo.errors import UserError, nearest
+from lomo.study.cards import Card, card_of, card_seen
 
 if TYPE_CHECKING:
-    from lomo.memory.architecture import Architecture
+    from lomo.model.architecture import Architecture
 
 GIB = 2**30
 # Told where no card is given and none is here: a home, a workstation, and three of a cloud.
@@ -123,7 +123,7 @@ def _cards(options: argparse.Namespace) -> tuple[list[Card], int, str | None]:
     """The cards, how many of each, and why they are the common ones."""
     if options.gpu is not None:
         return [card_of(options.gpu, where="--gpu")], options.gpus or 1, None
-    from lomo.machine import find_machine
+    from lomo.study.machine import find_machine
 
     here = find_machine("auto")
     if here.kind == "cuda" and here.device_bytes is not None:
@@ -144,7 +144,7 @@ def _known(found: Card) -> Card:
 
 def _model(options: argparse.Namespace) -> tuple[Architecture, int | None]:
     # Not above: a hub id that can't be reached is told before transformers is imported.
-    from lomo.memory.architecture import read_architecture
+    from lomo.model.architecture import read_architecture
 
     architecture = read_architecture(options.model, where="--model")
     positions = getattr(architecture.config, "max_position_embeddings", None)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from lomo import methods
 from lomo.advise import eight_bit
-from lomo.config import Attention, Dtype, Engine, HeadLoss
 from lomo.errors import UserError
-from lomo.machine import GIB, RESERVE_GIB
 from lomo.specs import MeasureSpec
+from lomo.study.config import Attention, Dtype, Engine, HeadLoss
+from lomo.study.machine import GIB, RESERVE_GIB
 
 if TYPE_CHECKING:
-    from lomo.memory.architecture import Architecture
+    from lomo.model.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def cheapest(architecture: Architecture, sequence_length: int, num_gpus: int) ->
     """The switches that take least memory and that this model has."""
     from transformers import AutoModelForCausalLM
 
-    from lomo.causality import attention_of
-    from lomo.models import check_head_loss
+    from lomo.model.causality import attention_of
+    from lomo.model.registry import check_head_loss
 
     model_class: Any = AutoModelForCausalLM._model_mapping[type(architecture.config)]
     setting = Setting(
@@ -196,7 +196,7 @@ def rows_of(
 
     The peaks are simulated once for all of them. most: a larger batch is not asked for.
     """
-    from lomo.memory.peaks import PeakByBatch
+    from lomo.memory.predicted.peaks import PeakByBatch
 
     try:
         step = PeakByBatch(architecture, setting.spec(kinds[0], architecture.name))
@@ -231,8 +231,8 @@ def _at_least(kind: RowKind, num_parameters: int) -> float:
 
 def _fit(peak: Callable[[int], int], budget: int, least: float, most: int) -> Fit:
     """The largest batch within the budget. Where some may fit, 2 is looked at before 1: it takes
-    part in every answer above (lomo/memory/peaks.py), and what holds 2 holds 1."""
-    from lomo.memory.fitting import largest_batch
+    part in every answer above (lomo/memory/predicted/peaks.py), and what holds 2 holds 1."""
+    from lomo.memory.asked.fitting import largest_batch
 
     batch_size = 0
     if least < budget and peak(2) <= budget:

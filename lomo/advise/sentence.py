@@ -6,8 +6,7 @@ import shlex
 from pathlib import Path
 
 from lomo.advise.answer import Advice
-from lomo.advise.switches import CLIPPED
-from lomo.advise.walls import smallest_card
+from lomo.advise.switches import CLIPPED, smallest_card
 
 # Why this row: what follows its name.
 WHY = {

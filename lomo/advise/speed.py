@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lomo.advise.rows import RowKind, Setting
-from lomo.cards import Card, card_seen
-from lomo.duration import LAYER_S, SUSTAINED
-from lomo.flops import backwards_per_step, hardware_flops_per_step
+from lomo.forecast.duration import LAYER_S, SUSTAINED
+from lomo.speed.flops import backwards_per_step, hardware_flops_per_step
+from lomo.study.cards import Card, card_seen
 
 # Share of a card's peak: the speeds that others published (docs/advise.md) lie in this band.
 LOW, HIGH = 0.30, 0.90

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from lomo.advise.answer import Advice
-from lomo.config import Study, parse
 from lomo.errors import UserError
-from lomo.files import write_text
-from lomo.models import RANDOM_WEIGHTS, registry
-from lomo.plan import make_plan
+from lomo.model.registry import RANDOM_WEIGHTS, registry
+from lomo.study.config import Study, parse
+from lomo.study.plan import make_plan
+from lomo.system.files import write_text
 
 HEAD = """\
 # Made by: {asked}

@@ -1,7 +1,7 @@
 """Engines: how a model is spread over devices, and which methods and options each one honours.
 
-A plan refuses from the tables below, with what the method says itself (lomo/support.py), before any
-weight is loaded. Nothing here imports torch.
+A plan refuses from the tables below, with what the method says itself (methods/support.py), before
+any weight is loaded. Nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import pad
 
-from lomo.batches import IGNORED, Batch
 from lomo.engines import gloo
 from lomo.engines.single import Single
+from lomo.tasks.batches import IGNORED, Batch
 
 # No step, load or evaluation of one rank keeps the others waiting for so long.
 TIMEOUT = timedelta(minutes=30)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from lomo.batches import Batch
 from lomo.engines.prepared import Prepared
+from lomo.tasks.batches import Batch
 
 # Gives the parameters of a module their values, where they don't have them yet.
 Draw = Callable[[nn.Module], None]

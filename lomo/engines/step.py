@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from lomo.batches import Batch
 from lomo.engines.single import ALONE, Single
+from lomo.tasks.batches import Batch
 
 StepPhase = Literal["forward", "backward", "step"]
 

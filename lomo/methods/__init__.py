@@ -21,8 +21,8 @@ from lomo.engines.prepared import Prepared as Prepared
 from lomo.engines.prepared import Spread as Spread
 from lomo.errors import UserError, nearest
 from lomo.methods import peers
-from lomo.outside import by_name, check_point, imported, said_in
-from lomo.strict import Strict as Strict
+from lomo.system.outside import by_name, check_point, imported, said_in
+from lomo.system.strict import Strict as Strict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ OPTIONS = frozenset({"max_grad_norm", "weight_decay", "gradient_accumulation", "
 # Those that are hyper-parameters of the methods that have them.
 OWN_OPTIONS = frozenset({"norm_scope", "rounding", "update"})
 
-# What torch's own optimizers honour, and fused ones, and why not the rest (see lomo/support.py).
+# What torch's own optimizers honour, and fused ones, and why not the rest (see support.py).
 ORDINARY = OPTIONS - {"float16"}
 ORDINARY_NOTES = {"float16": "only the fused optimizers scale the loss; use bfloat16 or float32"}
 FUSED = OPTIONS - {"gradient_accumulation"}
@@ -58,8 +58,8 @@ FUSED_NOTES = {
 class Method:
     """What a plan needs to know of a method.
 
-    honours: the options of lomo/support.py that it does not refuse; `hyper` may hold some of them.
-    notes: option -> how it differs from the reference, or why it is refused.
+    honours: the options of lomo/methods/support.py that it does not refuse; `hyper` may hold some
+    of them. notes: option -> how it differs from the reference, or why it is refused.
     """
 
     title: str

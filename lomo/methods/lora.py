@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lomo.errors import UserError
 from lomo.methods import ORDINARY, ORDINARY_NOTES, Method, Prepared, Spread
-from lomo.strict import Strict
+from lomo.system.strict import Strict
 
 if TYPE_CHECKING:
     from torch import nn

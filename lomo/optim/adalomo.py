@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .checks import require_positive
-from .clipping import NormScope
+from .arithmetic.clipping import NormScope
+from .arithmetic.rounding import Rounding, generator_for, write_rounded_
+from .arithmetic.tensors import SIXTEEN_BIT, chunks, norm_of
 from .fused_backward import FusedBackward
+from .guards.checks import require_positive
 from .hooks import Slot
-from .rounding import Rounding, generator_for, write_rounded_
 from .sharding import Shard
 from .state import require_shape
-from .tensors import SIXTEEN_BIT, chunks, norm_of
 
 
 class AdaLomo(FusedBackward):

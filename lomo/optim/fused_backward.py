@@ -16,20 +16,27 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from .bystanders import Bystanders, gradients_divided, gradients_kept
-from .checks import (
-    require_group_options,
-    require_non_negative,
-    require_real,
-    require_unique,
-)
-from .clipping import NormScope
-from .compiled import (
+from .arithmetic.clipping import NormScope
+from .arithmetic.rounding import Rounding
+from .arithmetic.tensors import gradient_norm
+from .guards.bystanders import Bystanders, gradients_divided, gradients_kept
+from .guards.checks import require_group_options, require_non_negative, require_real, require_unique
+from .guards.compiled import (
     told_if_compiled_for_one_pass,
     warn_if_compiled_as_a_whole,
     warn_if_named_as_compiled,
 )
-from .grad_scaler import asked_by_scaler, require_unscaled, roots_of_running_backward
+from .guards.grad_scaler import asked_by_scaler, require_unscaled, roots_of_running_backward
+from .guards.lightning import refuse_late_clipping, refuse_what_lightning_asks
+from .guards.ownership import (
+    claim,
+    named,
+    release,
+    require_free,
+    require_own_memory,
+    require_same_members,
+)
+from .guards.second_pass import SecondPass
 from .hooks import (
     ACCUMULATION,
     APPLIED,
@@ -43,18 +50,7 @@ from .hooks import (
     Slot,
     remove_all,
 )
-from .lightning import refuse_late_clipping, refuse_what_lightning_asks
 from .options import OptimizerOptions
-from .ownership import (
-    claim,
-    named,
-    release,
-    require_free,
-    require_own_memory,
-    require_same_members,
-)
-from .rounding import Rounding
-from .second_pass import SecondPass
 from .sharding import (
     Shard,
     release_gathered,
@@ -63,7 +59,6 @@ from .sharding import (
     shard_of,
     why_not_taken,
 )
-from .tensors import gradient_norm
 
 
 class FusedBackward(OptimizerOptions):

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .ghost_norms import EmbeddingGradient, linear_gradient_blocks, linear_gradient_norm
+from .arithmetic.ghost_norms import EmbeddingGradient, linear_gradient_blocks, linear_gradient_norm
+from .arithmetic.tensors import SIXTEEN_BIT, chunks
+from .guards.ownership import require_own_memory
 from .hooks import Mode, Slot, has_hooks_of_others
 from .lomo import Lomo
-from .ownership import require_own_memory
 from .sharding import require_one_process
-from .tensors import SIXTEEN_BIT, chunks
 
 
 def update_in_gemm(optimizer: Lomo, model: nn.Module) -> list[str]:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .checks import require_positive
-from .clipping import NormScope
+from .arithmetic.clipping import NormScope
+from .arithmetic.rounding import Rounding
+from .arithmetic.sgd_step import sgd_step_
+from .arithmetic.tensors import SIXTEEN_BIT
 from .fused_backward import FusedBackward
+from .guards.checks import require_positive
 from .hooks import Slot
-from .rounding import Rounding
-from .sgd_step import sgd_step_
-from .tensors import SIXTEEN_BIT
 
 
 class Lomo(FusedBackward):

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from .checks import require_unique
+from .arithmetic.tensors import SIXTEEN_BIT
+from .guards.checks import require_unique
 from .state import ExactStateOptimizer, require_shape
-from .tensors import SIXTEEN_BIT
 
 
 class _Inner(NamedTuple):

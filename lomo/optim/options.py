@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .clipping import GradientNorms, NormScope, clip_coefficient, require_scope
+from .arithmetic.clipping import GradientNorms, NormScope, clip_coefficient, require_scope
+from .arithmetic.loss_scale import LossScale
+from .arithmetic.rounding import Rounding, Stream, require_rounding
+from .arithmetic.tensors import SIXTEEN_BIT
+from .guards.second_pass import SecondPass
 from .hooks import Mode, Slot
-from .loss_scale import LossScale
-from .rounding import Rounding, Stream, require_rounding
-from .second_pass import SecondPass
 from .step_state import StepState
-from .tensors import SIXTEEN_BIT
 
 
 class OptimizerOptions(StepState):

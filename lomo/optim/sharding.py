@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .tensors import gradient_norm
+from .arithmetic.tensors import gradient_norm
 
 # torch 2.13 renamed it; 2.11 knows only the old name, and torch without distributed neither.
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .wrappers import WrappableOptimizer
+from .guards.wrappers import WrappableOptimizer
 
 
 class ExactStateOptimizer(WrappableOptimizer):

@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .checks import require_group_options, require_non_negative
-from .loss_scale import LossScale
+from .arithmetic.loss_scale import LossScale
+from .guards.checks import require_group_options, require_non_negative
 from .state import ExactStateOptimizer
 
 

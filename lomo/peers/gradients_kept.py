@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lomo.methods import Method, Prepared, Spread
-from lomo.strict import Strict
+from lomo.system.strict import Strict
 
 if TYPE_CHECKING:
     from torch import nn

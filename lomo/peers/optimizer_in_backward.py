@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lomo.methods import Method, Prepared, Spread
-from lomo.strict import Strict
+from lomo.system.strict import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

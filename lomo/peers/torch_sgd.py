@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from lomo.methods import Method, Prepared, Spread
-from lomo.strict import Strict
+from lomo.system.strict import Strict
 
 if TYPE_CHECKING:
     from torch import nn

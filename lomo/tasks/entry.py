@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.outside import by_name, imported, said_in
+from lomo.system.outside import by_name, imported, said_in
 
 GROUP = "lomo.tasks"
 

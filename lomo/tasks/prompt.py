@@ -16,7 +16,7 @@ import yaml
 from jinja2 import meta
 
 from lomo.errors import UserError
-from lomo.strict import read_yaml
+from lomo.system.strict import read_yaml
 from lomo.tasks.entry import TaskFiles
 
 READER = "lomo.tasks.superglue.lm_eval_dataset"

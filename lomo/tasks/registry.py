@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from lomo.errors import UserError, nearest
-from lomo.outside import check_point
+from lomo.system.outside import check_point
 from lomo.tasks.entry import outside, points
 from lomo.tasks.layouts import READ_IN_PARTS
 from lomo.tasks.prompt import check_prompt

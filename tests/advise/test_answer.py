@@ -11,8 +11,8 @@ import pytest
 from lomo.advise import answer
 from lomo.advise.rows import KINDS
 from lomo.cli import main
-from lomo.config import load_study
-from lomo.plan import make_plan
+from lomo.study.config import load_study
+from lomo.study.plan import make_plan
 from tests.memory.predictions import CONFIGS
 
 METHODS = ["lomo", "adamw_8bit", "qlora"]
@@ -94,7 +94,7 @@ def test_where_nothing_fits_no_study_is_written(
 def test_without_a_card_a_column_is_a_common_one(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lomo.machine.has_gpu", lambda: False)
+    monkeypatch.setattr("lomo.study.machine.has_gpu", lambda: False)
     assert advise(methods=["lomo"]) == 0
     text = capsys.readouterr().out
     assert "No GPU is here" in text and "RTX 4090" in text and "H200" in text

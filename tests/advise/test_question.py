@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lomo.advise import question
-from lomo.cards import Card
 from lomo.cli import main
-from lomo.machine import Machine
+from lomo.study.cards import Card
+from lomo.study.machine import Machine
 from tests.memory.predictions import small
 
 GIB = 2**30
@@ -111,20 +111,20 @@ def asked(monkeypatch: pytest.MonkeyPatch, *options: str) -> question.Question:
 
 def test_without_a_card_this_machines_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     here = machine("NVIDIA GeForce RTX 4090", 23.5, 2)
-    monkeypatch.setattr("lomo.machine.find_machine", lambda _: here)
+    monkeypatch.setattr("lomo.study.machine.find_machine", lambda _: here)
     found = asked(monkeypatch)
     assert found.cards == [Card("NVIDIA GeForce RTX 4090", 23.5, 1008e9)]
     assert found.num_gpus == 2 and found.why_common is None
     assert asked(monkeypatch, "--gpus", "1").num_gpus == 1
     unknown = machine("NVIDIA RTX 9090", 60, 1)
-    monkeypatch.setattr("lomo.machine.find_machine", lambda _: unknown)
+    monkeypatch.setattr("lomo.study.machine.find_machine", lambda _: unknown)
     assert asked(monkeypatch).cards == [Card("NVIDIA RTX 9090", 60)]
 
 
 def test_without_any_card_the_common_ones_are_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lomo.machine.has_gpu", lambda: False)
+    monkeypatch.setattr("lomo.study.machine.has_gpu", lambda: False)
     found = asked(monkeypatch)
     assert [card.name for card in found.cards] == list(question.COMMON)
     assert found.why_common is not None and "No GPU is here" in found.why_common

@@ -12,13 +12,12 @@ import yaml
 from lomo.advise import eight_bit, known
 from lomo.advise.eight_bit import DOCUMENTED
 from lomo.advise.rows import KINDS, Fit, Setting, rows_of
-from lomo.advise.switches import FLIPS, flipped, peak_at
-from lomo.advise.walls import longest_sequence, smallest_card
-from lomo.cards import CARDS
-from lomo.machine import GIB, RESERVE_GIB
-from lomo.memory.architecture import count_parameters
-from lomo.memory.peaks import PeakByBatch
-from lomo.memory.predict import predict
+from lomo.advise.switches import FLIPS, flipped, longest_sequence, peak_at, smallest_card
+from lomo.memory.predicted.peaks import PeakByBatch
+from lomo.memory.predicted.predict import predict
+from lomo.model.architecture import count_parameters
+from lomo.study.cards import CARDS
+from lomo.study.machine import GIB, RESERVE_GIB
 from tests.memory.predictions import small
 
 LLAMA = small("llama")

@@ -12,8 +12,8 @@ import pytest
 from lomo.advise import speed
 from lomo.advise.rows import KINDS, Setting
 from lomo.advise.speed import HIGH, LOW, Model, Speed, speed_of, step_seconds, time_ratio
-from lomo.cards import CARDS, card_of
-from lomo.duration import LAYER_S, SUSTAINED
+from lomo.forecast.duration import LAYER_S, SUSTAINED
+from lomo.study.cards import CARDS, card_of
 
 LAYERS, WIDTH, MLP, VOCABULARY, HEADS = 32, 4096, 11008, 32000, 32
 LAYER = 4 * WIDTH**2 + 3 * WIDTH * MLP

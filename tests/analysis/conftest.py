@@ -26,7 +26,7 @@ def loaded() -> set[str]:
     """The modules of a process that imports all of analysis; what makes no figure comes first."""
     code = (
         "import analysis, importlib, pkgutil, sys\n"
-        "import analysis.cli, analysis.collect, analysis.tables\n"
+        "import analysis.cli, analysis.records.collect, analysis.page.tables\n"
         "assert not {'matplotlib', 'scipy.stats'} & set(sys.modules)  # half of a command's time\n"
         "for module in pkgutil.iter_modules(analysis.__path__):\n"
         "    module.name == '__main__' or importlib.import_module(f'analysis.{module.name}')\n"

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from synthetic_steps import history, num_right, samples, steps_per_epoch
 
-import lomo.plan
+import lomo.study.plan
 from analysis.cli import main
-from lomo import belief
-from lomo.config import Study
-from lomo.files import write_text
-from lomo.plan import Plan, make_plan
-from lomo.record import Record, write_record
+from lomo.record import belief
+from lomo.record.schema import Record, write_record
+from lomo.record.throughput import TimedStep, summarise
 from lomo.specs import MeasureSpec, TrainSpec
-from lomo.strict import parse
-from lomo.throughput import TimedStep, summarise
+from lomo.study.config import Study
+from lomo.study.plan import Plan, make_plan
+from lomo.system.files import write_text
+from lomo.system.strict import parse
 
 TASKS = ["rte", "boolq", "wsc", "wic", "multirc", "copa"]
 METHODS = ["zero_shot", "sgd", "adamw", "lora", "lomo", "adalomo", "lora_lomo"]
@@ -74,7 +74,7 @@ def study_dict(**changes: Any) -> dict[str, Any]:
 def models() -> dict[str, Any]:
     """The registry of these tests: a miniature and one of the paper's models."""
     architecture = {"model_type": "llama", "max_position_embeddings": 2048}
-    entry = lomo.plan.ModelEntry
+    entry = lomo.study.plan.ModelEntry
     return {
         name: entry(
             name=name,
@@ -91,12 +91,12 @@ def models() -> dict[str, Any]:
 def plan_of(study: dict[str, Any]) -> Plan:
     """The plan of a study, with the models above in place of config/models.yaml."""
     known = models()
-    before = lomo.plan.resolve_model
-    lomo.plan.resolve_model = lambda name, *, where: known[name]
+    before = lomo.study.plan.resolve_model
+    lomo.study.plan.resolve_model = lambda name, *, where: known[name]
     try:
         return make_plan(parse(Study, study, where="study"), source="config/made-up.yaml")
     finally:
-        lomo.plan.resolve_model = before
+        lomo.study.plan.resolve_model = before
 
 
 def sizes(model: str) -> tuple[int, int]:

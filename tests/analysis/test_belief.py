@@ -23,12 +23,12 @@ from edits import (
 )
 
 from analysis.cli import main
-from analysis.collect import collect
-from lomo import belief, evidence
-from lomo.belief import MOST_NAMED
+from analysis.records.collect import collect
 from lomo.errors import UserError
-from lomo.plan import Plan
-from lomo.record import Record
+from lomo.record import belief, evidence
+from lomo.record.belief import MOST_NAMED
+from lomo.record.schema import Record
+from lomo.study.plan import Plan
 
 TRAINED = "train/mini/lomo/rte/s42/t0"
 OTHER_TRIAL = "train/mini/lomo/rte/s42/t1"

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import synthetic
 
-from lomo import belief, evidence
 from lomo.errors import UserError
-from lomo.plan import Plan
-from lomo.record import Record, read_record
+from lomo.record import belief, evidence
+from lomo.record.schema import Record, read_record
 from lomo.specs import MeasureSpec
+from lomo.study.plan import Plan
 
 KINDS = {
     "trained": "train/mini/lomo/rte/s42/t0",

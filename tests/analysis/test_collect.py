@@ -8,10 +8,10 @@ import pytest
 import synthetic
 
 from analysis.cli import main
-from analysis.collect import COLUMNS, collect
+from analysis.records.collect import COLUMNS, collect
 from lomo.errors import UserError
-from lomo.plan import Plan
-from lomo.record import SCHEMA_VERSION
+from lomo.record.schema import SCHEMA_VERSION
+from lomo.study.plan import Plan
 
 
 def small_plan() -> Plan:
@@ -123,4 +123,4 @@ def test_an_empty_folder_exits_with_2(
 
 
 def test_analysis_never_imports_torch(loaded: set[str]) -> None:
-    assert "analysis.collect" in loaded and "torch" not in loaded
+    assert "analysis.records.collect" in loaded and "torch" not in loaded

@@ -10,17 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis.cli import main
-from analysis.collected import load
-from analysis.costs import Costs, costs
-from analysis.figure_curves import _draw_accuracy
-from analysis.figure_gradients import gradient_curve
-from analysis.figure_overview import figure_overview
-from analysis.figure_tradeoff import figure_tradeoff
-from analysis.figures import FIGURES, make_figure
-from analysis.labels import spread
-from analysis.names import METHODS
-from analysis.style import FORMATS, method_colour, method_marker
-from analysis.units import decimals
+from analysis.figures.all import FIGURES, make_figure
+from analysis.figures.curves import _draw_accuracy
+from analysis.figures.gradients import gradient_curve
+from analysis.figures.overview import figure_overview
+from analysis.figures.tradeoff import figure_tradeoff
+from analysis.records.collected import load
+from analysis.records.costs import Costs, costs
+from analysis.text.labels import spread
+from analysis.text.names import METHODS
+from analysis.text.style import FORMATS, method_colour, method_marker
+from analysis.text.units import decimals
 
 
 def test_every_figure_comes_out_in_every_format(built: Path) -> None:

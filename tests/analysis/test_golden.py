@@ -24,20 +24,20 @@ from drawn import told
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from analysis import paper_predictions
 from analysis.cli import main
-from analysis.collected import Collected
-from analysis.figure_ablation import figure_ablation
-from analysis.figure_fits import figure_fits
-from analysis.figures import figures_of
-from analysis.fits import read_fits
+from analysis.figures.ablation import figure_ablation
+from analysis.figures.all import figures_of
+from analysis.figures.fits import figure_fits
+from analysis.page.publish import _readme
 from analysis.page.report import origin, summary
-from analysis.publish import _readme
-from analysis.render import write_table
-from analysis.style import style
-from analysis.table_fits import table_fits
-from analysis.tables import make_table, tables_of
-from lomo.record import read_record
+from analysis.page.tables import make_table, tables_of
+from analysis.paper import predictions as paper_predictions
+from analysis.paper.fits import read_fits
+from analysis.records.collected import Collected
+from analysis.tables.fits import table_fits
+from analysis.text.render import write_table
+from analysis.text.style import style
+from lomo.record.schema import read_record
 
 GOLDEN = Path(__file__).parent / "golden"
 LOST = {"sgd 2": "oom", "ghost 1": "diverged", "floor 3": "timeout", "ada 1": None}

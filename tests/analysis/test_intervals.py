@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from analysis.intervals import (
+from analysis.records.intervals import (
     apart,
     mean_interval,
     sample_interval,
     sample_stderr,
     seed_interval,
 )
-from analysis.units import GIB, MIB, decimals, unit_for
+from analysis.text.units import GIB, MIB, decimals, unit_for
 
 
 def test_the_standard_error_of_a_fair_coin() -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.collected import load
-from analysis.grid import Block, Cell, Table
-from analysis.latex import WIDTH, floats
-from analysis.render import tex_escape, write_table
-from analysis.table_paper import paper_memory
-from analysis.tables import tables_of
+from analysis.page.tables import tables_of
+from analysis.records.collected import load
+from analysis.text.grid import Block, Cell, Table
+from analysis.text.latex import WIDTH, floats
+from analysis.text.render import tex_escape, write_table
+from analysis.verdicts.at_paper_size import paper_memory
 
 WORDS = "a claim of some length about memory, speed and accuracy, as somebody would write it"
 

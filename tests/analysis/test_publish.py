@@ -9,7 +9,7 @@ import pytest
 import synthetic
 
 from analysis.cli import main
-from analysis.publish import publish
+from analysis.page.publish import publish
 from lomo.errors import UserError
 
 

@@ -10,7 +10,7 @@ import pytest
 import synthetic
 
 from analysis.cli import main
-from analysis.render import csv_safe, csv_text, md_escape
+from analysis.text.render import csv_safe, csv_text, md_escape
 
 
 @pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", "\t=1", "-x"])

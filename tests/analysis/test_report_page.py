@@ -12,13 +12,13 @@ from urllib.parse import urlparse
 
 import pytest
 
-from analysis import published
-from analysis.collected import load
-from analysis.fits import read_fits
 from analysis.page.explorer import explorer
 from analysis.page.findings import CLAIMS, KINDS, counts_by_kind, findings, kind_of
-from analysis.verdict import DIFFERS, NEVER_RUN, REPRODUCED, Verdict
-from analysis.verdicts import all_verdicts
+from analysis.paper.fits import read_fits
+from analysis.records.collected import load
+from analysis.text import published
+from analysis.verdicts.all import all_verdicts
+from analysis.verdicts.verdict import DIFFERS, NEVER_RUN, REPRODUCED, Verdict
 
 
 class Page(HTMLParser):

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import synthetic
 
-from analysis.ablation import entries, measured, predicted_beside
 from analysis.cli import main
-from analysis.collected import load
-from analysis.figure_ablation import figure_ablation
-from analysis.table_ablation import table_ablation
-from lomo.config import Study
-from lomo.files import write_text
-from lomo.memory.study import asked_by
-from lomo.plan import Plan, make_plan
+from analysis.figures.ablation import figure_ablation
+from analysis.paper.ablation import entries, measured, predicted_beside
+from analysis.records.collected import load
+from analysis.tables.ablation import table_ablation
+from lomo.memory.predicted.study import asked_by
 from lomo.specs import AblationSpec
-from lomo.strict import parse
+from lomo.study.config import Study
+from lomo.study.plan import Plan, make_plan
+from lomo.system.files import write_text
+from lomo.system.strict import parse
 
 MIB = 2**20
 CHANGES = {

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from analysis.cli import main
-from analysis.fits import read_fits
-from analysis.render import environment
-from analysis.style import FORMATS
-from analysis.table_fits import table_fits
+from analysis.paper.fits import read_fits
+from analysis.tables.fits import table_fits
+from analysis.text.render import environment
+from analysis.text.style import FORMATS
 
 GIB = 2**30
 MODELS, METHODS, COUNTS, SIZES = ["small", "large"], ["lomo", "adamw", "lora"], [1, 2], [16, 24.5]
@@ -127,4 +127,4 @@ def test_the_published_table_is_made_of_its_file() -> None:
 
 
 def test_the_table_needs_no_torch(loaded: set[str]) -> None:
-    assert "analysis.table_fits" in loaded and "torch" not in loaded
+    assert "analysis.tables.fits" in loaded and "torch" not in loaded

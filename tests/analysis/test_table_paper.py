@@ -10,19 +10,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import published
-from analysis.collected import load
-from analysis.paper_predictions import JUNE_2023, TODAY, publish_predictions
-from analysis.printed import printed
-from analysis.table_paper import paper_memory, paper_throughput
-from analysis.verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, PREDICTED, REPRODUCED
-from analysis.verdict_predicted import predicted_throughput_verdict
-from analysis.verdicts import all_verdicts, table_verdicts
-from lomo import made
-from lomo.config import load_study
-from lomo.memory import study
-from lomo.plan import make_plan
-from lomo.provenance import fingerprint
+from analysis.paper.predictions import JUNE_2023, TODAY, publish_predictions
+from analysis.paper.printed import printed
+from analysis.records.collected import load
+from analysis.text import published
+from analysis.verdicts.all import all_verdicts, table_verdicts
+from analysis.verdicts.at_paper_size import paper_memory, paper_throughput
+from analysis.verdicts.predicted import predicted_throughput_verdict
+from analysis.verdicts.verdict import DIFFERS, NOT_COMPARABLE, NOT_RUN, PREDICTED, REPRODUCED
+from lomo.memory.predicted import study
+from lomo.record import made
+from lomo.record.provenance import fingerprint
+from lomo.study.config import load_study
+from lomo.study.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,12 +12,12 @@ import pytest
 import synthetic
 
 from analysis.cli import main
-from analysis.collected import Collected, load
-from analysis.figure_peers import figure_peers
-from analysis.peers import entries
-from analysis.table_peers import over_text, table_peers
-from analysis.tables import make_table
-from analysis.units import MIB
+from analysis.figures.peers import figure_peers
+from analysis.page.tables import make_table
+from analysis.records.collected import Collected, load
+from analysis.records.peers import entries
+from analysis.tables.peers import over_text, table_peers
+from analysis.text.units import MIB
 from lomo.errors import UserError
 
 MIBS = 2**20

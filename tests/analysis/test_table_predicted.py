@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.cli import main
-from analysis.predicted_reasons import difference
+from analysis.paper.reasons import difference
 from lomo import methods
 from lomo.specs import MeasureSpec
 
@@ -260,4 +260,4 @@ def test_difference_is_over_the_printed_value() -> None:
 
 
 def test_the_tables_need_no_torch(loaded: set[str]) -> None:
-    assert "analysis.table_predicted" in loaded and "torch" not in loaded
+    assert "analysis.tables.predicted" in loaded and "torch" not in loaded

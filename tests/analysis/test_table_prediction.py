@@ -10,14 +10,14 @@ import pytest
 import synthetic
 
 from analysis.cli import main
-from analysis.collected import load
-from analysis.table_prediction import pairs, table_prediction
+from analysis.records.collected import load
+from analysis.tables.prediction import pairs, table_prediction
 from lomo.errors import UserError
-from lomo.estimates import Estimate, Estimates
-from lomo.files import write_text
-from lomo.machine import GIB, Machine, Speed
-from lomo.plan import read_plan
-from lomo.record import read_record
+from lomo.forecast.estimates import Estimate, Estimates
+from lomo.record.schema import read_record
+from lomo.study.machine import GIB, Machine, Speed
+from lomo.study.plan import read_plan
+from lomo.system.files import write_text
 
 FAILED = "measure/small/adamw"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import synthetic
 
-from analysis.collected import Collected, load
-from analysis.table_throughput import SPEED, ratio, table_throughput
-from analysis.verdict_orders import order_verdicts
+from analysis.records.collected import Collected, load
+from analysis.tables.throughput import SPEED, ratio, table_throughput
+from analysis.verdicts.orders import order_verdicts
 
 GIB = 2**30
 

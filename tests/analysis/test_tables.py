@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import synthetic
 
-from analysis.accuracy import accuracy_cells, find
 from analysis.cli import main
-from analysis.collected import Collected, load
-from analysis.grid import Block, Cell
-from analysis.render import FORMATS, tex_escape
-from analysis.table_memory import table_memory
-from analysis.table_superglue import is_winner, table_superglue
-from analysis.tables import TABLES, make_table
+from analysis.page.tables import TABLES, make_table
+from analysis.records.accuracy import accuracy_cells, find
+from analysis.records.collected import Collected, load
+from analysis.tables.memory import table_memory
+from analysis.tables.superglue import is_winner, table_superglue
+from analysis.text.grid import Block, Cell
+from analysis.text.render import FORMATS, tex_escape
 
 
 def accuracy_study(**section: object) -> dict:
@@ -140,7 +140,7 @@ def test_a_failed_trial_is_passed_over_and_told(tmp_path: Path) -> None:
     found = collected(tmp_path, accuracy_study(), change)
     lomo = find(accuracy_cells(found, "superglue"), method="lomo", task="rte")
     assert lomo is not None
-    assert (lomo.trial, lomo.status) == (1, "ok")
+    assert (lomo.trial, lomo.pipeline.status) == (1, "ok")
     assert any(
         "did not end well or have not run: 1, in 1 cell" in note
         for note in table_superglue(found).notes

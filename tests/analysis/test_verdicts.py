@@ -8,13 +8,13 @@ import pytest
 import synthetic
 
 from analysis.cli import main
-from analysis.collected import load
-from analysis.printed import COLUMNS, FILES, printed, value
-from analysis.verdict import MEASURED, PREDICTED, VERDICTS, Verdict, failed, judge
-from analysis.verdict_claims import _judge as judge_claim
-from analysis.verdict_orders import _spread
-from analysis.verdict_predicted import NO_SPEED
-from analysis.verdicts import all_verdicts
+from analysis.paper.printed import COLUMNS, FILES, printed, value
+from analysis.records.collected import load
+from analysis.verdicts.all import all_verdicts
+from analysis.verdicts.claims import _judge as judge_claim
+from analysis.verdicts.orders import _spread
+from analysis.verdicts.predicted import NO_SPEED
+from analysis.verdicts.verdict import MEASURED, PREDICTED, VERDICTS, Verdict, failed, judge
 
 SIZES = ("7B", "13B", "30B", "65B")
 TASKS = ("rte", "boolq", "wsc", "wic", "multirc", "copa")

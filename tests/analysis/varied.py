@@ -11,11 +11,11 @@ from typing import Any
 
 import synthetic
 
-from analysis.collected import Collected, load
-from lomo.estimates import Estimate, Estimates
-from lomo.files import write_text
-from lomo.machine import GIB, Machine, Speed
-from lomo.plan import Plan
+from analysis.records.collected import Collected, load
+from lomo.forecast.estimates import Estimate, Estimates
+from lomo.study.machine import GIB, Machine, Speed
+from lomo.study.plan import Plan
+from lomo.system.files import write_text
 
 FAILURES = ("oom", "diverged", "timeout", "unsupported", "predicted_oom")
 SHORT = {"epochs": 2, "num_train": 48, "num_dev": 20, "num_test": 20}

@@ -13,12 +13,12 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
 from lomo import methods
-from lomo.batches import IGNORED, Batch, micro_batches
 from lomo.engines.single import ALONE, Single
 from lomo.engines.step import training_step
-from lomo.head_loss import fuse_head_loss
 from lomo.methods import Prepared
+from lomo.model.head_loss import fuse_head_loss
 from lomo.optim import AdaLomo, Lomo
+from lomo.tasks.batches import IGNORED, Batch, micro_batches
 from tests.numerics.models import llama
 
 NUM_STEPS = 5

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from lomo.config import Study
-from lomo.models import RANDOM_WEIGHTS
-from lomo.plan import make_plan
-from lomo.record import Record, read_record
+from lomo.model.registry import RANDOM_WEIGHTS
+from lomo.record.schema import Record, read_record
+from lomo.study.config import Study
+from lomo.study.plan import make_plan
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_S = 120

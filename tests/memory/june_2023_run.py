@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lomo.memory import june_2023
+from lomo.model import june_2023
 from lomo.specs import MeasureSpec
 
 
@@ -21,8 +21,8 @@ def main(folder: str, given: str) -> None:
     june_2023.use(Path(folder))
     from transformers import LlamaConfig
 
-    from lomo.memory.architecture import Architecture
-    from lomo.memory.predict import predict
+    from lomo.memory.predicted.predict import predict
+    from lomo.model.architecture import Architecture
 
     spec = MeasureSpec.model_validate_json(given)
     config = LlamaConfig(
@@ -40,10 +40,10 @@ def main(folder: str, given: str) -> None:
 def _run(config: Any, spec: MeasureSpec) -> Any:
     import torch
 
-    from lomo.batches import Batch
     from lomo.engines.step import training_step
-    from lomo.memory.ledger import StepMeter
+    from lomo.memory.measured.ledger import StepMeter
     from lomo.methods import prepare
+    from lomo.tasks.batches import Batch
 
     torch.manual_seed(0)
     tokens_BS = torch.randint(0, 100, (spec.batch_size, spec.sequence_length))

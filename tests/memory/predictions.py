@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from lomo import methods
-from lomo.memory.architecture import Architecture
-from lomo.memory.ledger import Ledger
-from lomo.record import Memory
+from lomo.memory.measured.ledger import Ledger
+from lomo.model.architecture import Architecture
+from lomo.record.schema import Memory
 from lomo.specs import MeasureSpec
 
 BATCH, SEQUENCE = 2, 16
@@ -82,11 +82,11 @@ def spec_of(method: str, **options: Any) -> MeasureSpec:
 
 def measured(spec: MeasureSpec, folder: Path) -> dict[str, Any]:
     """What a real run of `measure` finds: its ledger's numbers and its timeline."""
-    from lomo.clock import Clock
     from lomo.engines.single import Single
-    from lomo.findings import Findings
-    from lomo.measure import work
-    from lomo.tracking import History
+    from lomo.record.clock import Clock
+    from lomo.record.tracking import History
+    from lomo.run.findings import Findings
+    from lomo.run.measure import work
 
     folder.mkdir(exist_ok=True)
     findings = Findings()

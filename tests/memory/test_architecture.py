@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lomo.memory.architecture import Architecture, count_parameters, entry_architecture
-from lomo.models import ModelEntry
+from lomo.model.architecture import Architecture, count_parameters, entry_architecture
+from lomo.model.registry import ModelEntry
 
 LLAMA = {"model_type": "llama", "max_position_embeddings": 2048}
 

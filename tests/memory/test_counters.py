@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lomo.memory import host
-from lomo.memory.cuda import read_cuda_peaks, reset_cuda_peaks, residual_bytes
-from lomo.memory.host import host_peak_rss_bytes, reset_host_peak_rss
-from lomo.memory.ledger import StepMeter
+from lomo.memory.measured import host
+from lomo.memory.measured.cuda import read_cuda_peaks, reset_cuda_peaks, residual_bytes
+from lomo.memory.measured.host import host_peak_rss_bytes, reset_host_peak_rss
+from lomo.memory.measured.ledger import StepMeter
 
 MIB = 2**20
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lomo.memory.fake_mode import RememberingMode
+from lomo.memory.predicted.fake_mode import RememberingMode
 from tests.memory.test_meter import meter_training_step
 
 OPERATORS: dict[str, Callable[[torch.Tensor], Any]] = {

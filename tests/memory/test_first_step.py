@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lomo.memory.first_step import drop_unused_state, make_state
+from lomo.memory.predicted.first_step import drop_unused_state, make_state
 from lomo.optim import AdaLomo, Lomo
 from tests.numerics.models import llama, loss_of
 

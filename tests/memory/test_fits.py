@@ -14,12 +14,20 @@ import pytest
 from transformers import BloomConfig, DeepseekV3Config
 
 from lomo.cli import main
-from lomo.memory.cells import Cell
-from lomo.memory.fits import shown_models
-from lomo.memory.fits_text import as_text
-from lomo.memory.fitting import RESERVE_GIB, Answer, Hint, asked, card_counts, find, largest_batch
-from lomo.memory.predict import predict
-from lomo.models import registry
+from lomo.memory.asked.cells import Cell
+from lomo.memory.asked.fits import shown_models
+from lomo.memory.asked.fits_text import as_text
+from lomo.memory.asked.fitting import (
+    RESERVE_GIB,
+    Answer,
+    Hint,
+    asked,
+    card_counts,
+    find,
+    largest_batch,
+)
+from lomo.memory.predicted.predict import predict
+from lomo.model.registry import registry
 from tests.memory.predictions import CONFIGS, SIZES, small
 
 GIB = 2**30

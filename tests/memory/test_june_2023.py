@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from analysis.predicted import Predicted, read_predictions
-from analysis.predicted_reasons import difference, printed_number, printed_term
-from lomo.config import Study, load_study
+from analysis.paper.predicted import Predicted, read_predictions
+from analysis.paper.reasons import difference, printed_number, printed_term
 from lomo.errors import UserError
-from lomo.memory import architecture, june_2023
-from lomo.memory.study import NUM_DEVICES, TABLE_1, asked_of_june_2023
-from lomo.plan import Plan, make_plan
+from lomo.memory.predicted.study import NUM_DEVICES, TABLE_1, asked_of_june_2023
+from lomo.model import architecture, june_2023
+from lomo.study.config import Study, load_study
+from lomo.study.plan import Plan, make_plan
 from tests.memory.predictions import spec_of
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lomo.memory.ledger import Ledger, StepMeter
+from lomo.memory.measured.ledger import Ledger, StepMeter
 
 VOCAB, BATCH, SEQ = 512, 2, 32
 LEARNING_RATE = 0.01

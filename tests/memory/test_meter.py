@@ -11,8 +11,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
-from lomo.memory.ledger import Ledger, StepMeter
-from lomo.memory.tensors import tensors_in
+from lomo.memory.measured.ledger import Ledger, StepMeter
+from lomo.memory.measured.tensors import tensors_in
 
 KIB = 1024
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lomo.errors import UserError
-from lomo.memory.architecture import Architecture, count_parameters, read_architecture
+from lomo.model.architecture import Architecture, count_parameters, read_architecture
 
 TALL = {"num_hidden_layers": 36, "intermediate_size": 11008, "hidden_size": 2048}
 SECTIONS = {"mrope_section": [16, 24, 24]}

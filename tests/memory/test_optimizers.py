@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lomo.memory.ledger import Ledger, StepMeter
+from lomo.memory.measured.ledger import Ledger, StepMeter
 from lomo.optim import AdaLomo, Lomo, update_in_gemm
 from tests.numerics.models import CHECKPOINTING, llama, loss_of
 

@@ -8,9 +8,9 @@ import pytest
 from transformers import LlamaConfig, MistralConfig, Qwen3Config
 
 from lomo.errors import UserError
-from lomo.memory.architecture import Architecture
-from lomo.memory.peaks import NUM_LAYERS, PeakByBatch
-from lomo.memory.predict import predict
+from lomo.memory.predicted.peaks import NUM_LAYERS, PeakByBatch
+from lomo.memory.predicted.predict import predict
+from lomo.model.architecture import Architecture
 from lomo.specs import MeasureSpec
 from tests.memory.predictions import METHODS, MIXTURE, SIZES, small, spec_of
 
@@ -94,7 +94,7 @@ def test_few_simulations_tell_all(monkeypatch: pytest.MonkeyPatch) -> None:
         simulated.append((architecture.config.num_hidden_layers, spec.batch_size))
         return predict(architecture, spec)
 
-    monkeypatch.setattr("lomo.memory.peaks.predict", counted)
+    monkeypatch.setattr("lomo.memory.predicted.peaks.predict", counted)
     peak = PeakByBatch(Architecture("deep", DEEP["llama"]), asked("lomo"))
     peaks = [peak(batch) for batch in range(1, 100)]
     assert sorted(peaks) == peaks
@@ -105,7 +105,7 @@ def test_few_simulations_tell_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_layers_that_turn_out_to_differ_are_simulated_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lomo.memory.peaks.insertions", lambda *_: None)
+    monkeypatch.setattr("lomo.memory.predicted.peaks.insertions", lambda *_: None)
     compare(Architecture("deep", DEEP["llama"]), asked("lomo"), unrolls=False)
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lomo.memory import compared
-from lomo.memory.architecture import Architecture, read_architecture
-from lomo.memory.ledger import Ledger
-from lomo.memory.predict import predict
-from lomo.memory.zero3 import AUTHORS
-from lomo.record import Memory, read_record
+from lomo.memory.asked import compared
+from lomo.memory.measured.ledger import Ledger
+from lomo.memory.predicted.predict import predict
+from lomo.memory.predicted.zero3 import AUTHORS
+from lomo.model.architecture import Architecture, read_architecture
+from lomo.record.schema import Memory, read_record
 from lomo.specs import MeasureSpec
 from tests.memory.predictions import (
     CONFIGS,

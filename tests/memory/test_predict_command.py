@@ -14,7 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BloomConfig, CTRLConfig, Gemma3nTextConfig
 
 from lomo.cli import main
-from lomo.memory import hub
+from lomo.model import hub
 from tests.memory.predictions import CONFIGS, MIXTURE, SIZES
 
 TINY_STORIES = {

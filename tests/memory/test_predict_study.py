@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from analysis.printed import printed
+from analysis.paper.printed import printed
 from lomo.cli import main
-from lomo.config import Study, load_study
-from lomo.files import write_text
-from lomo.memory.architecture import entry_architecture
-from lomo.memory.predict import predict
-from lomo.memory.study import NUM_DEVICES, Asked, asked_by, predict_study
-from lomo.models import ModelEntry
-from lomo.plan import Plan, make_plan
+from lomo.memory.predicted.predict import predict
+from lomo.memory.predicted.study import NUM_DEVICES, Asked, asked_by, predict_study
+from lomo.model.architecture import entry_architecture
+from lomo.model.registry import ModelEntry
 from lomo.specs import MeasureSpec
-from lomo.strict import parse
+from lomo.study.config import Study, load_study
+from lomo.study.plan import Plan, make_plan
+from lomo.system.files import write_text
+from lomo.system.strict import parse
 from tests.memory.predictions import CONFIGS, spec_of
 
 FOLDER = "small"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lomo.memory import first_step as repeated
-from lomo.memory import predict as predicting
-from lomo.memory.predict import Prediction, predict
+from lomo.memory.predicted import first_step as repeated
+from lomo.memory.predicted import predict as predicting
+from lomo.memory.predicted.predict import Prediction, predict
 from tests.memory.predictions import small, spec_of
 
 OTHERS: list[tuple[str, str, dict[str, Any]]] = [

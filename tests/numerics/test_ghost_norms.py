@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lomo.optim import ghost_norms as ghost
+from lomo.optim.arithmetic import ghost_norms as ghost
 from tests.numerics.in_gemm import ONE_ROUNDING, mlp, mlp_loss, train_in_gemm
 from tests.numerics.models import max_difference, weights
 

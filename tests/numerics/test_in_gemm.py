@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lomo.optim import Lomo
-from lomo.optim import ghost_norms as ghost
+from lomo.optim.arithmetic import ghost_norms as ghost
 from lomo.optim.in_gemm import update_in_gemm
 from tests.numerics.in_gemm import ONE_ROUNDING, mlp, mlp_loss, train_in_gemm, train_sgd
 from tests.numerics.models import CHECKPOINTING, llama, loss_of, max_difference, weights

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lomo.optim import sgd_step
-from lomo.optim.rounding import Stream, generator_for, write_rounded_
-from lomo.optim.sgd_step import sgd_step_
+from lomo.optim.arithmetic import sgd_step
+from lomo.optim.arithmetic.rounding import Stream, generator_for, write_rounded_
+from lomo.optim.arithmetic.sgd_step import sgd_step_
 
 from .rounding_reference import finite_numbers, neighbours, z_score
 

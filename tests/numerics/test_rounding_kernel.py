@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lomo.optim import sgd_step
-from lomo.optim.rounding import Stream
-from lomo.optim.sgd_step import sgd_step_
+from lomo.optim.arithmetic import sgd_step
+from lomo.optim.arithmetic.rounding import Stream
+from lomo.optim.arithmetic.sgd_step import sgd_step_
 
 from .rounding_reference import finite_numbers, neighbours
 from .test_rounding import DTYPES, MAX_Z, both_types, update

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lomo.optim import AdaLomo, Lomo, update_in_gemm
-from lomo.optim.second_pass import SecondPass
+from lomo.optim.guards.second_pass import SecondPass
 
 from .models import llama, loss_of, max_difference, weights
 

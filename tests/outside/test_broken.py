@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lomo.config import Study
 from lomo.errors import UserError
-from lomo.inputs import task_files
-from lomo.plan import make_plan
+from lomo.study.config import Study
+from lomo.study.inputs import task_files
+from lomo.study.plan import make_plan
 from lomo.tasks import registry, superglue
 from lomo.tasks.entry import TaskFiles
 from tests.outside.package import METHOD, PROMPT, TASK

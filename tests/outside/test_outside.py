@@ -15,15 +15,16 @@ import pandas as pd
 import pytest
 
 from analysis.cli import main as analysis
-from analysis.collected import load
-from analysis.figures import FIGURES
-from analysis.table_superglue import table_superglue
-from lomo import cli, methods, support
-from lomo.clock import Clock
-from lomo.config import Study
-from lomo.files import write_text
-from lomo.plan import Plan, make_plan
-from lomo.run import execute
+from analysis.figures.all import FIGURES
+from analysis.records.collected import load
+from analysis.tables.superglue import table_superglue
+from lomo import cli, methods
+from lomo.methods import support
+from lomo.record.clock import Clock
+from lomo.run.execute import execute
+from lomo.study.config import Study
+from lomo.study.plan import Plan, make_plan
+from lomo.system.files import write_text
 
 ROOT = Path(__file__).parents[2]
 METHODS = ["zero_shot", "lomo", "mine"]

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from lomo.clock import Clock
-from lomo.config import Study, load_study
-from lomo.estimates import UNKNOWN, read_estimates, resources_of
-from lomo.foresight import record_without_launch
-from lomo.plan import Plan, make_plan
-from lomo.record import read_record
+from lomo.forecast.estimates import UNKNOWN, read_estimates, resources_of
+from lomo.forecast.unlaunched import record_without_launch
+from lomo.record.clock import Clock
+from lomo.record.schema import read_record
 from lomo.specs import MeasureSpec
-from lomo.strict import parse, read_yaml
+from lomo.study.config import Study, load_study
+from lomo.study.plan import Plan, make_plan
+from lomo.system.strict import parse, read_yaml
 from tests import test_estimates as told
 
 ROOT = Path(__file__).parents[2]

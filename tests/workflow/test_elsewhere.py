@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from lomo.errors import UserError
-from lomo.models import CHECKOUT, registry, registry_path
-from lomo.plan import plan_from_config
-from lomo.strict import read_yaml
-from lomo.typed import as_typed
+from lomo.model.registry import CHECKOUT, registry, registry_path
+from lomo.pipeline.command_line import as_typed
+from lomo.study.plan import plan_from_config
+from lomo.system.strict import read_yaml
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(

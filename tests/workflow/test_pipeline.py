@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lomo.errors import UserError
-from lomo.lock import hold
+from lomo.system.lock import hold
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -196,7 +196,7 @@ def test_a_copy_without_snakemakes_metadata_plans_what_was_edited(
 
 
 def test_a_touched_comment_plans_nothing(checkout: Path) -> None:
-    for name in ("lomo/optim/lomo.py", "lomo/train.py", "Snakefile"):
+    for name in ("lomo/optim/lomo.py", "lomo/run/train.py", "Snakefile"):
         path = checkout / name
         path.write_text(path.read_text() + "\n# a comment\n")
     assert "Nothing to be done" in run(checkout, "-n")

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from analysis.cli import main
-from lomo import cli, made, standing
-from lomo.clock import Clock
-from lomo.config import Study
-from lomo.models import ModelEntry
-from lomo.plan import Plan, make_plan
-from lomo.plan_command import Planning
-from lomo.run import execute
+from lomo import cli
+from lomo.forecast.command import Planning
+from lomo.model.registry import ModelEntry
+from lomo.pipeline import standing
+from lomo.record import made
+from lomo.record.clock import Clock
+from lomo.run.execute import execute
+from lomo.study.config import Study
+from lomo.study.plan import Plan, make_plan
 
 RUNS = {"train": "lomo", "measure": "sgd"}
 

@@ -7,19 +7,22 @@ import sys
 import time
 from pathlib import Path
 
-from lomo import failed_logs, interrupts, native_dtype, plan_command, warm
-from lomo.command import refuse
-from lomo.command_line import check_given_config
+from lomo.pipeline import failed_logs, warm
+from lomo.system import interrupts
+from lomo.study import native_dtype
+from lomo.forecast import command as plan_command
+from lomo.system.command import refuse
+from lomo.pipeline.command_line import check_given_config
 from lomo.errors import UserError
-from lomo.estimates import resources_of
-from lomo.foresight import forget_unlaunched
-from lomo.inputs import data_folder, gpus_a_run, model_files, task_files
-from lomo.jobs import settle_jobs, settle_place
-from lomo.lock import hold
-from lomo.plan import plan_from_config
-from lomo.progress import Progress
-from lomo.provenance import fingerprint, fingerprint_of
-from lomo.typed import as_typed
+from lomo.forecast.estimates import resources_of
+from lomo.forecast.unlaunched import forget_unlaunched
+from lomo.study.inputs import data_folder, gpus_a_run, model_files, task_files
+from lomo.pipeline.jobs import settle_jobs, settle_place
+from lomo.system.lock import hold
+from lomo.study.plan import plan_from_config
+from lomo.pipeline.progress import Progress
+from lomo.record.provenance import fingerprint, fingerprint_of
+from lomo.pipeline.command_line import as_typed
 
 # Named as it is seen from the working folder, where results/ and resources/ are made.
 SOURCE = os.path.relpath(workflow.configfiles[-1])

@@ -1,7 +1,7 @@
 """`snakemake fits`: what fits which card, predicted; no run, weights, GPU or network."""
 
-from lomo.models import registry_path
-from lomo.memory.fits import fingerprint_of_fits, shown_models, trained_methods
+from lomo.model.registry import registry_path
+from lomo.memory.asked.fits import fingerprint_of_fits, shown_models, trained_methods
 
 CARDS_GIB = [16, 24, 40, 48, 80, 141]
 MOST_CARDS = 8

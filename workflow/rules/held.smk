@@ -2,7 +2,7 @@
 
 from snakemake.settings.types import RerunTrigger
 
-from lomo.machine import host_bytes
+from lomo.study.machine import host_bytes
 
 # A measured run takes all shares of the machine, whatever --set-threads and --max-threads say.
 SHARES = 1000

@@ -1,6 +1,6 @@
 """What stands and is not of the present plan or code is made again, also where .snakemake is lost."""
 
-from lomo.standing import Standing, is_estimated, look, predicting_code
+from lomo.pipeline.standing import Standing, is_estimated, look, predicting_code
 
 STANDING = Standing()
 if workflow.is_main_process:

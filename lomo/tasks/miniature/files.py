@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lomo.files import whole
+from lomo.system.files import whole
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -1,0 +1,48 @@
+"""The figures of a study: which there are, and the one call that writes one in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..records.collected import Collected
+from ..text.style import save, style
+from .ablation import figure_ablation
+from .curves import figure_accuracy, figure_loss
+from .gradients import figure_gradients
+from .lora_rank import figure_lora_rank
+from .overview import figure_overview
+from .peers import figure_peers
+from .shares import figure_shares
+from .tradeoff import figure_tradeoff
+
+# What `--which` takes -> file name, and the function that draws it.
+FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
+    "1": ("fig1_gradients", figure_gradients),
+    "2": ("fig2_shares", figure_shares),
+    "3": ("fig3_lora_rank", figure_lora_rank),
+    "4": ("fig4_loss", figure_loss),
+    "5": ("fig5_accuracy", figure_accuracy),
+    "6": ("fig6_tradeoff", figure_tradeoff),
+    "overview": ("overview", figure_overview),
+}
+# Figures of sections that few studies have: drawn only where the study has it.
+SECTION_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
+    "peers": ("fig_peers", figure_peers),
+    "ablation": ("fig_ablation", figure_ablation),
+}
+
+
+def figures_of(collected: Collected) -> dict[str, tuple[str, Callable[[Collected], Figure]]]:
+    """The figures of a study, those of its own sections first."""
+    own = {name: make for name, make in SECTION_FIGURES.items() if name in collected.plan.sections}
+    return {**own, **FIGURES}
+
+
+def make_figure(collected: Collected, which: str) -> list[Path]:
+    """Writes one figure into the study's `figures` folder; the paths of its formats."""
+    name, draw = {**SECTION_FIGURES, **FIGURES}[which]
+    with style():
+        return save(draw(collected), collected.folder / "figures", name)

@@ -1,0 +1,224 @@
+"""Collect: the plan and its records -> one tidy table, one row a run of the plan."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from lomo.record.schema import (
+    AllocatorPeaks,
+    Clock,
+    Efficiency,
+    LedgerParts,
+    Memory,
+    Record,
+    SumOfTerms,
+    Throughput,
+)
+from lomo.study.plan import Plan, read_plan
+from lomo.system.files import write_bytes, write_text
+
+from ..text.names import NOT_RUN
+from ..text.render import csv_text
+from .read import read_records
+
+TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"
+_TYPES = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": FLAG}
+
+
+def _columns_of(block: Any, prefix: str) -> dict[str, str]:
+    fields = {name: field for name, field in block.model_fields.items() if name != "missing"}
+    return {prefix + name: _type_of(field.annotation) for name, field in fields.items()}
+
+
+def _type_of(annotation: Any) -> str:
+    options = [option.__name__ for option in (get_args(annotation) or (annotation,))]
+    return next((_TYPES[option] for option in options if option in _TYPES), TEXT)
+
+
+# Column -> pandas type. Names carry their units; empty = the run has no such value.
+COLUMNS: dict[str, str] = {
+    **dict.fromkeys(("run_id", "sections", "kind", "model", "paper_model", "method"), TEXT),
+    **dict.fromkeys(("variant", "task"), TEXT),
+    **dict.fromkeys(("rank", "seed", "trial", "round"), WHOLE),
+    **dict.fromkeys(("status", "message", "hyper", "dtype", "attention"), TEXT),
+    "activation_checkpointing": FLAG,
+    **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train"), WHOLE),
+    "max_grad_norm": REAL,
+    "schedule": TEXT,
+    **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
+    **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
+    "num_skipped_steps": WHOLE,
+    **dict.fromkeys(("num_train_examples", "num_cut_train", "num_test_seen"), WHOLE),
+    **dict.fromkeys(("num_cut_test", "num_ties"), WHOLE),
+    **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
+    **_columns_of(Throughput, ""),
+    **_columns_of(Efficiency, ""),
+    "counter": TEXT,
+    "peak_bytes": WHOLE,
+    "peak_phase": TEXT,
+    **_columns_of(LedgerParts, "at_peak_"),
+    **_columns_of(SumOfTerms, "sum_"),
+    "gradients_peak_bytes": WHOLE,
+    **_columns_of(AllocatorPeaks, "cuda_"),
+    "cuda_timed_allocated_peak_bytes": WHOLE,
+    "cuda_peaks_agree": FLAG,
+    "allocator_settings": TEXT,
+    "timeline_file": TEXT,
+    **dict.fromkeys(("num_parameters", "num_trainable_parameters"), WHOLE),
+    **dict.fromkeys(("model_parameters_bytes", "largest_parameter_bytes"), WHOLE),
+    "tied_embeddings": FLAG,
+    **_columns_of(Clock, "clock_"),
+    **dict.fromkeys(("device_kind", "device_name"), TEXT),
+    **dict.fromkeys(("num_devices", "num_threads"), WHOLE),
+    "co_tenants": TEXT,
+    **dict.fromkeys(("fingerprint", "protocol_version", "git_commit"), TEXT),
+    "git_dirty": FLAG,
+    **dict.fromkeys(("python", "torch", "transformers"), TEXT),
+}
+
+
+def tidy(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a run of the plan, in the plan's order, with the columns of COLUMNS.
+
+    `measured` holds what `row_of` tells of the runs that have a record.
+    """
+    sections: dict[str, list[str]] = {}
+    for section, run_ids in plan.sections.items():
+        for run_id in run_ids:
+            sections.setdefault(run_id, []).append(section)
+    rows = []
+    for run_id, planned in plan.runs.items():
+        told = measured.get(run_id) or _told(planned.model_dump()) | {"status": NOT_RUN}
+        named = {
+            "run_id": run_id,
+            "sections": " ".join(sections.get(run_id, [])),
+            "variant": run_id.split("/")[2],
+            "paper_model": plan.models[planned.model].paper,
+        }
+        rows.append({**told, **named})
+    columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
+    return pd.DataFrame(columns).astype(COLUMNS)
+
+
+def row_of(record: Record) -> dict[str, Any]:
+    """What a record tells, by column."""
+    return _told(record.spec) | _measured(record)
+
+
+def _told(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was told, by column."""
+    return {
+        **{name: spec[name] for name in COLUMNS if name in spec},
+        "rank": spec["hyper"].get("rank"),
+        "hyper": json.dumps(spec["hyper"], sort_keys=True),
+    }
+
+
+def _measured(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "status": record.status,
+        "message": record.evidence.message if record.evidence else None,
+        "protocol_version": record.protocol_version,
+        **{f"clock_{name}": value for name, value in _values(record.clock).items()},
+        **_provenance(record),
+    }
+    if record.model:
+        row |= {
+            "num_parameters": record.model.num_parameters,
+            "num_trainable_parameters": record.model.num_trainable_parameters,
+            "model_parameters_bytes": record.model.parameters_bytes,
+            "largest_parameter_bytes": record.model.largest_parameter_bytes,
+            "tied_embeddings": record.model.tied_embeddings,
+        }
+    if record.training:
+        for name in ("selected_epoch", "num_steps", "num_skipped_steps"):
+            row[name] = getattr(record.training, name)
+        row["num_train_examples"] = record.training.num_train_examples
+        row["num_test_seen"] = record.training.num_test_seen
+        row["num_cut_train"] = record.training.num_cut
+        for name in ("first_epoch_loss", "last_epoch_loss"):
+            row[name] = getattr(record.training, name)
+    for block in (record.throughput, record.efficiency):
+        row |= _values(block) if block else {}
+    return row | _accuracy(record) | _memory(record)
+
+
+def _accuracy(record: Record) -> dict[str, Any]:
+    result = record.result
+    if result is None:
+        return {}
+    same_epoch = (
+        evaluation.value
+        for evaluation in record.evaluations
+        if evaluation.split == "dev" and evaluation.epoch == result.epoch
+    )
+    return {
+        "dev_accuracy": next(same_epoch, None),
+        "test_accuracy": result.value if result.split == "test" else None,
+        "test_stderr": result.stderr,
+        "num_test_examples": result.num_examples,
+        "num_cut_test": result.num_cut if result.split == "test" else None,
+        "num_ties": result.num_ties if result.split == "test" else None,
+    }
+
+
+def _memory(record: Record) -> dict[str, Any]:
+    memory = record.memory
+    if memory is None:
+        return {}
+    return {
+        **{name: getattr(memory, name) for name in ("counter", "peak_bytes", "peak_phase")},
+        **{f"at_peak_{name}": value for name, value in _values(memory.at_peak).items()},
+        **{f"sum_{name}": value for name, value in _values(memory.sum_of_terms).items()},
+        "gradients_peak_bytes": memory.gradients_peak_bytes,
+        "timeline_file": memory.timeline_file,
+        **_cuda(memory),
+    }
+
+
+def _cuda(memory: Memory) -> dict[str, Any]:
+    if memory.cuda is None:
+        return {}
+    return {
+        **{f"cuda_{name}": value for name, value in _values(memory.cuda.metered).items()},
+        "cuda_timed_allocated_peak_bytes": memory.cuda.timed.allocated_peak_bytes,
+        "cuda_peaks_agree": memory.cuda.peaks_agree,
+        "allocator_settings": memory.cuda.allocator_settings,
+    }
+
+
+def _provenance(record: Record) -> dict[str, Any]:
+    origin = record.provenance
+    tenants = origin.device.co_tenants
+    return {
+        **{name: getattr(origin, name) for name in ("fingerprint", "git_commit", "git_dirty")},
+        "python": origin.python,
+        "torch": origin.packages.get("torch"),
+        "transformers": origin.packages.get("transformers"),
+        "device_kind": origin.device.kind,
+        "device_name": origin.device.name,
+        "num_devices": origin.device.num_devices,
+        "num_threads": origin.device.num_threads,
+        "co_tenants": None if tenants is None else ", ".join(tenants),
+    }
+
+
+def _values(block: Any) -> dict[str, Any]:
+    return {name: value for name, value in block if name != "missing"}
+
+
+def collect(results: Path) -> pd.DataFrame:
+    """Reads plan and records of `results` and writes tables/records.csv and .parquet."""
+    plan = read_plan(results)
+    frame = tidy(plan, read_records(results, plan, row_of))
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_text(results / "tables" / "records.csv", csv_text(frame))
+    write_bytes(results / "tables" / "records.parquet", buffer.getvalue())
+    return frame

@@ -1,0 +1,1 @@
+"""How values, tables and pictures are written, whoever makes them."""

@@ -1,0 +1,1 @@
+"""What a person asks of memory: one step, and what fits a card."""

@@ -1,0 +1,1 @@
+"""What a step took: the ledger and its meter."""

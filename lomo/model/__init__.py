@@ -1,0 +1,1 @@
+"""What a model is: its name, architecture, weights and loss."""

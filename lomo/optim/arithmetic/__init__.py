@@ -1,0 +1,1 @@
+"""Norms, scales and rounding: the numbers of one update."""

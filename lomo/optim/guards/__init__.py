@@ -1,0 +1,1 @@
+"""What a fused update cannot honour: found, and told."""

@@ -1,0 +1,222 @@
+"""What stands in a study's folder and is not of its present plan and code: made again at the start.
+
+Where Snakemake knows what a file was made with, it finds the same. It does not where .snakemake is
+lost or the folder was copied: then what stands must tell itself (lomo/record/made.py, and each
+record).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from lomo.model.registry import ModelEntry, random_config
+from lomo.record import made
+from lomo.record.evidence import HISTORY, SAMPLES
+from lomo.record.provenance import fingerprint, fingerprint_of
+from lomo.study.plan import Plan
+
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+# Clocks of two machines may differ by so much.
+CLOCKS = timedelta(seconds=120)
+ANALYSIS = {"collect": "collect", "tables": "table", "figures": "figure", "report": "report"}
+
+
+@dataclass
+class Standing:
+    """What is to be made again: rules by name, single jobs by an output; and why, in words."""
+
+    rules: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
+    reasons: list[str] = field(default_factory=list)
+    unestimated: bool = False  # nothing tells what the runs would take
+
+
+def look(results: Path, plan: Plan) -> Standing:
+    """Compares what stands in `results` with the plan and the sources; imports no torch.
+
+    Of what is as it has to be, the times of files are set right: a copy leaves them in any order.
+    """
+    found = Standing()
+    path = results / "plan.json"
+    if path.is_file() and path.read_text(encoding="utf-8") != plan_text(plan):
+        found.rules.add("list_runs")
+        found.reasons.append(f"{path} is not the present plan: it and the tables are made again")
+    inputs = dict(_inputs(results, plan, found))
+    _look_at_records(results, plan, inputs, found)
+    _look_at_predictions(results, plan, found)
+    if "list_runs" not in found.rules and not found.files:
+        _look_at_tables(results, plan, found)
+    found.unestimated = not is_estimated(results / "estimates.json", plan)
+    if found.unestimated and (results / "tables").is_dir():
+        found.rules.add("tables")
+        found.reasons.append(f"{results}/estimates.json is not there or lacks runs: made again")
+    return found
+
+
+def is_estimated(path: Path, plan: Plan) -> bool:
+    """Whether the estimates in a file are of all runs of the plan. A cut one is the user's case."""
+    runs = made.read(path).get("runs", {})
+    return (path.is_file() and not runs) or set(plan.runs) <= set(runs)
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan as plan.json holds it."""
+    return plan.model_dump_json(indent=1) + "\n"
+
+
+def _inputs(results: Path, plan: Plan, found: Standing) -> Iterator[tuple[str, datetime]]:
+    """(model, or "data"; when it was made) of what is there and from the present plan."""
+    folder = results / "data" / "superglue"
+    text = folder.parent / "text.txt"
+    if plan.study.data == "generated" and text.is_file():
+        spec, code = plan.study.generated.model_dump(mode="json"), fingerprint("generate")
+        told = made.made_from(folder / made.NAME, spec=spec, code=code)
+        if told is None:
+            found.rules.add("generate")
+            found.reasons.append(f"{folder.parent} is of another setting or code: made again")
+        elif told.content == made.digest(made.files_in(folder)):
+            yield "data", told.at
+    for name, entry in plan.models.items():
+        folder = results / "models" / name
+        last = {"pretrain": "model.safetensors", "random": "config.json"}.get(entry.weights)
+        if last is None or not (folder / last).is_file():
+            continue
+        told = None
+        if entry.weights == "pretrain":
+            spec, code = entry.model_dump(mode="json"), fingerprint("pretrain")
+            told = made.made_from(folder / made.NAME, spec=spec, code=code)
+        if told is None and not _is_random(folder / last, entry):
+            found.files.add((folder / last).as_posix())
+            found.reasons.append(f"{folder} is of another setting or code: made again")
+        elif told is not None and told.content == made.digest(made.files_in(folder)):
+            yield name, told.at
+            _settle([folder / last], [text] if "generate" not in found.rules else [])
+
+
+def _is_random(config: Path, entry: ModelEntry) -> bool:
+    return entry.weights == "random" and made.read(config) == random_config(entry)
+
+
+def _look_at_records(
+    results: Path, plan: Plan, inputs: dict[str, datetime], found: Standing
+) -> None:
+    codes: dict[tuple[Any, ...], str] = {}
+    odd: list[str] = []
+    for run_id, spec in plan.runs.items():
+        path = results / "runs" / run_id / "record.json"
+        record = made.read(path)
+        if not record:  # none yet, or one that is refused when the tables are made
+            continue
+        key = (spec.kind, spec.method, getattr(spec, "task", None), spec.engine)
+        if key not in codes:
+            codes[key] = fingerprint_of(spec)
+        why = _why_not(record, spec.model_dump(mode="json"), codes[key], path.parent)
+        names = (spec.model, "data") if spec.kind == "train" else (spec.model,)
+        sources = [inputs[name] for name in names if name in inputs]
+        if why is None and sources and _started(record) + CLOCKS < max(sources):
+            why = "it was done before its model or data were made"
+        if why is not None:
+            found.files.add(path.as_posix())
+            odd.append(f"{run_id} ({why})")
+        elif len(sources) == len(names):
+            _settle([path], _inputs_of(results, plan, spec))
+    if odd:
+        more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
+        found.reasons.append(f"done again: {odd[0]}{more}")
+
+
+def _why_not(record: dict[str, Any], spec: dict[str, Any], code: str, folder: Path) -> str | None:
+    """Why a record is not of the run that is planned now, in present code; None if it is."""
+    for key in ("study", "run_id", "kind"):
+        if record.get(key) != spec[key]:
+            return f"its record has the {key} {record.get(key)!r}"
+    if record.get("spec") != spec:
+        given = record.get("spec") or {}
+        key = next(key for key in {**spec, **given} if spec.get(key) != given.get(key))
+        return f"its record has {key} {given.get(key)!r}, the plan {spec.get(key)!r}"
+    if (record.get("provenance") or {}).get("fingerprint") != code:
+        return "its record is of other code"
+    timeline = (record.get("memory") or {}).get("timeline_file")
+    needed = [SAMPLES] if record.get("result") else []
+    needed += [HISTORY] if record.get("throughput") or record.get("evaluations") else []
+    needed += [timeline] if timeline else []
+    gone = [name for name in needed if not (folder / name).exists()]
+    return f"{gone[0]} beside its record is gone" if gone else None
+
+
+def _started(record: dict[str, Any]) -> datetime:
+    """When the run began; of a record that does not tell, which no table takes, long ago."""
+    try:
+        told = datetime.fromisoformat(record["provenance"]["started_at"])
+    except (KeyError, TypeError, ValueError):
+        return LONG_AGO
+    return told if told.tzinfo is not None else LONG_AGO
+
+
+def _inputs_of(results: Path, plan: Plan, spec: Any) -> list[Path]:
+    folder = results / "models" / spec.model
+    data = made.files_in(results / "data" / "superglue") if spec.kind == "train" else []
+    return [*folder.glob("*.safetensors"), folder / "config.json", *data]
+
+
+def _look_at_tables(results: Path, plan: Plan, found: Standing) -> None:
+    """Tables, figures and report, each by its content: nothing before them is made again."""
+    before = [results / "plan.json", *_records(results, plan)]
+    published, sources = results / "wandb/published.json", made.sources_of("wandb", results, plan)
+    if published.is_file() and made.made_from(made.page(results, "wandb"), **sources):
+        _settle([published], before)
+    for rule, command in ANALYSIS.items():
+        place = {"collect": "tables", "report": "report"}.get(rule, rule)
+        outputs = [file for file in made.files_in(results / place) if _is_of(rule, file)]
+        if not outputs:
+            return  # it and what follows are missing, and made for that
+        sources = made.sources_of(command, results, plan)
+        page, code = made.page(results, command), fingerprint("analysis")
+        if made.made_from(page, **sources, code=code) is None:
+            found.rules.add(rule)
+            found.reasons.append(f"{results / place} is not of what stands: {rule} made again")
+            return  # what follows it is made again after it
+        _settle(outputs, before)
+        before += outputs
+
+
+def predicting_code(plan: Plan) -> list[str]:
+    """Hashes of the sources that predict what a plan measures."""
+    methods = sorted({run.method for run in plan.runs.values() if run.kind == "measure"})
+    return [fingerprint("predict", method) for method in methods]
+
+
+def _look_at_predictions(results: Path, plan: Plan, found: Standing) -> None:
+    """The list of predictions is there only where all of them are, and by the present code."""
+    index = results / "predictions" / "index.json"
+    if not index.is_file():
+        return
+    told = made.made_from(made.page(results, "predictions"), code=predicting_code(plan))
+    names = made.names_in(index)
+    gone = [name for name in names if not (index.parent / f"{name}.json").is_file()]
+    if told is None or gone:
+        found.rules.add("predictions")
+        why = f"{gone[0]} is gone" if gone else "they are of other code"
+        found.reasons.append(f"{index.parent}: {why}; what lacks is predicted again")
+
+
+def _is_of(rule: str, file: Path) -> bool:
+    predicted, collected = file.name.startswith("predicted_"), file.stem == "records"
+    return not predicted and (collected if rule == "collect" else not collected)
+
+
+def _records(results: Path, plan: Plan) -> Iterator[Path]:
+    return (results / "runs" / run_id / "record.json" for run_id in plan.runs)
+
+
+def _settle(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
+    """Makes outputs newer than their inputs, where they are what the inputs give."""
+    newest = max((path.stat().st_mtime for path in inputs if path.is_file()), default=0.0)
+    if any(path.stat().st_mtime < newest for path in outputs):
+        for path in outputs:
+            os.utime(path)

@@ -1,0 +1,194 @@
+"""How a study stands: which runs are done, which run, which failed and why, and the time left.
+
+Read from its folder alone, while a pipeline works on it or after. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lomo.record import made
+from lomo.study.plan import Plan
+from lomo.system.lock import is_held
+
+# Jobs that are no runs: a part of the log's name, and what stands when they are done.
+OTHER_JOBS = {
+    "generate": "data/text.txt",
+    "collect": "tables/records.parquet",
+    "tables": "tables/verdicts.csv",
+    "figures": "figures/overview.svg",
+    "report": "report/index.html",
+}
+# Below this share of the work the pace of the pipeline itself tells nothing yet.
+LEAST_SHARE = 0.03
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that a process holds now. seconds: since it began."""
+
+    run_id: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that ended with an error. why: the last line of its log."""
+
+    job: str
+    log: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study at one moment.
+
+    ended: runs that have a record of the present plan, counted by its status. other_plan: runs
+    whose record is of another plan, which are to be made again. seconds_left: None where nothing
+    tells; why, in `why_unknown`. working: whether a pipeline holds the study. page: the report,
+    None where there is none yet.
+    """
+
+    study: str
+    title: str
+    num_runs: int
+    ended: Mapping[str, int]
+    other_plan: int
+    running: Sequence[Running]
+    failed: Sequence[Failed]
+    seconds_left: float | None
+    why_unknown: str | None
+    working: bool
+    page: str | None
+
+    @property
+    def num_ended(self) -> int:
+        """How many runs have their record."""
+        return sum(self.ended.values())
+
+
+@dataclass(frozen=True)
+class _Ended:
+    status: str
+    wall_s: float
+    at: float
+    of_plan: bool
+
+
+@dataclass
+class Study:
+    """A study's folder, looked at again and again: a record is read once for each time written."""
+
+    results: Path
+    plan: Plan
+    _seen: dict[str, _Ended] = field(default_factory=dict)
+
+    def look(self) -> Status:
+        """How it stands now."""
+        ended = dict(self._ended())
+        left = [run_id for run_id in self.plan.runs if run_id not in ended]
+        running = list(self._running(left))
+        working = is_held(self.results / ".lock")
+        seconds, why = self._seconds_left(ended, left, working=working)
+        held = {run.run_id for run in running}
+        page = self.results / "report" / "index.html"
+        return Status(
+            study=self.plan.study.study,
+            title=self.plan.study.title,
+            num_runs=len(self.plan.runs),
+            ended=dict(Counter(run.status for run in ended.values())),
+            other_plan=sum(not run.of_plan for run in self._seen.values()),
+            running=running,
+            failed=list(self._failed([run_id for run_id in left if run_id not in held])),
+            seconds_left=seconds,
+            why_unknown=why,
+            working=working,
+            page=page.as_posix() if page.is_file() else None,
+        )
+
+    def _ended(self) -> Iterator[tuple[str, _Ended]]:
+        for run_id, spec in self.plan.runs.items():
+            path = self.results / "runs" / run_id / "record.json"
+            try:
+                at = path.stat().st_mtime
+            except OSError:
+                self._seen.pop(run_id, None)
+                continue
+            seen = self._seen.get(run_id)
+            if seen is None or seen.at != at:
+                record = made.read(path)
+                if not record:  # cut, or written just now
+                    continue
+                wall_s = (record.get("clock") or {}).get("wall_s") or 0.0
+                of_plan = record.get("spec") == spec.model_dump(mode="json")
+                seen = _Ended(str(record.get("status")), wall_s, at, of_plan)
+                self._seen[run_id] = seen
+            if seen.of_plan:
+                yield run_id, seen
+
+    def _running(self, left: Sequence[str]) -> Iterator[Running]:
+        for run_id in left:
+            lock = self.results / "runs" / run_id / ".lock"
+            if is_held(lock):
+                yield Running(run_id, max(time.time() - lock.stat().st_mtime, 0.0))
+
+    def _failed(self, left: Sequence[str]) -> Iterator[Failed]:
+        logs = self.results / "logs"
+        for run_id in left:
+            if why := _last_line(logs / f"{run_id}.log"):
+                yield Failed(run_id, (logs / f"{run_id}.log").as_posix(), why)
+        others = {f"pretrain-{name}": f"models/{name}/config.json" for name in self.plan.models}
+        for job, product in (OTHER_JOBS | others).items():
+            why = _last_line(logs / f"{job}.log")
+            if why and not (self.results / product).exists():
+                yield Failed(job, (logs / f"{job}.log").as_posix(), why)
+
+    def _seconds_left(
+        self, ended: Mapping[str, _Ended], left: Sequence[str], *, working: bool
+    ) -> tuple[float | None, str | None]:
+        """By the estimates, at the pace of this pipeline, or of all runs that have ended."""
+        told = made.read(self.results / "estimates.json").get("runs", {})
+        seconds = {run_id: _seconds(told.get(run_id)) for run_id in self.plan.runs}
+        if not left:
+            return 0.0, None
+        expected = _sum(seconds, left)
+        if expected is None:
+            return None, "the plan has no estimate of it" if told else "no plan has been made yet"
+        known = [run_id for run_id in ended if seconds[run_id]]
+        if working:
+            began = (self.results / ".lock").stat().st_mtime
+            done_here = _sum(seconds, [run_id for run_id in known if ended[run_id].at >= began])
+            if done_here and done_here > LEAST_SHARE * (expected + done_here):
+                return expected * (time.time() - began) / done_here, None
+        estimated = _sum(seconds, known)
+        took = sum(ended[run_id].wall_s for run_id in known)
+        return expected * (took / estimated if estimated else 1.0), None
+
+
+def _seconds(estimate: Mapping[str, Any] | None) -> float | None:
+    """Of an estimate, what the run will take; what will not be launched takes nothing."""
+    estimate = estimate or {}
+    if estimate.get("fit") in ("does not fit", "too few devices"):
+        return 0.0
+    return estimate.get("seconds")
+
+
+def _sum(seconds: Mapping[str, float | None], runs: Sequence[str]) -> float | None:
+    """None where one of them is not known."""
+    found = [value for value in (seconds[run] for run in runs) if value is not None]
+    return sum(found) if len(found) == len(runs) else None
+
+
+def _last_line(log: Path) -> str | None:
+    """The last line of a log that says anything; None if nothing."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return None
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)

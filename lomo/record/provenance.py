@@ -1,0 +1,400 @@
+"""Where a record comes from: code, packages, device, and who else was on it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from lomo import engines, methods
+from lomo.engines.launch import is_rank
+from lomo.record.clock import process_age_s
+from lomo.record.schema import Device, Provenance
+from lomo.specs import MeasureSpec, TrainSpec
+from lomo.tasks import registry as tasks
+from lomo.tasks.entry import outside, points
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "deepspeed",
+    "lomo-optim",
+    "lm-eval",
+    "snakemake",
+    "pandas",
+    "numpy",
+)
+
+# Modules that tell, check or store, but define no number: what they pass on is in the spec.
+NOT_DEFINING = frozenset(
+    {
+        "lomo.cli",
+        "lomo.system.command",
+        "lomo.study.config",
+        "lomo.engines",
+        "lomo.engines.launch",
+        "lomo.errors",
+        "lomo.system.files",
+        "lomo.study.inputs",
+        "lomo.system.interrupts",
+        "lomo.system.lock",
+        "lomo.methods",
+        "lomo.methods.peers",
+        "lomo.model.registry",
+        "lomo.system.outside",
+        "lomo.study.plan",
+        "lomo.system.process",
+        "lomo.system.waiting",
+        "lomo.record.provenance",
+        "lomo.record.schema",
+        "lomo.study.refusals",
+        "lomo.run.execute",
+        "lomo.specs",
+        "lomo.system.strict",
+        "lomo.methods.support",
+        "lomo.tasks.registry",
+        "lomo.record.tracking",
+        "lomo.typed",
+        "lomo.record.wandb_runs",
+        "lomo.pipeline.warm",
+    }
+)
+ENTRY = {
+    "train": "lomo.run.train",
+    "measure": "lomo.run.measure",
+    "predict": "lomo.memory.predicted.study",
+    "step": "lomo.memory.predicted.steps",
+    "fits": "lomo.memory.asked.fits",
+    "pretrain": "lomo.run.pretrain",
+    "generate": "lomo.tasks.miniature",
+    "analysis": "lomo_analysis.cli",
+}
+
+
+def fingerprint(
+    kind: str, method: str | None = None, task: str | None = None, engine: str | None = None
+) -> str:
+    """Hash of the sources that define the numbers of a run, comments and docstrings left out.
+
+    `kind` is one of ENTRY. The sources are the modules of its package that the kind's entry
+    module and the method's module import, directly or not. A touched comment changes nothing; an
+    edited update rule changes exactly the methods that use it, an edited prompt the runs of its
+    task.
+    """
+    roots = [ENTRY[kind], *([methods.module_name(method)] if method else [])]
+    roots += [engines.MODULES[engine]] if engine else []
+    # Of a task from outside its entry, too, says what its documents are.
+    roots += [outside(task).module] if task and task in points() else []
+    digest = hashlib.sha256()
+    # What the modules are called, and where they lie, defines no number.
+    for meaning in sorted(_meaning(name) for name in _closure(roots)):
+        digest.update(meaning.encode())
+    if kind == "analysis":
+        package = _file("lomo_analysis")
+        assert package is not None, "lomo_analysis is not installed"
+        folder = package.parent
+        for path in sorted([*folder.glob("paper/*.csv"), *folder.glob("templates/*")]):
+            digest.update(path.read_bytes())
+    if task:
+        lines = tasks.prompt_of(task).read_text(encoding="utf-8").splitlines()
+        digest.update("\n".join(line for line in lines if not line.startswith("#")).encode())
+    return digest.hexdigest()[:16]
+
+
+def _closure(roots: list[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in NOT_DEFINING:
+            found.add(name)
+            waiting.extend(_imports(name))
+    return found
+
+
+@cache
+def _tree(name: str) -> ast.Module:
+    file = _file(name)
+    assert file is not None, name
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """A tree's statements, wherever. Expressions hold none, and are most of it."""
+    waiting = [tree]
+    while waiting:
+        yield (node := waiting.pop())
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, block, ())
+
+
+@cache
+def _file(name: str) -> Path | None:
+    """The source of a module, or None if there is no such module.
+
+    Only the top package is asked for by importlib: for `lomo.optim.lomo` it would import
+    `lomo.optim`, and torch with it, which costs every start of the pipeline seconds.
+    """
+    top, *rest = name.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    folders = [Path(folder, *rest) for folder in spec.submodule_search_locations or []]
+    files = [file for f in folders for file in (f / "__init__.py", f.with_suffix(".py"))]
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def _imports(name: str) -> frozenset[str]:
+    """Modules of the same package that a module imports, wherever in it."""
+    package = name.split(".")[0]
+    names: set[str] = set()
+    for node in _statements(_tree(name)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, name)
+            if base.split(".")[0] == package:
+                names.update(_origin(base, alias.name) for alias in node.names)
+    return frozenset(n for n in names if n.startswith(f"{package}.") and _file(n))
+
+
+def _absolute(node: ast.ImportFrom, name: str) -> str:
+    """The module that a `from ... import` in module `name` names, without leading dots."""
+    if not node.level:
+        return node.module or ""
+    parts = name.split(".")
+    above = parts[: len(parts) - node.level + _is_package(name)]
+    return ".".join([*above, *([node.module] if node.module else [])])
+
+
+def _origin(base: str, wanted: str) -> str:
+    """The module that `from base import wanted` gets its name from.
+
+    A package that only passes a name on defines nothing: `from lomo.optim import Lomo` depends on
+    lomo.optim.lomo, and not on all optimizers that lomo/optim/__init__.py also imports.
+    """
+    if _is_package(base):
+        for node in _tree(base).body:
+            if isinstance(node, ast.ImportFrom):
+                source = _absolute(node, base)
+                for alias in node.names:
+                    # A package that imports a module of its own passes on nothing.
+                    if (alias.asname or alias.name) == wanted and source != base:
+                        return _origin(source, alias.name)
+    return f"{base}.{wanted}" if _file(f"{base}.{wanted}") else base
+
+
+def _is_package(name: str) -> bool:
+    file = _file(name)
+    return file is not None and file.name == "__init__.py"
+
+
+@cache
+def _meaning(name: str) -> str:
+    """Hash of what a module says and of what it takes from others of its package."""
+    package = name.split(".")[0]
+    taken = []
+    for node in _statements(_tree(name)):
+        if isinstance(node, ast.ImportFrom):
+            base = _absolute(node, name)
+            if base.split(".")[0] == package:
+                for alias in node.names:
+                    origin = _origin(base, alias.name)
+                    what = "" if origin == f"{base}.{alias.name}" else alias.name
+                    source = "" if origin in NOT_DEFINING else _body(origin)
+                    taken.append(f"{alias.asname or alias.name} {what} {source}")
+    return hashlib.sha256("\n".join([_body(name), *sorted(taken)]).encode()).hexdigest()
+
+
+@cache
+def _body(name: str) -> str:
+    """Hash of a module's syntax tree, without docstrings and imports from its own package.
+
+    Comments are not in a tree anyway. What such an import names may move to another file and mean
+    the same.
+    """
+    package = name.split(".")[0]
+    file = _file(name)
+    if file is None:  # a name that a package makes at run time
+        return name
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in _statements(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = body[0] if body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                body = body[1:]
+        kept = [one for one in body if not _is_own_import(one, name, package)]
+        setattr(node, "body", kept)  # noqa: B010 - not every node has one
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_own_import(node: ast.stmt, name: str, package: str) -> bool:
+    return isinstance(node, ast.ImportFrom) and _absolute(node, name).split(".")[0] == package
+
+
+def fingerprint_of(spec: TrainSpec | MeasureSpec) -> str:
+    """The fingerprint of a run's sources."""
+    task = spec.task if isinstance(spec, TrainSpec) else None
+    return fingerprint(spec.kind, spec.method, task, spec.engine)
+
+
+def read_provenance(spec: TrainSpec | MeasureSpec, device: str) -> Provenance:
+    """The provenance block of a run on `device` ("cpu", "cuda")."""
+    commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    missing = (
+        {} if commit else {"git_commit": "no git repository", "git_dirty": "no git repository"}
+    )
+    return Provenance(
+        fingerprint=fingerprint_of(spec),
+        git_commit=commit or None,
+        git_dirty=bool(dirty) if commit else None,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=dict(_versions()),
+        device=read_device(device, spec.num_devices),
+        started_at=datetime.fromtimestamp(time.time() - process_age_s(), UTC).isoformat(),
+        missing=missing,
+    )
+
+
+def source_facts() -> dict[str, object]:
+    """What a prediction comes from, beside its fingerprint: commit, Python, package versions."""
+    commit = _git("rev-parse", "HEAD")
+    dirty = bool(_git("status", "--porcelain")) if commit else None
+    return {
+        "git_commit": commit or None,
+        "git_dirty": dirty,
+        "python": platform.python_version(),
+        "packages": dict(_versions()),
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            yield name, "not installed"
+
+
+def _git(*arguments: str) -> str | None:
+    return _printed("git", *arguments, timeout_s=10)
+
+
+def _printed(*command: str, timeout_s: float) -> str | None:
+    """What a command prints, or None where it is not there, fails or takes too long."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            command, cwd=here, capture_output=True, text=True, check=True, timeout=timeout_s
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def read_device(device: str, num_devices: int = 1) -> Device:
+    """Facts of the device, with the processes of others that are busy on it."""
+    import torch
+
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        tenants, reason = _cuda_tenants()
+        return Device(
+            kind="cuda",
+            name=properties.name,
+            num_devices=num_devices,
+            memory_bytes=properties.total_memory,
+            num_threads=torch.get_num_threads(),
+            driver=_driver(),
+            co_tenants=tenants,
+            missing={
+                **({"co_tenants": reason} if tenants is None else {}),
+                **({} if _driver() else {"driver": "nvidia-smi gave none"}),
+            },
+        )
+    return Device(
+        kind="cpu",
+        name=_cpu_name(),
+        num_devices=num_devices,
+        memory_bytes=psutil.virtual_memory().total,
+        num_threads=torch.get_num_threads(),
+        driver=None,
+        co_tenants=_cpu_tenants(),
+        missing={"driver": "a CPU has none"},
+    )
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown CPU"
+
+
+def _cpu_tenants() -> list[str]:
+    """Other processes that kept more than a fifth of a core busy during the last 0.1 s."""
+    family = _family()
+    others = [process for process in psutil.process_iter(["name"]) if process.pid not in family]
+    for process in others:
+        _percent(process)
+    psutil.cpu_percent(interval=0.1)
+    return sorted(process.info["name"] for process in others if _percent(process) > 20)
+
+
+def _family() -> set[int]:
+    """The processes of this run: this one, those that started it, and the other ranks."""
+    own = psutil.Process()
+    family = {own.pid, *(parent.pid for parent in own.parents())}
+    started_by = own.parent() if is_rank() else None
+    if started_by is not None:
+        family |= {rank.pid for rank in started_by.children(recursive=True)}
+    return family
+
+
+def _percent(process: psutil.Process) -> float:
+    try:
+        return float(process.cpu_percent())
+    except psutil.Error:
+        return 0.0
+
+
+def _smi(query: str) -> list[str] | None:
+    printed = _printed("nvidia-smi", query, "--format=csv,noheader", timeout_s=20)
+    if printed is None:
+        return None
+    return [line.strip() for line in printed.splitlines() if line.strip()]
+
+
+def _driver() -> str | None:
+    lines = _smi("--query-gpu=driver_version")
+    return lines[0] if lines else None
+
+
+def _cuda_tenants() -> tuple[list[str] | None, str]:
+    lines = _smi("--query-compute-apps=pid,process_name")
+    if lines is None:
+        return None, "nvidia-smi could not be run"
+    family = {str(pid) for pid in _family()}
+    return [line for line in lines if line.split(",")[0] not in family], ""

@@ -1,0 +1,1 @@
+"""Operations, tokens per second, utilisation and energy."""

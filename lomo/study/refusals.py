@@ -1,0 +1,130 @@
+"""What a plan refuses of a section's settings, before any weight is loaded. Imports no torch."""
+
+from __future__ import annotations
+
+from lomo import engines, methods
+from lomo.errors import UserError
+from lomo.methods import support
+from lomo.model.registry import ModelEntry
+from lomo.specs import HyperValue, RunSpec
+from lomo.study.config import Accuracy, TrainSettings
+
+
+def check_grids(section: Accuracy, where: str) -> None:
+    """Refuses a grid, or ranks, that no method of the section would use."""
+    for method in section.methods:
+        methods.check_name(method, where=f"{where}.methods")
+    for method, grid in section.grids.items():
+        methods.check_name(method, where=f"{where}.grids")
+        if method not in section.methods:
+            raise UserError(
+                f"{method} is not among the section's methods",
+                where=f"{where}.grids",
+                allowed=", ".join(section.methods),
+                fix="add it to `methods`, or remove its grid",
+            )
+        for name, values in grid.items():
+            if not values:
+                raise UserError(
+                    "no value to try",
+                    where=f"{where}.grids.{method}.{name}",
+                    fix="give at least one value, or leave the key out for the default",
+                )
+        if section.ranks and "rank" in grid:
+            raise UserError(
+                "is given beside `ranks`, which says the same",
+                where=f"{where}.grids.{method}.rank",
+                fix="leave one of them out",
+            )
+    adapted = [m for m in section.methods if "rank" in methods.describe(m).hyper.model_fields]
+    if section.ranks and not adapted:
+        raise UserError(
+            "no method of the section has a rank",
+            where=f"{where}.ranks",
+            fix="add lora or lora_lomo to `methods`, or remove `ranks`",
+        )
+    settings = section.settings
+    if settings.gradient_accumulation > settings.batch_size:
+        raise UserError(
+            f"{settings.gradient_accumulation} micro-batches of a batch of {settings.batch_size}",
+            where=f"{where}.settings.gradient_accumulation",
+            allowed=f"at most {settings.batch_size}, one example each",
+        )
+
+
+def check_method(method: str, settings: TrainSettings | RunSpec, where: str) -> None:
+    """Refuses an option that the method would have to drop; `where` is its place up to its name."""
+    described = methods.describe(method)
+    if not described.trains:
+        engines.check(settings.engine, settings.num_devices, method, where=where)
+        return
+    engines.check(settings.engine, settings.num_devices, method, where=where)
+    keys = {"max_grad_norm": "max_grad_norm"} if settings.max_grad_norm is not None else {}
+    if getattr(settings, "weight_decay", 0.0) > 0:
+        keys["weight_decay"] = "weight_decay"
+    if getattr(settings, "gradient_accumulation", 1) > 1:
+        keys["gradient_accumulation"] = "gradient_accumulation"
+    if settings.dtype == "float16":
+        keys["float16"] = "dtype"
+    support.check(method, keys, settings.engine, where=where)
+
+
+def check_hyper(
+    method: str,
+    hyper: dict[str, HyperValue],
+    settings: TrainSettings | RunSpec,
+    where: str,
+) -> None:
+    """Refuses hyper-parameters that the other settings contradict."""
+    scope = hyper.get("norm_scope", "global")
+    if scope != "global" and settings.max_grad_norm is None:
+        raise UserError(
+            f"{scope} says which norm is clipped, and max_grad_norm is null",
+            where=f"{where}.norm_scope",
+            fix="give max_grad_norm, or leave norm_scope out",
+        )
+    asked = {
+        option: option
+        for option, neutral in support.NEUTRAL.items()
+        if hyper.get(option, neutral) != neutral
+    }
+    support.check(method, asked, settings.engine, where=f"{where}.")
+
+
+def check_length(entry: ModelEntry, length: int, where: str) -> None:
+    """Refuses more tokens than the model has positions."""
+    positions = entry.num_positions
+    if positions is not None and length > positions:
+        raise UserError(
+            f"{length} tokens are more than {entry.name} has positions",
+            where=where,
+            allowed=f"at most {positions}",
+        )
+
+
+def check_compile(spec: RunSpec, where: str) -> None:
+    """Refuses compiled layers where an engine or a method can't do with them."""
+    if getattr(spec, "compile", "none") == "none":
+        return
+    why = None
+    takes_two = "gradient_accumulation" not in methods.describe(spec.method).honours  # it is fused
+    by_all = spec.max_grad_norm is not None and spec.hyper.get("norm_scope", "global") == "global"
+    if spec.engine == "zero3":
+        why = "ZeRO-3 gathers a layer's parameters by hooks inside what would be compiled"
+    elif spec.hyper.get("update") == "gemm":
+        why = "a compiled layer hands out its gradients: its products can't update weights"
+    elif takes_two and by_all:
+        why = "clipping by the global norm takes two backward passes, and a compiled one runs once"
+    if why is not None:
+        raise UserError(why, where=where, allowed="none", fix="leave compile at `none`")
+
+
+def untrainable(name: str) -> str:
+    """What is wrong with a model of random weights in a run that trains."""
+    return f"{name} has random weights and no tokenizer: there is nothing to train or to score"
+
+
+TRAINABLE = {
+    "allowed": "a model with weights: pretrain, hub or local",
+    "fix": "random weights are for memory and speed: name the model in a measured section",
+}
