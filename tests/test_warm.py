@@ -18,7 +18,7 @@ import pytest
 from lomo.pipeline import warm
 
 ROOT = Path(__file__).parent.parent
-IMPORTS = "from lomo import cli, warm; warm._PRELOADED = ()"
+IMPORTS = "from lomo import cli; from lomo.pipeline import warm; warm._PRELOADED = ()"
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_several_commands_at_once(served: Path) -> None:
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     path = tmp_path / "s"
     code = (
-        "import sys, time; from pathlib import Path; from lomo import warm;"
+        "import sys, time; from pathlib import Path; from lomo.pipeline import warm;"
         f"p = warm.start(Path({str(path)!r}), 1); print(p.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen(
@@ -180,7 +180,7 @@ def test_a_death_is_told(tmp_path: Path, victim: str) -> None:
     """A killed run says by what; a killed warm process leaves the command to run by itself."""
     path, started = tmp_path / "s", tmp_path / "started"
     code = (
-        "import os, time; from pathlib import Path; from lomo import warm;"
+        "import os, time; from pathlib import Path; from lomo.pipeline import warm;"
         "warm._PRELOADED = ();"
         f"main = lambda _: (Path({str(started)!r}).write_text(str(os.getpid())),"
         " time.sleep(30))[1];"
