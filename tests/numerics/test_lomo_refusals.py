@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -342,9 +343,7 @@ def test_state_of_another_kind_of_optimizer() -> None:
 def run_beside_a_copy(code: str, folder: Path) -> None:
     """Runs `code` where `alone` is a copy of lomo/optim by itself."""
     source = Path(lomo.optim.__file__).parent
-    (folder / "alone").mkdir()
-    for file in source.glob("*.py"):
-        (folder / "alone" / file.name).write_text(file.read_text())
+    shutil.copytree(source, folder / "alone", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
 
 
