@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from analysis.cli import main as analysis_main
+
 ROOT = Path(__file__).parent.parent
 # A fenced block: the words after its language say what to do with it.
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -61,11 +63,31 @@ def follow(checkout: Path, block: Block) -> None:
         path.write_text("".join(lines))
 
 
+def results_to_read(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up study's collected results, and the copied analysis under its installed name."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "analysis"))
+    import synthetic
+
+    results = checkout / "results" / "tiny"
+    synthetic.write_results(results, synthetic.plan_of(synthetic.study_dict()))
+    assert analysis_main(["collect", "--results", str(results)]) == 0
+    (checkout / "lomo_analysis").symlink_to(checkout / "analysis")
+
+
 @pytest.mark.parametrize(
     ("recipe", "told"),
-    [("A method", "gradients"), ("A model", "activations"), ("A task", "2 runs in all")],
+    [
+        ("A method", "gradients"),
+        ("A model", "activations"),
+        ("A task", "2 runs in all"),
+        ("A table", ""),
+    ],
 )
-def test_a_recipe_works_as_it_stands(checkout: Path, recipe: str, told: str) -> None:
+def test_a_recipe_works_as_it_stands(
+    checkout: Path, recipe: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if recipe == "A table":
+        results_to_read(checkout, monkeypatch)
     blocks = blocks_of(recipe)
     for block in blocks:
         follow(checkout, block)
@@ -81,3 +103,6 @@ def test_a_recipe_works_as_it_stands(checkout: Path, recipe: str, told: str) -> 
     )
     assert done.returncode == 0, done.stderr
     assert told in done.stdout
+    if recipe == "A table":
+        text = (checkout / "results/tiny/tables/slowest.md").read_text()
+        assert "took longest" in text and text.count("train/") + text.count("measure/") >= 5

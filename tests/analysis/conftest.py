@@ -28,8 +28,8 @@ def loaded() -> set[str]:
         "import analysis, importlib, pkgutil, sys\n"
         "import analysis.cli, analysis.records.collect, analysis.page.tables\n"
         "assert not {'matplotlib', 'scipy.stats'} & set(sys.modules)  # half of a command's time\n"
-        "for module in pkgutil.iter_modules(analysis.__path__):\n"
-        "    module.name == '__main__' or importlib.import_module(f'analysis.{module.name}')\n"
+        "for module in pkgutil.walk_packages(analysis.__path__, 'analysis.'):\n"
+        "    'main' in module.name or importlib.import_module(module.name)\n"
         "print(*sys.modules)"
     )
     command = [sys.executable, "-c", code]
