@@ -20,7 +20,7 @@ from lomo.specs import MeasureSpec
 from lomo.study.config import Study, load_study
 from lomo.study.plan import Plan, make_plan
 from lomo.system.strict import parse, read_yaml
-from tests import test_estimates as told
+from tests.forecast import test_estimates as told
 
 ROOT = Path(__file__).parents[2]
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow").rglob("*.smk"))]

@@ -14,7 +14,7 @@ from lomo.specs import MeasureSpec
 from lomo.study.config import Study
 from lomo.study.machine import GIB, host_bytes
 from lomo.study.plan import make_plan
-from tests.test_estimates import estimate, estimates
+from tests.forecast.test_estimates import estimate, estimates
 
 CARD = Device(
     kind="cuda",

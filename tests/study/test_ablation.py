@@ -19,7 +19,7 @@ from lomo.study.config import Study, load_study
 from lomo.study.plan import Plan, make_plan, read_spec
 from tests.memory.predictions import measured, predicted
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHANGES: dict[str, dict[str, Any]] = {
     "bf16": {"title": "16-bit weights", "dtype": "bfloat16"},
     "recompute": {"activation_checkpointing": True},

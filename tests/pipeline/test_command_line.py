@@ -12,7 +12,7 @@ import pytest
 from lomo.errors import UserError
 from lomo.pipeline.command_line import check_given_config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

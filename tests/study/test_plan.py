@@ -17,7 +17,7 @@ from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.config import Study, load_study
 from lomo.study.plan import Plan, make_plan, read_spec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TASKS = ("rte", "boolq", "wsc", "wic", "multirc", "copa")
 PAPER_MODELS = ("llama-7b", "llama-13b", "llama-30b", "llama-65b")
 

@@ -23,7 +23,7 @@ from lomo.specs import TrainSpec
 from lomo.study.config import Study
 from lomo.study.plan import make_plan
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class FakeRun:

@@ -27,7 +27,7 @@ from lomo.system.files import (
     write_text,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # May write by themselves: they write no file of results, or nothing that must be whole.
 OWN_WRITERS = {
     "lomo/system/files.py",  # all others write by it

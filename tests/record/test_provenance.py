@@ -16,7 +16,7 @@ import pytest
 from lomo.methods import MODULES
 from lomo.record.provenance import ENTRY, _statements
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 TRAIN = {f"train {method}" for method in MODULES}
 MEASURE = {f"measure {method}" for method in MODULES}

@@ -34,7 +34,7 @@ from lomo.study.config import Study, load_study
 from lomo.study.plan import Plan, check_model, make_plan, read_plan, read_spec
 from lomo.tasks.batches import random_batch
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ARCHITECTURE = {
     "model_type": "llama",
     "vocab_size": 320,

@@ -24,7 +24,7 @@ from lomo.study.config import (
 from lomo.study.plan import make_plan, plan_from_config
 from lomo.system.strict import parse, read_yaml
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "models")
 BLOCKS = [Study, Accuracy, TrainSettings, Measure, Generated, ModelEntry, Pretraining]
 HYPER = [methods.describe(name).hyper for name in methods.MODULES]

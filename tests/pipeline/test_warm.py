@@ -17,7 +17,7 @@ import pytest
 
 from lomo.pipeline import warm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 IMPORTS = "from lomo import cli; from lomo.pipeline import warm; warm._PRELOADED = ()"
 
 

@@ -20,7 +20,7 @@ from lomo.study.config import Study
 from lomo.study.plan import make_plan
 from tests.memory.predictions import spec_of
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None,
     reason="torch.compile needs a C++ compiler on a CPU",
