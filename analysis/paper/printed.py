@@ -16,7 +16,7 @@ from lomo.errors import UserError
 
 from ..text.units import number
 
-FOLDER = Path(__file__).parent / "paper"
+FOLDER = Path(__file__).parent
 COLUMNS = ("table", "row", "column", "value", "unit", "page", "note")
 FILES = (
     "table1_memory",

@@ -21,7 +21,7 @@ from lomo.study.plan import Plan
 from lomo.system.files import write_text
 
 # What was measured or predicted, and committed; in a checkout alone.
-PUBLISHED = Path(__file__).parents[1] / "results" / "published"
+PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 NAME = ".made.json"  # of a folder of data or weights
 
 
