@@ -107,8 +107,40 @@ def test_the_protocol_picks_the_trial(
     lomo = find(cells, method="lomo", task="rte")
     assert lomo is not None
     assert (lomo.trial, lomo.accuracy) == (trial, value)
+    assert lomo.run_ids == (f"train/mini/lomo/rte/s42/t{trial}",)
+
+
+def test_one_trial_is_chosen_for_all_seeds(tmp_path: Path) -> None:
+    change = scored(
+        {
+            "/lomo/rte/s1/t0": (0.80, 0.6),
+            "/lomo/rte/s2/t0": (0.80, 0.7),
+            "/lomo/rte/s1/t1": (0.95, 0.9),
+            "/lomo/rte/s2/t1": (0.50, 0.9),
+        }
+    )
+    study = accuracy_study(seeds=[1, 2])
+    lomo = find(
+        accuracy_cells(collected(tmp_path, study, change), "superglue"), method="lomo", task="rte"
+    )
+    assert lomo is not None
+    assert lomo.trial == 0
+    assert lomo.accuracy == pytest.approx(0.65)
+    assert lomo.seeds is not None
+    # Student's t with one degree of freedom: 12.706 standard errors of 0.05.
+    assert lomo.seeds[1] - lomo.seeds[0] == pytest.approx(2 * 12.7062 * 0.05, abs=1e-4)
+
+
+def test_a_failed_trial_is_passed_over_and_told(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        return (
+            synthetic.failed(record, "diverged") if run_id.endswith("/lomo/rte/s42/t0") else record
+        )
+
+    found = collected(tmp_path, accuracy_study(), change)
+    lomo = find(accuracy_cells(found, "superglue"), method="lomo", task="rte")
+    assert lomo is not None
     assert (lomo.trial, lomo.status) == (1, "ok")
-    assert lomo is not None and (lomo.trial, lomo.num_usable_trials) == (0, 1)
     assert any(
         "did not end well or have not run: 1, in 1 cell" in note
         for note in table_superglue(found).notes
