@@ -38,6 +38,7 @@ STUDY = PLAN.study.study
 RUN_IDS = list(PLAN.runs)
 gc.freeze()  # what is imported stays: to look through it again and again is a tenth of a start
 STARTED_AT = time.time()
+PROGRESS = None  # of runs, where some are to be done
 # Nobody has it as input. Snakemake does not look at what has changed of a job behind one that it
 # runs again, so that an edited optimizer would repeat its runs a call too late.
 ESTIMATES = f"results/{STUDY}/estimates.json"
@@ -63,13 +64,15 @@ onstart:
         launched = {job.rule.name for job in workflow.dag.needrun_jobs()}
         if launched & {"train", "measure"} or (STANDING.unestimated and "tables" in launched):
             planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
-        PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
+        if launched & {"train", "measure"}:
+            PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
         if not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
         if planning is not None:
             planning.finish()  # no run starts before; its line is printed
-        PROGRESS.start()
+        if PROGRESS is not None:
+            PROGRESS.start()
     except UserError as error:
         sys.exit(refuse(error))
     except KeyboardInterrupt:
@@ -77,14 +80,16 @@ onstart:
 
 
 onerror:
-    PROGRESS.stop()
+    if PROGRESS is not None:
+        PROGRESS.stop()
     # `quiet: rules` keeps Snakemake from showing them, also where it is told to show failed logs.
     logs = [Path(file) for job in workflow.dag.needrun_jobs() for file in job.log]
     print(failed_logs.tell(logs, since=STARTED_AT), file=sys.stderr, flush=True)
 
 
 onsuccess:
-    PROGRESS.stop()
+    if PROGRESS is not None:
+        PROGRESS.stop()
     # Another target than `all` may have been asked for, beside a report that already stands.
     if any(job.rule.name == "report" for job in workflow.dag.jobs):
         page = f"open results/{STUDY}/report/index.html"
