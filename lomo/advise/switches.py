@@ -47,7 +47,7 @@ def peak_at(
     from lomo.memory.predicted.peaks import PeakByBatch
 
     try:
-        return PeakByBatch(architecture, setting.spec(kind, architecture.name)).about(batch_size)
+        return PeakByBatch(architecture, setting.spec(kind, architecture.name)).once(batch_size)
     except UserError:
         return None
 

@@ -47,22 +47,11 @@ class PeakByBatch:
                 return peak
         return self._whole(batch_size)
 
-    def about(self, batch_size: int) -> int:
-        """The same from that batch alone: cheaper where no other batch is asked for.
-
-        Where a layer more is not one run put in, as with two backward passes, it is read off the
-        line through the peaks of two depths: some kilobytes off, since those are nearly a line.
-        """
-        if not self.unrolls:
-            return self._whole(batch_size)
-        few, more = (self._simulated(batch_size, NUM_LAYERS + beyond) for beyond in (0, 1))
-        if few is None or more is None:
-            return self._whole(batch_size)
-        exact = self._peak(few, more)
-        if exact is not None:
-            return exact
-        low, high = (peak_of(changes, GRANULE_BYTES) for changes in (few, more))
-        return low + (self.architecture.config.num_hidden_layers - NUM_LAYERS) * (high - low)
+    def once(self, batch_size: int) -> int:
+        """The same by simulating that batch itself: cheaper where no other batch is asked for."""
+        steps = self._steps(batch_size)
+        peak = None if steps is None else self._peak(*steps)
+        return self._whole(batch_size) if peak is None else peak
 
     def _at(self, batch_size: int) -> tuple[Changes, ...] | None:
         """The changes of the steps at a batch: of one, and where layers are alike of two depths.
