@@ -81,7 +81,7 @@ def test_a_flip_is_a_step_with_the_flip() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_gpus"), [("lomo", 1), ("adamw", 2)])
 def test_a_clipped_step_of_a_deep_model_is_told_to_the_byte(name: str, num_gpus: int) -> None:
-    """A layer more is not one run put in there, and the peak of few layers tells nothing of many."""
+    """A layer more is not one run put in there, and few layers tell nothing of many."""
     import copy
 
     config = copy.deepcopy(LLAMA.config)
