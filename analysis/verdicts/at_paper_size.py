@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..paper.predicted import Predicted
-from ..paper.predictions import ABSENT, JUNE_2023, TODAY, find, remake
+from ..paper.predictions import ABSENT, JUNE_2023, TODAY, file_of, find, remake
 from ..paper.printed import printed
 from ..paper.reasons import difference, signed, why_memory, why_throughput
 from ..records.collected import Collected
@@ -93,7 +93,7 @@ def _totals(rows: list[_Row], notes: Notes) -> Block:
                 signed(difference(then, target)),
                 row.verdict("total"),
                 _linked(row, GIB.text(row.then.peak_bytes if row.then else None)),
-                GIB.text(today),
+                _of_today(row, today),
                 signed(difference(today, target)),
                 notes.mark(why_memory(row.then) if row.then else []),
             ]
@@ -141,7 +141,7 @@ def paper_throughput(_: Collected) -> Table:
                 _linked(row, GIB.text(then)),
                 signed(difference(then, target)),
                 row.verdict("peak"),
-                GIB.text(today),
+                _of_today(row, today),
                 signed(difference(today, target)),
                 notes.mark(why_throughput(row.then) if row.then else []),
             ]
@@ -219,6 +219,10 @@ def _term(row: Predicted | None, part: str) -> int | None:
 def _files(row: _Row, column: str) -> tuple[str, ...]:
     verdict = row.verdicts.get(column)
     return tuple(verdict.prediction.split()) if verdict else ()
+
+
+def _of_today(row: _Row, size_bytes: int | None) -> Cell:
+    return Cell(GIB.text(size_bytes), predictions=(file_of(row.today),) if row.today else ())
 
 
 def _linked(row: _Row, text: str) -> Cell:
