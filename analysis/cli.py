@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lomo.errors import UserError
 from lomo.record.made import note, page, sources_of
 from lomo.record.provenance import fingerprint
 from lomo.study.plan import Plan, read_plan
 from lomo.system.command import ended
+
+if TYPE_CHECKING:
+    from .records.collected import Collected
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,26 +93,33 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _tables(results: Path, which: Sequence[str] | None) -> None:
     from .page.tables import SECTION_TABLES, TABLES, make_table, tables_of
-    from .records.collected import load
 
     _check_names(which, [*SECTION_TABLES, *TABLES])
-    collected = load(results)
-    for name in which or tables_of(collected):
-        make_table(collected, name)
-    if not which:
-        _note(results, "table", collected.plan)
+    _each(results, "table", which, tables_of, make_table)
 
 
 def _figures(results: Path, which: Sequence[str] | None) -> None:
     from .figures.all import FIGURES, SECTION_FIGURES, figures_of, make_figure
-    from .records.collected import load
 
     _check_names(which, [*SECTION_FIGURES, *FIGURES])
+    _each(results, "figure", which, figures_of, make_figure)
+
+
+def _each(
+    results: Path,
+    command: str,
+    which: Sequence[str] | None,
+    all_of: Callable[[Collected], Iterable[str]],
+    make: Callable[[Collected, str], object],
+) -> None:
+    """Makes those that are named; all of the study where none is, and notes what they are of."""
+    from .records.collected import load
+
     collected = load(results)
-    for name in which or figures_of(collected):
-        make_figure(collected, name)
+    for name in which or all_of(collected):
+        make(collected, name)
     if not which:
-        _note(results, "figure", collected.plan)
+        _note(results, command, collected.plan)
 
 
 def _check_names(which: Sequence[str] | None, known: Sequence[str]) -> None:

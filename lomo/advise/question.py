@@ -15,7 +15,6 @@ from lomo.study.cards import Card, card_of, card_seen
 if TYPE_CHECKING:
     from lomo.model.architecture import Architecture
 
-GIB = 2**30
 # Told where no card is given and none is here: a home, a workstation, and three of a cloud.
 COMMON = ("RTX 3060", "RTX 4090", "L40S", "A100 80GB", "H200")
 
@@ -123,7 +122,7 @@ def _cards(options: argparse.Namespace) -> tuple[list[Card], int, str | None]:
     """The cards, how many of each, and why they are the common ones."""
     if options.gpu is not None:
         return [card_of(options.gpu, where="--gpu")], options.gpus or 1, None
-    from lomo.study.machine import find_machine
+    from lomo.study.machine import GIB, find_machine
 
     here = find_machine("auto")
     if here.kind == "cuda" and here.device_bytes is not None:

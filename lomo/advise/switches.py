@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lomo.advise.rows import Fit, RowKind, Setting
+from lomo.advise.rows import Fit, RowKind, Setting, budget_bytes
 from lomo.errors import UserError
 from lomo.study.cards import CARDS, Card
-from lomo.study.machine import GIB, RESERVE_GIB
 
 if TYPE_CHECKING:
     from lomo.model.architecture import Architecture
@@ -54,12 +53,12 @@ def peak_at(
 
 def smallest_card(peak_bytes: int) -> Card | None:
     """The card of the table with least memory that holds such a peak, None where none does."""
-    enough = [card for card in CARDS if (card.gib - RESERVE_GIB) * GIB >= peak_bytes]
+    enough = [card for card in CARDS if budget_bytes(card.gib) >= peak_bytes]
     return min(enough, key=lambda card: card.gib, default=None)
 
 
 def longest_sequence(
-    fit: Fit, sequence_length: int, budget_bytes: int, positions: int | None
+    fit: Fit, sequence_length: int, budget: int, positions: int | None
 ) -> int | None:
     """The longest sequence that fits alone, None where even one of those asked for does not.
 
@@ -70,7 +69,7 @@ def longest_sequence(
     if fit.next_bytes is None:
         return None
     rise = max(fit.next_bytes - fit.peak_bytes, 1)
-    found = int(sequence_length * (fit.batch_size + (budget_bytes - fit.peak_bytes) / rise))
+    found = int(sequence_length * (fit.batch_size + (budget - fit.peak_bytes) / rise))
     if positions is not None and found >= positions:
         return positions
     unit = int(10 ** max(len(str(found)) - 2, 0))

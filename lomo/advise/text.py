@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lomo.advise import eight_bit, known
 from lomo.advise.answer import Advice, Walls
-from lomo.advise.rows import Row
+from lomo.advise.rows import Row, budget_bytes
 from lomo.advise.sentence import command, sentence, walls
 from lomo.advise.speed import HIGH, LOW, Speed
 from lomo.forecast.duration import SUSTAINED
@@ -202,7 +202,7 @@ def _switches(advice: Advice) -> Table:
         f"{advice.advised.title} at batch {fit.batch_size}, one switch flipped", "GiB", "time"
     )
     table.columns[1].header = "GiB"
-    budget = (advice.question.cards[0].gib - RESERVE_GIB) * GIB
+    budget = budget_bytes(advice.question.cards[0].gib)
     table.add_row("as advised", _gib(fit.peak_bytes), "1", "")
     for switch in advice.switches:
         ratio = "?" if switch.time_ratio is None else f"x {switch.time_ratio:.2f}"

@@ -20,6 +20,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from lomo.study.machine import GIB
 from lomo.system.command import NO, Command
 
 State = Literal["ok", "note", "bad"]
@@ -29,7 +30,6 @@ PROJECT = "lomo-repro"
 LEAST_DISK_BYTES, LEAST_HOST_BYTES = 2**30, 4 * 2**30
 HUB = ("huggingface.co", 443)
 _PATIENCE_S = 3.0
-_GIB = 2**30
 _MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
@@ -146,7 +146,7 @@ def cards() -> Finding:
     if machine.kind != "cuda":
         why = "the driver's tool finds none" if has_gpu() else "no NVIDIA driver here"
         return Finding("cards", "ok", f"none ({why}): studies run on the CPU, in miniature")
-    size = f"{machine.device_bytes / _GIB:.1f} GiB" if machine.device_bytes else "a size not told"
+    size = f"{machine.device_bytes / GIB:.1f} GiB" if machine.device_bytes else "a size not told"
     what = f"{machine.num_devices} x {machine.name}, {size}"
     if "+cpu" in build or not _torch_sees_a_card():
         fix = "install torch's CUDA build: pip install --force-reinstall torch (docs/gpu.md)"
@@ -208,11 +208,9 @@ def memory() -> Finding:
     from lomo.study.machine import host_bytes
 
     size = host_bytes()
-    what = f"{size / _GIB:.1f} GiB, {os.cpu_count()} cores"
+    what = f"{size / GIB:.1f} GiB, {os.cpu_count()} cores"
     if size < LEAST_HOST_BYTES:
-        fix = (
-            f"the default study takes up to {LEAST_HOST_BYTES / _GIB:.0f} GiB: snakemake --cores 1"
-        )
+        fix = f"the default study takes up to {LEAST_HOST_BYTES / GIB:.0f} GiB: snakemake --cores 1"
         return Finding("memory", "note", what, fix)
     return Finding("memory", "ok", what)
 
@@ -225,10 +223,10 @@ def disk() -> Finding:
             return Finding("disk", "bad", f"{folder} is not writable", fix)
         free = shutil.disk_usage(folder).free
         if free < LEAST_DISK_BYTES:
-            what = f"{free / _GIB:.2f} GiB free in {folder}"
+            what = f"{free / GIB:.2f} GiB free in {folder}"
             return Finding("disk", "bad", what, "make room: 1 GiB is needed")
     free = shutil.disk_usage(Path.cwd()).free
-    return Finding("disk", "ok", f"{free / _GIB:.0f} GiB free here")
+    return Finding("disk", "ok", f"{free / GIB:.0f} GiB free here")
 
 
 def locks() -> Finding:
