@@ -35,6 +35,7 @@ COMMANDS = {
     "pretrain": ("lomo.pipeline.products", "make a base model from generated text"),
     "architecture": ("lomo.pipeline.products", "write config.json for random weights"),
     "fetch": ("lomo.pipeline.products", "download what is pinned (network)"),
+    "import": ("lomo.pipeline.products", "make a model folder of a GGUF file"),
     "predictions": ("lomo.pipeline.products", "predict all that a study measures"),
     "wandb": ("lomo.pipeline.products", "write a study's records as offline W&B runs"),
     "reference": ("lomo.study.reference", "write config/README.md's reference anew"),

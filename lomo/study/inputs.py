@@ -40,7 +40,7 @@ def model_folder(entry: ModelEntry, study: str) -> str:
     """The folder with the model's weights, where the pipeline makes or finds it."""
     if entry.path is not None:
         return Path(entry.path).as_posix()
-    if entry.weights == "hub":
+    if entry.weights in ("hub", "package"):
         return f"resources/models/{entry.name}"
     return f"results/{study}/models/{entry.name}"
 
@@ -52,7 +52,8 @@ def model_files(entry: ModelEntry, study: str) -> list[str]:
         weights = weight_files(Path(folder), where=folder)
         names = [path.as_posix() for path in weights]
         return [f"{folder}/config.json", f"{folder}/tokenizer.json", *names]
-    last = {"hub": "fetched.json", "pretrain": "model.safetensors", "random": "config.json"}
+    fetched = {"hub": "fetched.json", "package": "fetched.json"}
+    last = {**fetched, "pretrain": "model.safetensors", "random": "config.json"}
     return [f"{folder}/{last[entry.weights]}"]
 
 
