@@ -70,6 +70,8 @@ def as_text(status: Status) -> str:
     ]
     if status.other_plan:
         lines.append(f"           {status.other_plan} of another plan, to be made again")
+    if status.num_bases:
+        lines.append(f"  bases    {status.num_bases_made} of {status.num_bases} base models made")
     for run in status.running:
         lines.append(f"  running  {run.run_id}, for {duration(run.seconds)}")
     for failed in status.failed[:_NUM_FAILED]:

@@ -20,6 +20,7 @@ from lomo.study.inputs import data_folder, gpus_a_run, model_files, task_files
 from lomo.pipeline.jobs import settle_jobs, settle_place
 from lomo.system.lock import hold
 from lomo.study.plan import plan_from_config
+from lomo.model.registry import with_random_weights
 from lomo.pipeline.progress import Progress
 from lomo.record.provenance import fingerprint, fingerprint_of
 from lomo.pipeline.command_line import as_typed
@@ -130,7 +131,8 @@ def model_of(wildcards):
     """The files of the run's model."""
     hold_triggers()
     make_again_what_does_not_stand()
-    return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
+    run = PLAN.runs[wildcards.run]
+    return model_files(PLAN.models[run.model], STUDY, getattr(run, "seed", None))
 
 
 def data_of(wildcards):
