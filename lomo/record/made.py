@@ -70,7 +70,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def origin_of(folder: Path, weights_sha256: str | None) -> dict[str, Any]:
-    """What a model's folder tells of where its weights are from; {} if it tells of other weights."""
+    """What a model's folder tells of where these weights are from; {} where it tells nothing."""
     told = (read(folder / name) for name in ORIGINS)
     ours = [note for note in told if note.pop("weights_sha256", None) == weights_sha256 and note]
     return {name: value for note in ours for name, value in note.items()}
