@@ -20,7 +20,7 @@ from lomo.model.gguf.source import read_source
 from lomo.model.registry import ModelEntry, local_entry
 from lomo.model.weights import weights_sha256
 from lomo.system.files import read_text, whole, write_text
-from lomo.system.process import quieten
+from lomo.system.processes import quieten
 from lomo.tasks.superglue import GIVEN, TASKS, read_documents
 
 SUPERGLUE_URL = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{name}.zip"
