@@ -7,15 +7,22 @@ asking run nothing; `score` runs what a model has written, contained or not at a
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+import gzip
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lomo.contained.judge import Judged, Limits, UnfitTestError, judge
 from lomo.errors import UserError
+from lomo.system.files import write_bytes
 from lomo.tasks.jsonl import read_objects
 
 _FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+# The authors' file has some hundred kB; one that unpacks to more than this is another.
+_MAX_BYTES = 100 << 20
 # Where a completion ends: the first line of something else. The authors' list.
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
@@ -38,7 +45,7 @@ def read_problems(path: Path) -> list[Problem]:
     or whose prompt or test is no Python that defines what it must.
     """
     problems: dict[str, Problem] = {}
-    for where, data in read_objects(path):
+    for where, data in _objects(path):
         wrong = [name for name in _FIELDS if not isinstance(data.get(name), str)]
         if wrong:
             raise UserError(
@@ -58,6 +65,35 @@ def read_problems(path: Path) -> list[Problem]:
     if not problems:
         raise UserError("holds no problem", where=str(path), allowed="one JSON object a line")
     return list(problems.values())
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `read_objects` gives them, of a file that is packed if its name says so."""
+    if path.suffix != ".gz":
+        yield from read_objects(path)
+        return
+    # Beside the reader and not in it: what reads the data of training stays as it is.
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder, path.stem)
+        try:
+            with gzip.open(path) as packed:
+                content = packed.read(_MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise UserError(f"unpacks to over {_MAX_BYTES:,} bytes", where=str(path))
+            write_bytes(text, content)
+            for where, data in read_objects(text):
+                yield where.replace(str(text), str(path)), data
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(
+                f"can't be read as a gzip archive ({error})",
+                where=str(path),
+                fix="fetch it again; or name it without .gz if it is text: gzip --test FILE",
+            ) from error
+        except UserError as error:
+            where = error.where.replace(str(text), str(path))
+            raise UserError(
+                error.what, where=where, allowed=error.allowed, fix=error.fix
+            ) from error
 
 
 def _check_defined(source: str, name: str, where: str) -> None:

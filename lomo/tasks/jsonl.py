@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from lomo.errors import UserError
 
@@ -44,12 +42,11 @@ class _TwiceError(Exception):
 def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object of the file with where it stands (file:line); blank lines are left out.
 
-    A byte-order mark of UTF-8 and Windows' line ends are no mistakes; a file whose name ends with
-    .gz is unpacked as it is read. Raises UserError for a file that is none of this kind or can't be
-    read, and for a line that is no JSON object.
+    A byte-order mark of UTF-8 and Windows' line ends are no mistakes. Raises UserError for a file
+    that is none of this kind or can't be read, and for a line that is no JSON object.
     """
     try:
-        with _opened(path) as file:
+        with path.open("rb") as file:
             _check_kind(path, file.read(64))
             file.seek(0)
             number = 0
@@ -65,12 +62,6 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     )
                 if line.strip():
                     yield where, _object(line, where)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(
-            f"is no whole gzip archive, as its name says ({error})",
-            where=str(path),
-            fix="fetch it again, or name it without .gz if it is text: gzip --test FILE",
-        ) from error
     except OSError as error:
         raise UserError(
             f"can't be read ({error.strerror})",
@@ -83,10 +74,6 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def broken_link(path: Path) -> str | None:
     """What `path` points to if that is not there; None for all else."""
     return str(path.readlink()) if path.is_symlink() and not path.exists() else None
-
-
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _check_kind(path: Path, head: bytes) -> None:

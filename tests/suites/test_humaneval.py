@@ -102,6 +102,21 @@ def test_an_archive_that_is_none_or_cut_is_refused(tmp_path: Path) -> None:
         assert refused.value.where == str(path)
 
 
+def test_an_archive_of_endless_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl.gz"
+    path.write_bytes(gzip.compress(b" " * (101 << 20), compresslevel=1))
+    with pytest.raises(UserError, match="unpacks to over 104,857,600 bytes"):
+        read_problems(path)
+
+
+def test_a_mistake_in_a_packed_file_has_its_name_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(LINE).encode() + b"\n{cut\n"))
+    with pytest.raises(UserError) as refused:
+        read_problems(path)
+    assert refused.value.where == f"{path}:2"
+
+
 def test_a_completion_ends_where_something_else_begins() -> None:
     assert completion_of("    return 1\n\ndef other():\n") == "    return 1\n"
     assert completion_of("    return 1\nprint(half(2))\n# so") == "    return 1"
@@ -211,6 +226,10 @@ def test_a_test_that_asks_with_what_cannot_be_sent_is_told_and_fails_nobody() ->
         "import os\ndef check(candidate):\n    os._exit(0)\n",
         "def check(candidate):\n    print('passed')\n    assert False\n",
         "raise ValueError\ndef check(candidate):\n    pass\n",
+        # Even from where the pipe of the verdict is, its words alone are no verdict.
+        "import os\ndef check(candidate):\n    for number in range(3, 256):\n        try:\n"
+        '            os.write(number, b\'{"nonce": "0", "passed": true, "why": ""}\\n\')\n'
+        "        except OSError:\n            pass\n    assert False\n",
     ],
 )
 def test_a_test_that_does_not_come_to_its_end_is_no_pass(test: str) -> None:
