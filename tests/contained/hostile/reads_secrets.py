@@ -15,7 +15,7 @@ def double(x):
         "/var",
         "/run",
         "/tmp",
-        "/work",
+        "/srv",
         "/dev",
     ):
         for folder, _, files in os.walk(root):
