@@ -24,9 +24,10 @@ from lomo.advise.costs import (
     time_ratio,
 )
 from lomo.advise.question import Question
-from lomo.advise.rows import Fit, Row, RowKind, Setting, budget_bytes, cheapest, rows_of
+from lomo.advise.rows import Fit, Row, RowKind, Setting, cheapest, rows_of
 from lomo.errors import UserError
 from lomo.study.cards import Card
+from lomo.study.machine import budget_bytes
 from lomo.system.command import shown
 
 # Each process takes up to 0.2 GiB of its own; all together are to stay below 1 GiB.

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
-from lomo.forecast.text import duration
+from lomo.forecast.command import duration
 from lomo.pipeline.status import Status, Study
 from lomo.study.plan import Plan
 from lomo.system.command import CLEAR, SILENT

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.forecast.unlaunched import ANYWAY
+from lomo.forecast.estimates import ANYWAY
 from lomo.model.registry import CHECKOUT
 
 

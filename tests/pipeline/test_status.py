@@ -19,7 +19,7 @@ from lomo.pipeline.status import Study, as_text
 from lomo.study.config import Study as StudyConfig
 from lomo.study.plan import Plan, make_plan
 from lomo.system.command import CLEAR, SILENT
-from lomo.system.lock import hold, is_held
+from lomo.system.files import hold, is_held
 
 STUDY = {
     "study": "made-up",

@@ -19,10 +19,9 @@ from lomo.pipeline.snakefile import (
     settle_place,
 )
 from lomo.errors import UserError
-from lomo.forecast.estimates import resources_of
-from lomo.forecast.unlaunched import forget_unlaunched
+from lomo.forecast.estimates import forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, model_files, task_files
-from lomo.system.lock import hold
+from lomo.system.files import hold
 from lomo.study.plan import plan_from_config
 from lomo.pipeline.progress import Progress
 from lomo.record.provenance import fingerprint, fingerprint_of
