@@ -124,7 +124,7 @@ def cheapest(architecture: Architecture, sequence_length: int, num_gpus: int) ->
     """The switches that take least memory and that this model has."""
     from transformers import AutoModelForCausalLM
 
-    from lomo.model.causality import attention_of
+    from lomo.model.causal_lm import attention_of
     from lomo.model.registry import check_head_loss
 
     model_class: Any = AutoModelForCausalLM._model_mapping[type(architecture.config)]

@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lomo.advise import known
-from lomo.advise.answer import Advice, Walls
+from lomo.advise.answer import Advice, Walls, command, sentence, walls
 from lomo.advise.costs import HIGH, LOW, Speed
 from lomo.advise.rows import Row
-from lomo.advise.sentence import command, sentence, walls
 from lomo.forecast.duration import SUSTAINED
 from lomo.study.machine import GIB, RESERVE_GIB, budget_bytes
 

@@ -22,7 +22,7 @@ from lomo.errors import UserError, nearest
 from lomo.system.outside import check_point
 from lomo.system.strict import read_yaml
 from lomo.tasks.entry import TaskFiles, outside, points
-from lomo.tasks.layouts import READ_IN_PARTS
+from lomo.tasks.lines import READ_IN_PARTS
 from lomo.tasks.superglue import TASKS, files_of
 
 FOLDER = Path(__file__).parent

@@ -14,7 +14,7 @@ import pytest
 
 from lomo.cli import main
 from lomo.pipeline import snakefile
-from lomo.pipeline.progress import Progress, line_of
+from lomo.pipeline.snakefile import Progress, line_of
 from lomo.pipeline.status import Study, as_text
 from lomo.study.config import Study as StudyConfig
 from lomo.study.plan import Plan, make_plan

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lomo.errors import UserError
 from lomo.memory.asked import predict as ask
 from lomo.memory.asked.cells import DEFAULT, Cell, Hint, Switches, more_switches, tight_cells
-from lomo.model.causality import attention_of
+from lomo.model.causal_lm import attention_of
 from lomo.study.machine import budget_bytes
 from lomo.system.command import shown
 
