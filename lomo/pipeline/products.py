@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lomo.errors import UserError
 from lomo.system.command import QUIET, Command, json_argument, say
-from lomo.system.process import settle
+from lomo.system.processes import settle
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +138,7 @@ def _wandb_options(parser: argparse.ArgumentParser) -> None:
 def _wandb(options: argparse.Namespace) -> None:
     from lomo.record.belief import read_believed
     from lomo.record.made import note, page, sources_of
-    from lomo.record.wandb_runs import publish
+    from lomo.record.tracking import publish
     from lomo.study.plan import read_plan
 
     plan = read_plan(options.results)

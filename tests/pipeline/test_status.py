@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from lomo.cli import main
-from lomo.pipeline import failed_logs, status_command
+from lomo.pipeline import snakefile
 from lomo.pipeline.progress import Progress, line_of
-from lomo.pipeline.status import Study
+from lomo.pipeline.status import Study, as_text
 from lomo.study.config import Study as StudyConfig
 from lomo.study.plan import Plan, make_plan
 from lomo.system.command import CLEAR, SILENT
@@ -109,7 +109,7 @@ def test_a_record_of_another_plan_is_not_counted(results: Path, plan: Plan) -> N
     record(results, plan, first, wall_s=1.0, seed=43)
     status = Study(results, plan).look()
     assert (status.num_ended, status.other_plan) == (0, 1)
-    assert "1 of another plan" in status_command.as_text(status)
+    assert "1 of another plan" in as_text(status)
 
 
 def test_a_cut_record_is_no_record(results: Path, plan: Plan) -> None:
@@ -144,7 +144,7 @@ def test_what_runs_and_what_failed_is_told_apart(results: Path, plan: Plan) -> N
     assert [job.job for job in status.failed] == [failed, "tables"]
     assert status.failed[0].why == "ValueError: of a test"
     assert not is_held(results / "runs" / running / ".lock")
-    text = status_command.as_text(status)
+    text = as_text(status)
     assert f"running  {running}" in text and "error: no room" in text
 
 
@@ -206,6 +206,6 @@ def test_a_failed_log_is_told_whole_unless_it_is_endless(tmp_path: Path) -> None
     long.write_text("\n".join(f"line {n}" for n in range(1000)))
     old.write_text("of another time")
     os.utime(old, (1, 1))
-    told = failed_logs.tell([short, long, old], since=time.time() - 60)
+    told = snakefile.failed_logs([short, long, old], since=time.time() - 60)
     assert "line 0\n" in told and "less its first 600 lines" in told and "line 599\n" not in told
     assert "another time" not in told
