@@ -56,7 +56,8 @@ class Status:
     """A study at one moment.
 
     ended: runs that have a record of the present plan, counted by its status. other_plan: runs
-    whose record is of another plan, which are to be made again. seconds_left: None where nothing
+    whose record is of another plan, which are to be made again. num_bases: base models that are
+    trained for the runs, num_bases_made of which stand. seconds_left: None where nothing
     tells; why, in `why_unknown`. working: whether a pipeline holds the study. page: the report,
     None where there is none yet.
     """
@@ -66,6 +67,8 @@ class Status:
     num_runs: int
     ended: Mapping[str, int]
     other_plan: int
+    num_bases: int
+    num_bases_made: int
     running: Sequence[Running]
     failed: Sequence[Failed]
     seconds_left: float | None
@@ -103,6 +106,7 @@ class Study:
         working = is_held(self.results / ".lock")
         seconds, why = self._seconds_left(ended, left, working=working)
         held = {run.run_id for run in running}
+        bases = self.plan.bases()
         page = self.results / "report" / "index.html"
         return Status(
             study=self.plan.study.study,
@@ -110,6 +114,8 @@ class Study:
             num_runs=len(self.plan.runs),
             ended=dict(Counter(run.status for run in ended.values())),
             other_plan=sum(not run.of_plan for run in self._seen.values()),
+            num_bases=len(bases),
+            num_bases_made=sum(map(self._is_made, bases)),
             running=running,
             failed=list(self._failed([run_id for run_id in left if run_id not in held])),
             seconds_left=seconds,
@@ -149,23 +155,34 @@ class Study:
         for run_id in left:
             if why := _last_line(logs / f"{run_id}.log"):
                 yield Failed(run_id, (logs / f"{run_id}.log").as_posix(), why)
-        others = {f"pretrain-{name}": f"models/{name}/config.json" for name in self.plan.models}
+        others = {
+            f"pretrain-{name}-s{seed}": f"models/{name}/{Path(base).name}/model.safetensors"
+            for base, (name, seed) in self.plan.bases().items()
+        }
         for job, product in (OTHER_JOBS | others).items():
             why = _last_line(logs / f"{job}.log")
             if why and not (self.results / product).exists():
                 yield Failed(job, (logs / f"{job}.log").as_posix(), why)
 
+    def _is_made(self, base: str) -> bool:
+        """Whether a base model stands; its folder is told from where the pipeline works."""
+        model, seed = Path(base).parts[-2:]
+        return (self.results / "models" / model / seed / "model.safetensors").is_file()
+
     def _seconds_left(
         self, ended: Mapping[str, _Ended], left: Sequence[str], *, working: bool
     ) -> tuple[float | None, str | None]:
         """By the estimates, at the pace of this pipeline, or of all runs that have ended."""
-        told = made.read(self.results / "estimates.json").get("runs", {})
+        estimates = made.read(self.results / "estimates.json")
+        told = estimates.get("runs", {})
         seconds = {run_id: _seconds(told.get(run_id)) for run_id in self.plan.runs}
         if not left:
             return 0.0, None
         expected = _sum(seconds, left)
         if expected is None:
             return None, "the plan has no estimate of it" if told else "no plan has been made yet"
+        told_bases = estimates.get("bases", {})
+        expected += sum(told_bases.get(b) or 0.0 for b in self.plan.bases() if not self._is_made(b))
         known = [run_id for run_id in ended if seconds[run_id]]
         if working:
             began = (self.results / ".lock").stat().st_mtime
@@ -258,6 +275,8 @@ def as_text(status: Status) -> str:
     ]
     if status.other_plan:
         lines.append(f"           {status.other_plan} of another plan, to be made again")
+    if status.num_bases:
+        lines.append(f"  bases    {status.num_bases_made} of {status.num_bases} base models made")
     for run in status.running:
         lines.append(f"  running  {run.run_id}, for {duration(run.seconds)}")
     for failed in status.failed[:_NUM_FAILED]:

@@ -244,6 +244,7 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
                 "memory_bytes": None,
                 "num_threads": 1,
                 "driver": None,
+                "cpu_capability": "AVX2",
                 "co_tenants": [],
                 "missing": {"memory_bytes": "made up", "driver": "a CPU has none"},
             },

@@ -78,6 +78,25 @@ def test_runs_are_counted_and_the_time_left_told_at_their_pace(results: Path, pl
     assert not status.working and status.page is None
 
 
+def test_base_models_are_counted_and_their_time_is_told(results: Path, plan: Plan) -> None:
+    assert plan.bases() == {"results/made-up/models/tiny-s/s42": ("tiny-s", 42)}
+    estimates = json.loads((results / "estimates.json").read_text())
+    bases = dict.fromkeys(plan.bases(), 100.0)
+    (results / "estimates.json").write_text(json.dumps(estimates | {"bases": bases}))
+    before = Study(results, plan).look()
+    assert (before.num_bases, before.num_bases_made, before.seconds_left) == (1, 0, 140.0)
+    assert "0 of 1 base models made" in as_text(before)
+    weights = results / "models" / "tiny-s" / "s42" / "model.safetensors"
+    log = results / "logs" / "pretrain-tiny-s-s42.log"
+    log.parent.mkdir()
+    log.write_text("error: no text\n")
+    assert [job.job for job in Study(results, plan).look().failed] == ["pretrain-tiny-s-s42"]
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    after = Study(results, plan).look()
+    assert (after.num_bases_made, after.seconds_left, list(after.failed)) == (1, 40.0, [])
+
+
 def test_without_a_run_done_the_estimates_themselves_are_told(results: Path, plan: Plan) -> None:
     assert Study(results, plan).look().seconds_left == pytest.approx(40.0)
     told = {run_id: {"seconds": 10.0, "fit": "does not fit"} for run_id in plan.runs}

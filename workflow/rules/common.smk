@@ -24,6 +24,7 @@ from lomo.forecast.unlaunched import forget_unlaunched
 from lomo.study.inputs import data_folder, gpus_a_run, model_files, task_files
 from lomo.system.lock import hold
 from lomo.study.plan import plan_from_config
+from lomo.model.registry import with_random_weights
 from lomo.pipeline.progress import Progress
 from lomo.record.provenance import fingerprint, fingerprint_of
 
@@ -133,7 +134,8 @@ def model_of(wildcards):
     """The files of the run's model."""
     hold_triggers()
     make_again_what_does_not_stand()
-    return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
+    run = PLAN.runs[wildcards.run]
+    return model_files(PLAN.models[run.model], STUDY, getattr(run, "seed", None))
 
 
 def data_of(wildcards):
