@@ -18,7 +18,7 @@ from typing import Any
 from lomo.contained.judge import Judged, Limits, UnfitTestError, judge
 from lomo.errors import UserError
 from lomo.system.files import write_bytes
-from lomo.tasks.jsonl import read_objects
+from lomo.tasks.lines import read_objects
 
 _FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 # The authors' file has some hundred kB; one that unpacks to more than this is another.
