@@ -20,7 +20,7 @@ from lomo.model.architecture import (
     entry_architecture,
     without_bytes,
 )
-from lomo.model.matching import check_weights
+from lomo.model.weights import check_weights
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.machine import GIB, Machine, Speed
 from lomo.study.plan import Plan

@@ -9,7 +9,7 @@ from lomo.model.checkpoint import weight_files
 from lomo.model.registry import ModelEntry, looked_from
 from lomo.study.config import Study
 from lomo.study.machine import has_gpu
-from lomo.tasks.jsonl import broken_link
+from lomo.tasks.lines import broken_link
 from lomo.tasks.superglue import GIVEN, check_splits, files_of, find_file
 
 SPLITS = ("train", "val")

@@ -145,9 +145,8 @@ def _dequantised(alone: Path, config: Any, source: Source) -> dict[str, torch.Te
     from transformers import AutoModelForCausalLM, GgufConfig
 
     where = str(source.path)
-    loader: Any = AutoModelForCausalLM
     try:
-        model, info = loader.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             alone,
             gguf_file=_LINK,
             config=config,
@@ -162,6 +161,7 @@ def _dequantised(alone: Path, config: Any, source: Source) -> dict[str, torch.Te
         raise UserError(
             f"transformers can't load its weights: {first_line(error)}", where=where, fix=_OTHER
         ) from error
+    model, info = loaded  # with output_loading_info
     lacking = sorted(info["missing_keys"])
     if lacking:
         raise UserError(f"lacks {', '.join(lacking[:4])}", where=where)
