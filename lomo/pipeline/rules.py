@@ -12,7 +12,7 @@ from typing import Any
 
 from lomo.errors import UserError
 from lomo.system.command import QUIET, SILENT, Command, json_argument, say, say_aside
-from lomo.system.processes import settle
+from lomo.system.processes import quieten, settle
 
 
 def _list_options(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +187,7 @@ def _fetch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
+    quieten()  # a bar in a log is one long line
     from lomo.model import fetch
     from lomo.model.registry import ModelEntry
     from lomo.system.strict import parse

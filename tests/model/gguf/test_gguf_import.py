@@ -149,6 +149,10 @@ BROKEN: dict[str, tuple[Callable[[Write], Path], str]] = {
         lambda write: write(extra={"rope_freqs.weight": torch.ones(8)}),
         "a part of the model would be lost",
     ),
+    "biases that its config has not": (
+        lambda write: write(extra={"blk.0.attn_q.bias": torch.ones(64)}),
+        "a part of the model would be lost",
+    ),
     "a tensor too few": (lambda write: write(without="blk.1.ffn_up.weight"), "lacks model.layers"),
     "no tokenizer": (
         lambda write: write(told={"tokenizer.ggml.model": None}),
