@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 
 from lomo.record import schema as record
 
 Phase = Literal["load", "compile", "train", "evaluate", "save"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class Clock:
@@ -41,8 +42,16 @@ class Clock:
 
     @property
     def wall_s(self) -> float:
-        """Seconds since the process was created."""
+        """Seconds since the process was created, and those of earlier ones that are carried on."""
         return time.perf_counter() - self._started
+
+    def carry_on(self, before: record.Clock) -> None:
+        """Counts on from the clock of an earlier process, which did the work so far."""
+        self._charge()
+        for phase in PHASES:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + getattr(before, f"{phase}_s")
+        self._seconds[None] = self._seconds.get(None, 0.0) + before.other_s
+        self._started -= before.wall_s
 
     def loaded(self) -> None:
         """Ends the load phase that began with the process."""
@@ -69,9 +78,8 @@ class Clock:
     def read(self) -> record.Clock:
         """All phases as the record holds them; `other_s` is what no phase claimed."""
         self._charge()
-        phases: tuple[Phase, ...] = ("load", "compile", "train", "evaluate", "save")
         return record.Clock(
-            **{f"{phase}_s": self._seconds.get(phase, 0.0) for phase in phases},
+            **{f"{phase}_s": self._seconds.get(phase, 0.0) for phase in PHASES},
             other_s=self._seconds.get(None, 0.0),
             wall_s=self._mark - self._started,
         )

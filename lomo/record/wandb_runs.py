@@ -85,6 +85,10 @@ class WandbRun:
         self._last_step = max(self._last_step, event["step"])
         self._run.log({**numbers, f"{prefix}/of_step": event["step"]}, step=self._last_step)
 
+    def go_on_after(self, step: int) -> None:
+        """Steps up to `step` were told by an earlier process."""
+        self._last_step = max(self._last_step, step)
+
     def finish(self, record: Record | None) -> None:
         """Ends the run, with what the record found."""
         if record is not None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lomo.errors import UserError
 from lomo.system.files import cannot_use, parse_json, read_text
-from lomo.system.interrupts import INTERRUPTED
+from lomo.system.interrupts import INTERRUPTED, Interrupted
 
 NO = 3  # exit code of a question whose answer is no
 QUIET = bool(os.environ.get("LOMO_QUIET"))
@@ -59,6 +59,9 @@ def ended(command: Callable[[], object]) -> int:
         sys.stdout.flush()
     except UserError as error:
         return refuse(error)
+    except Interrupted as interrupted:
+        say_aside(str(interrupted))
+        return interrupted.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
