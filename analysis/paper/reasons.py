@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..text.names import PARTS, SUMMED_PARTS, listed
 from ..text.units import GIB, percent
-from .predicted import TERMS, Predicted
+from .predictions import TERMS, Predicted
 from .printed import value, value_text
 
 LARGE = 0.03  # a row that is further off says why

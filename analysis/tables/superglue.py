@@ -10,7 +10,7 @@ from ..paper.printed import value
 from ..records import accuracy
 from ..records.accuracy import AVERAGE
 from ..records.collected import Collected
-from ..records.comparable import why_not_accuracy
+from ..records.comparable import computed_notes, why_not_accuracy
 from ..records.intervals import apart
 from ..text.grid import Block, Cell, Table
 from ..text.names import NOT_RUN, PAPER_TASKS, listed, method_title, status_text, task_title
@@ -169,6 +169,7 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
     notes += _skipped_notes(collected, cells)
     for told in (cut_notes, seen_notes, tie_notes):
         notes += told(collected, SECTION, cells)
+    notes += computed_notes(collected.rows(SECTION))
     if any(cell.status == "not_run" for cell in cells):
         notes.append("An en dash marks what has no record yet.")
     return notes

@@ -12,13 +12,22 @@ from functools import partial
 from typing import TypeVar
 
 from lomo.advise import known
+from lomo.advise.costs import (
+    Model,
+    Speed,
+    Switch,
+    flipped,
+    longest_sequence,
+    peak_at,
+    smallest_card,
+    speed_of,
+    time_ratio,
+)
 from lomo.advise.question import Question
 from lomo.advise.rows import Fit, Row, RowKind, Setting, budget_bytes, cheapest, rows_of
-from lomo.advise.speed import Model, Speed, speed_of, time_ratio
-from lomo.advise.switches import Switch, flipped, longest_sequence, peak_at, smallest_card
 from lomo.errors import UserError
 from lomo.study.cards import Card
-from lomo.system.waiting import shown
+from lomo.system.command import shown
 
 # Each process takes up to 0.2 GiB of its own; all together are to stay below 1 GiB.
 MOST_PROCESSES = 3
@@ -195,7 +204,7 @@ def _enough_cards(
 
 def _in_parallel(work: Mapping[str, Callable[[], Found]], progress: bool) -> dict[str, Found]:
     """Does each piece, in forked processes; the results by name."""
-    from lomo.system import forked
+    from lomo.system import processes
 
     names = list(work)
 
@@ -207,7 +216,7 @@ def _in_parallel(work: Mapping[str, Callable[[], Found]], progress: bool) -> dic
     gc.freeze()  # what is shared is not looked through, and so not copied, by each process
     gc.disable()  # a tenth of the time; each piece is cleaned up behind
     num_processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
-    arriving = forked.results(do, len(names), num_processes)
+    arriving = processes.results(do, len(names), num_processes)
     try:
         named = shown(arriving, len(names), lambda result: result[0], progress=progress)
         return dict(result for _, result in named)

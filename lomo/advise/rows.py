@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lomo import methods
-from lomo.advise import eight_bit
+from lomo.advise import known
 from lomo.errors import UserError
 from lomo.specs import MeasureSpec
 from lomo.study.config import Attention, Dtype, Engine, HeadLoss
@@ -219,7 +219,7 @@ def _with_state(
     """The peak by batch, with bitsandbytes' state in place of two 16-bit moments."""
     if not kind.eight_bit:
         return simulated
-    less = int((4 - eight_bit.state_bytes()[0]) * num_parameters)
+    less = int((4 - known.state_bytes()[0]) * num_parameters)
     return lambda batch_size: simulated(batch_size) - less
 
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from lomo.advise.answer import Advice
-from lomo.advise.switches import CLIPPED, smallest_card
+from lomo.advise.costs import CLIPPED, smallest_card
 
 # Why this row: what follows its name.
 WHY = {

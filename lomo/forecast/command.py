@@ -14,7 +14,7 @@ from lomo.errors import UserError
 from lomo.study.cards import card_of
 from lomo.study.machine import Machine, find_machine, given_machine
 from lomo.system.command import Command, say_aside
-from lomo.system.process import settle
+from lomo.system.processes import settle
 
 if TYPE_CHECKING:
     from lomo.study.plan import Plan

@@ -15,6 +15,7 @@ from typing import Any
 
 from lomo.errors import UserError
 from lomo.memory.predicted.closed_form import BYTES
+from lomo.model.registry import ModelEntry
 from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
 from lomo.speed.flops import backwards_per_step, hardware_flops_per_step
 from lomo.study.cards import peak_flops_per_s
@@ -76,6 +77,26 @@ def run_seconds(
     step = _step_seconds(run, sizes, machine, rate, run.batch_size, run.sequence_length)
     # The metered step takes up to three times as long.
     return None if step is None else start + step * (run.num_warmup_steps + run.num_timed_steps + 3)
+
+
+def base_seconds(entry: ModelEntry, sizes: Sizes, machine: Machine, speed: Speed) -> float | None:
+    """Seconds of a base model's own training, on the host; None where its speed is not known."""
+    plan, rate = entry.pretrain, speed.flops_per_s.get("float32")
+    if plan is None or rate is None or machine.kind != "cpu":
+        return None
+    try:
+        flops = hardware_flops_per_step(
+            sizes.config,
+            num_parameters=sizes.num_parameters,
+            num_trainable_parameters=sizes.num_parameters,
+            batch_size=plan.batch_size,
+            sequence_length=plan.sequence_length,
+            activation_checkpointing=False,
+            attention="sdpa",
+        )
+    except ValueError:
+        return None
+    return START_S["cpu"] + plan.num_steps * (flops / rate + _host_seconds(sizes))
 
 
 def _training_seconds(run: TrainSpec, sizes: Sizes, machine: Machine, rate: float) -> float | None:

@@ -53,6 +53,10 @@ class Estimates(Strict):
     speed: Speed
     download_bytes: int = Field(description="weights that are fetched, once")
     runs: dict[str, Estimate]
+    bases: dict[str, float | None] = Field(
+        default_factory=dict,
+        description="seconds of each base model's own training, by folder; null where unknown",
+    )
 
     @property
     def disk_bytes(self) -> int:

@@ -44,9 +44,17 @@ def plan_line(plan: Plan, estimates: Estimates) -> str:
         fits = "what fits is not known"
     return (
         f"plan of {plan.study.study} on {_machine(machine)}: {len(runs)} runs, {memory}, {fits}; "
-        f"{duration(_sum(launched))} for what fits, one run after the other; "
-        f"{_gib(estimates.disk_bytes)} GiB of disk" + _slow(plan, estimates)
+        f"{duration(_sum(launched))} for what fits, one run after the other"
+        f"{_bases(estimates)}; {_gib(estimates.disk_bytes)} GiB of disk" + _slow(plan, estimates)
     )
+
+
+def _bases(estimates: Estimates) -> str:
+    """The base models that are trained before the runs, and how long that takes."""
+    if not estimates.bases:
+        return ""
+    num, seconds = len(estimates.bases), _sum(list(estimates.bases.values()))
+    return f", after {duration(seconds)} for {num} base model{'s' if num > 1 else ''}"
 
 
 def _slow(plan: Plan, estimates: Estimates) -> str:

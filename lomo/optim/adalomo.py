@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .arithmetic.clipping import NormScope
 from .arithmetic.rounding import Rounding, generator_for, write_rounded_
+from .arithmetic.scaling import NormScope
 from .arithmetic.tensors import SIXTEEN_BIT, chunks, norm_of
 from .fused_backward import FusedBackward
 from .guards.checks import require_positive

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .arithmetic.clipping import NormScope
 from .arithmetic.rounding import Rounding
+from .arithmetic.scaling import NormScope
 from .arithmetic.sgd_step import sgd_step_
 from .arithmetic.tensors import SIXTEEN_BIT
 from .fused_backward import FusedBackward

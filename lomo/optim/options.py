@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .arithmetic.clipping import GradientNorms, NormScope, clip_coefficient, require_scope
-from .arithmetic.loss_scale import LossScale
 from .arithmetic.rounding import Rounding, Stream, require_rounding
+from .arithmetic.scaling import GradientNorms, LossScale, NormScope, clip_coefficient, require_scope
 from .arithmetic.tensors import SIXTEEN_BIT
 from .guards.second_pass import SecondPass
 from .hooks import Mode, Slot

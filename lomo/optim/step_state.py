@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .arithmetic.loss_scale import LossScale
+from .arithmetic.scaling import LossScale
 from .guards.checks import require_group_options, require_non_negative
 from .state import ExactStateOptimizer
 

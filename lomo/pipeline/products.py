@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lomo.errors import UserError
 from lomo.system.command import QUIET, Command, json_argument, say
-from lomo.system.process import settle
+from lomo.system.processes import settle
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,9 @@ def _data(options: argparse.Namespace) -> None:
 def _pretrain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spec", required=True, help="the model's registry entry as JSON")
     parser.add_argument("--text", type=Path, required=True, help="pretraining text")
+    parser.add_argument(
+        "--seed", type=int, required=True, help="of weights and order of text: that of the runs"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
 
 
@@ -56,10 +59,11 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     with exclusive(options.out.with_name(f".{options.out.name}.lock")) as waited:
         if not (waited and (options.out / "model.safetensors").is_file()):
-            loss = make_base_model(entry, options.text, options.out, progress=not QUIET)
+            seed = options.seed
+            loss = make_base_model(entry, options.text, options.out, seed=seed, progress=not QUIET)
             spec = entry.model_dump(mode="json")
-            note_folder(options.out, spec=spec, code=fingerprint("pretrain"))
-            say(f"pretrained {entry.name}  loss {loss:.3f}")
+            note_folder(options.out, spec=spec, seed=seed, code=fingerprint("pretrain"))
+            say(f"pretrained {entry.name} of seed {seed}  loss {loss:.3f}")
 
 
 def _architecture_options(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +142,7 @@ def _wandb_options(parser: argparse.ArgumentParser) -> None:
 def _wandb(options: argparse.Namespace) -> None:
     from lomo.record.belief import read_believed
     from lomo.record.made import note, page, sources_of
-    from lomo.record.wandb_runs import publish
+    from lomo.record.tracking import publish
     from lomo.study.plan import read_plan
 
     plan = read_plan(options.results)

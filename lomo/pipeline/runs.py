@@ -9,7 +9,7 @@ from typing import Any
 
 from lomo.errors import UserError
 from lomo.system.command import SILENT, Command, json_argument, say, say_aside
-from lomo.system.process import settle
+from lomo.system.processes import settle
 
 
 def _list_options(parser: argparse.ArgumentParser) -> None:

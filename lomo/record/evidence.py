@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from lomo.record.clock import NUM_WARMUP_STEPS, TimedStep, summarise
 from lomo.record.schema import Record
-from lomo.record.throughput import NUM_WARMUP_STEPS, TimedStep, summarise
 from lomo.specs import MeasureSpec, TrainSpec
 
 SAMPLES, HISTORY = "samples.jsonl", "history.jsonl"

@@ -16,15 +16,13 @@ from lomo.engines.single import Single
 from lomo.engines.step import StepResult, training_step
 from lomo.methods import Prepared
 from lomo.model.weights import load_tokenizer, num_rows
-from lomo.record.clock import Clock
+from lomo.record.clock import NUM_WARMUP_STEPS, Clock, TimedStep, after_warmup, summarise
 from lomo.record.schema import Training
-from lomo.record.throughput import NUM_WARMUP_STEPS, TimedStep, after_warmup, summarise
 from lomo.record.tracking import History
 from lomo.run import evaluate
 from lomo.run.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.run.prepare import prepare_model
-from lomo.run.resume.checkpoints import FOLDER, Checkpoints
-from lomo.run.resume.origin import origin_of
+from lomo.run.resume.checkpoints import FOLDER, Checkpoints, origin_of
 from lomo.run.resume.sitting import Sitting
 from lomo.run.resume.state import Best, Progress, TrainingState, restore_generators
 from lomo.specs import TrainSpec

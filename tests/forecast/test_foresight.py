@@ -23,7 +23,9 @@ CARD = Device(
     memory_bytes=24 * GIB,
     num_threads=1,
     driver="made up",
+    cpu_capability=None,
     co_tenants=[],
+    missing={"cpu_capability": "the device is no CPU"},
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis.paper.predicted import Predicted, read_predictions
+from analysis.paper.predictions import Predicted, read_predictions
 from analysis.paper.reasons import difference, printed_number, printed_term
 from lomo.errors import UserError
 from lomo.memory.predicted.study import NUM_DEVICES, TABLE_1, asked_of_june_2023

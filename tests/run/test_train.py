@@ -245,7 +245,7 @@ def test_examples_of_test_that_are_trained_on_are_counted(
 def test_skipped_steps_are_counted(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lomo.optim.arithmetic.clipping import GradientNorms
+    from lomo.optim.arithmetic.scaling import GradientNorms
 
     monkeypatch.setattr(GradientNorms, "read", lambda *_: float("inf"))
     record = run(spec_of(plan, "lomo"), tmp_path)

@@ -35,7 +35,7 @@ OWN_WRITERS = {
     "lomo/forecast/command.py",  # a log
     "lomo/record/tracking.py",  # a history, line by line
     "lomo/engines/launch.py",  # torchrun's file of errors
-    "lomo/memory/measured/host.py",  # /proc
+    "lomo/memory/measured/counters.py",  # /proc
     "analysis/page/publish.py",  # into a folder that `whole` renames
 }
 

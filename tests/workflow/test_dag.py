@@ -104,8 +104,9 @@ def test_a_bare_dry_run_plans_the_default_study_by_the_profile(checkout: Path) -
     done = snakemake(checkout, "-n")
     assert "profile profiles/default" in done.stderr
     plan = make_plan(load_study(ROOT / "config" / "tiny.yaml"), source="config/tiny.yaml")
-    made = [entry for entry in plan.models.values() if entry.weights == "pretrain"]
-    expected = {**ALWAYS, **kinds(plan), "generate": 1, "pretrain": len(made)}
+    measured = {spec.model for spec in plan.runs.values() if spec.kind == "measure"}
+    made = {"generate": 1, "pretrain": len(plan.bases()), "random_model": len(measured)}
+    expected = {**ALWAYS, **kinds(plan), **made}
     assert job_counts(done) == expected
 
 

@@ -33,7 +33,7 @@ mini:
     num_attention_heads: 2
     max_position_embeddings: 256
     tie_word_embeddings: false
-  pretrain: {num_steps: 20, batch_size: 4, sequence_length: 32, learning_rate: 0.003, seed: 0}
+  pretrain: {num_steps: 20, batch_size: 4, sequence_length: 32, learning_rate: 0.003}
 """
 STUDY = """
 study: mini

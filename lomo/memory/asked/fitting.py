@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from lomo.errors import UserError
 from lomo.memory.asked import predict as ask
-from lomo.memory.asked.cells import DEFAULT, Cell, Switches
-from lomo.memory.asked.hints import Hint, more_switches, tight_cells
+from lomo.memory.asked.cells import DEFAULT, Cell, Hint, Switches, more_switches, tight_cells
 from lomo.model.causality import attention_of
 from lomo.study.machine import GIB, RESERVE_GIB
-from lomo.system.waiting import shown
+from lomo.system.command import shown
 
 if TYPE_CHECKING:
     from lomo.model.architecture import Architecture
@@ -125,7 +124,7 @@ def _answered(
 ) -> list[list[Cell]]:
     """The cells of each question, in their order."""
     from lomo.memory.predicted import peaks  # noqa: F401 (peaks: else each process imports it)
-    from lomo.system import forked
+    from lomo.system import processes
 
     def work(number: int) -> list[Cell]:
         cells = _cells(questions[number])
@@ -135,7 +134,7 @@ def _answered(
     # What takes longest comes first, so that no process is left alone with it at the end.
     order = sorted(range(len(questions)), key=lambda number: -questions[number].cost)
     found: dict[int, list[Cell]] = {}
-    arriving = forked.results(lambda place: work(order[place]), len(order), num_processes)
+    arriving = processes.results(lambda place: work(order[place]), len(order), num_processes)
     gc.freeze()  # what is imported is no garbage, and looking through it takes long
     try:
         for place, cells in shown(arriving, len(order), _title, progress=progress):

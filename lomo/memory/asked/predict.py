@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lomo.errors import UserError
 from lomo.study.cards import card_of
-from lomo.system.command import QUIET, Command
-from lomo.system.process import quieten
-from lomo.system.waiting import waiting
+from lomo.system.command import QUIET, Command, waiting
+from lomo.system.processes import quieten
 
 if TYPE_CHECKING:
     from lomo.specs import MeasureSpec

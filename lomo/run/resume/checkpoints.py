@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lomo.engines.single import Single
 from lomo.errors import UserError
+from lomo.record.provenance import fingerprint_of
 from lomo.run.resume.state import Progress
 from lomo.run.resume.tensors import TensorFile, Unkept, settle_folder, why_broken, write_tensors
+from lomo.specs import TrainSpec
 from lomo.system.files import cannot_write, whole, write_text
+from lomo.tasks.batches import Example
 
 FOLDER = "checkpoints"  # below the run's
 # Between two saves there is at least so often the time that the last one took: 2 % at most.
 LEAST_WORK_PER_SAVE = 50
+# Of other versions the next step would be another one.
+_COMPUTING = ("torch", "transformers", "peft", "accelerate", "deepspeed", "lm-eval", "numpy")
+# Of the spec: says when is saved, and nothing of what is found.
+_ABOUT_SAVING = {"checkpoint_interval_s"}
 Content = dict[str, Any]
 
 
@@ -198,3 +208,40 @@ def forget(folder: Path) -> None:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def origin_of(
+    spec: TrainSpec,
+    device: str,
+    weights_sha256: str | None,
+    documents: Mapping[str, Sequence[Any]],
+    examples: Iterable[Example],
+) -> dict[str, str]:
+    """Code, spec, weights, data, packages and device of a training, each as a text.
+
+    documents: by split; examples: what is trained on, as tokens.
+    """
+    data = hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode())
+    for example in examples:
+        data.update(repr(example.tokens).encode())
+    return {
+        "fingerprint": fingerprint_of(spec),
+        "spec": spec.model_dump_json(exclude=_ABOUT_SAVING),
+        "weights_sha256": str(weights_sha256),
+        "data": data.hexdigest(),
+        "packages": " ".join(f"{name}={_version(name)}" for name in _COMPUTING),
+        "device": _device(device),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _device(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

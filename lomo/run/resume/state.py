@@ -16,10 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lomo.engines.single import Single
 from lomo.record import schema
-from lomo.record.clock import Clock
-from lomo.record.throughput import TimedStep
+from lomo.record.clock import Clock, TimedStep
 from lomo.record.tracking import History
-from lomo.run.resume.packed import Part, pack, unpack
+from lomo.run.resume.tensors import Part, pack, unpack
 
 
 @dataclass
