@@ -63,13 +63,13 @@ def work(
     prepared = prepare_model(spec, engine, findings, seed=spec.seed)
     lm = evaluate.wrap(prepared.model, encoder, spec, engine.device)
     findings.num_test_seen = num_seen(documents["train"], documents["test"])
-    clock.loaded()
     findings.missing["memory"] = "measured in runs of their own"
 
     sha256 = findings.model.weights_sha256 if findings.model else None
     origin = origin_of(spec, engine.device, sha256, documents, examples)
     training = _training(spec, engine, clock, history, findings, prepared, len(examples))
     sitting = _sitting(spec, training, folder, origin)
+    clock.loaded()
     trainer = _Trainer(spec, findings, sitting, lm, tasks, folder)
     if not prepared.optimizers:
         findings.missing["training"] = findings.missing["throughput"] = "nothing is trained"

@@ -64,11 +64,9 @@ class Sitting:
         if not self._saves:
             return
         agreed = self.training.engine.agreed
-        asked = self._asked.number is not None
-        if agreed(asked or self.checkpoints.is_due):
-            ends = agreed(asked)
+        if agreed(self._asked.number is not None or self.checkpoints.is_due):
             problem = self._save(generator_states(self.training.engine.device))
-            if ends:
+            if agreed(self._asked.number is not None):  # also while it was saved
                 raise self._interrupted(problem)
 
     @contextmanager
