@@ -58,6 +58,7 @@ class TrainSpec(RunSpec):
     schedule: Literal["linear", "constant"]
     eval_batch_size: int = Field(ge=1)
     selection: Literal["dev", "test"]
+    checkpoint_interval_s: float | None = Field(600.0, gt=0)
 
 
 class MeasureSpec(RunSpec):

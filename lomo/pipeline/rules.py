@@ -56,7 +56,13 @@ def _run(options: argparse.Namespace) -> None:
     spec = read_spec(json_argument(options.spec, "--spec"), where="--spec")
     check_model(spec, where="--spec")
     settle(spec.num_threads)
-    from lomo.engines.launch import is_rank, last_words, leave, rank_started_at
+    from lomo.engines.launch import (
+        end_with_launcher,
+        is_rank,
+        last_words,
+        leave,
+        rank_started_at,
+    )
     from lomo.forecast.estimates import record_without_launch
     from lomo.record.clock import Clock
     from lomo.run.execute import execute, finished, launch_ranks
@@ -64,6 +70,7 @@ def _run(options: argparse.Namespace) -> None:
     from lomo.system.files import exclusive
 
     if is_rank():
+        end_with_launcher()
         with last_words():
             done = execute(spec, options.out, Clock(started_at=rank_started_at()))
         if os.environ["RANK"] == "0":

@@ -232,6 +232,8 @@ def _lacking(record: Record) -> Iterator[str]:
         if needed is not None and there != needed:
             verb = "has no" if needed else "has a"
             yield f"{verb} {name}, though the {record.kind} run's status is {record.status}"
+    if record.resumed_at_steps and record.training is None:
+        yield "resumed_at_steps are not empty, though nothing was trained"
     if measured and record.evaluations:
         yield "evaluations are not empty, though a measured run is not scored"
 
@@ -268,7 +270,7 @@ def _claims(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     if isinstance(planned, TrainSpec) and record.status == "ok":
         yield from _scores(record, planned)
     if isinstance(planned, TrainSpec) and record.training is not None:
-        yield from _steps(record.training, planned, well=record.status == "ok")
+        yield from _steps(record.training, planned, record.resumed_at_steps, record.status == "ok")
 
 
 def _ledger(memory: Memory, kind: str) -> Iterator[Claim]:
@@ -312,12 +314,17 @@ def _shares(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     yield Claim("efficiency.energy_j_per_token", token_j, "a step's gives", of_token)
 
 
-def _steps(training: Training, planned: TrainSpec, *, well: bool) -> Iterator[Claim]:
+def _steps(
+    training: Training, planned: TrainSpec, joints: Sequence[int], well: bool
+) -> Iterator[Claim]:
     found = training.num_train_examples
     yield Claim("training.num_train_examples", found, "at most", min(found, planned.num_train))
     for key, most in (("num_cut", found), ("num_skipped_steps", training.num_steps)):
         told = getattr(training, key)
         yield Claim(f"training.{key}", told, "at most", min(told, most))
+    yield Claim("resumed_at_steps", list(joints), "in order", sorted(joints))
+    last = max(joints, default=0)
+    yield Claim("resumed_at_steps", last, "at most", min(last, training.num_steps))
     if well:
         each = math.ceil(found / planned.batch_size)
         yield Claim("training.num_epochs", training.num_epochs, "the plan says", planned.epochs)

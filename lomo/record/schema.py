@@ -264,6 +264,10 @@ class Record(Block):
     clock: Clock
     model: ModelFacts | None
     training: Training | None
+    # Steps after which another process went on with the training, from what an earlier one saved;
+    # and what was saved and could not be gone on from, each with the reason.
+    resumed_at_steps: list[Whole] = Field(default_factory=list)
+    checkpoints_refused: list[str] = Field(default_factory=list)
     evaluations: list[Evaluation]
     # The evaluation that the protocol reports (an element of `evaluations`).
     result: Evaluation | None
