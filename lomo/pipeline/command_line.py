@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from lomo.errors import UserError
 
@@ -33,24 +32,3 @@ def check_given_config(arguments: Sequence[str]) -> None:
             where="--config",
             fix=f"write one: --config {' '.join(map(''.join, entries))}",
         )
-
-
-_TEXT = ("study", "title", "data", "note", "models")
-
-
-def as_typed(config: dict[str, Any], entries: Iterable[str] | None) -> dict[str, Any]:
-    """`config`, with the text of `entries` (key=value) where the study wants text.
-
-    A list of models, [a, b], and a value in quotes are read as YAML.
-    """
-    typed = dict(config)
-    for entry in entries or ():
-        key, _, value = entry.partition("=")
-        value = value.strip()
-        if key not in _TEXT or not value:
-            continue
-        is_list = key == "models" and isinstance(config.get(key), list)
-        is_quoted = value[0] in "\"'" and value[-1] == value[0] and len(value) > 1
-        if not (is_list or is_quoted):
-            typed[key] = value
-    return typed

@@ -10,6 +10,7 @@ from pathlib import Path
 from lomo.pipeline import failed_logs, warm
 from lomo.system import interrupts
 from lomo.study import native_dtype
+from lomo.study.config import as_typed
 from lomo.forecast import command as plan_command
 from lomo.system.command import refuse
 from lomo.pipeline.command_line import check_given_config
@@ -23,7 +24,6 @@ from lomo.study.plan import plan_from_config
 from lomo.model.registry import with_random_weights
 from lomo.pipeline.progress import Progress
 from lomo.record.provenance import fingerprint, fingerprint_of
-from lomo.pipeline.command_line import as_typed
 
 # Named as it is seen from the working folder, where results/ and resources/ are made.
 SOURCE = os.path.relpath(workflow.configfiles[-1])
