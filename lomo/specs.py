@@ -62,6 +62,7 @@ class TrainSpec(RunSpec):
     schedule: Literal["linear", "constant"]
     eval_batch_size: int = Field(ge=1)
     protocol: Protocol
+    checkpoint_interval_s: float | None = Field(600.0, gt=0)
 
     @property
     def selection(self) -> Split:

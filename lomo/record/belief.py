@@ -19,7 +19,7 @@ from lomo.errors import UserError
 from lomo.record import evidence
 from lomo.record.schema import Evaluation, Memory, Record, Training, read_record
 from lomo.specs import MeasureSpec, TrainSpec
-from lomo.system import forked
+from lomo.system import processes
 
 MOST_NAMED = 50  # records in one message
 MANY = 1000  # records, from which on it pays to read them in several processes
@@ -112,7 +112,7 @@ def _read(
 
     num_parts = math.ceil(len(planned) / AT_ONCE)
     num_processes = (os.cpu_count() or 1) if len(planned) >= MANY else 1
-    parts = dict(forked.results(part, num_parts, num_processes))
+    parts = dict(processes.results(part, num_parts, num_processes))
     for number in range(num_parts):
         yield from parts[number]
 
@@ -131,8 +131,9 @@ def _read_one(
         return Read(None, error)
     if found:
         return Read(None, _fault("; ".join(found), path))
-    # Of the same model each says the same, but of the hash of the weights, which is told by itself.
-    facts = record.model.model_dump_json(exclude={"weights_sha256"}) if record.model else None
+    # Of the same model each says the same, but of the weights, whose hash is told by itself.
+    told_apart = {"weights_sha256", "weights_from"}
+    facts = record.model.model_dump_json(exclude=told_apart) if record.model else None
     return Read(keep(record), None, scored_on, None if facts is None else hash(facts))
 
 
@@ -231,6 +232,8 @@ def _lacking(record: Record) -> Iterator[str]:
         if needed is not None and there != needed:
             verb = "has no" if needed else "has a"
             yield f"{verb} {name}, though the {record.kind} run's status is {record.status}"
+    if record.resumed_at_steps and record.training is None:
+        yield "resumed_at_steps are not empty, though nothing was trained"
     if measured and record.evaluations:
         yield "evaluations are not empty, though a measured run is not scored"
 
@@ -267,7 +270,7 @@ def _claims(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     if isinstance(planned, TrainSpec) and record.status == "ok":
         yield from _scores(record, planned)
     if isinstance(planned, TrainSpec) and record.training is not None:
-        yield from _steps(record.training, planned, well=record.status == "ok")
+        yield from _steps(record.training, planned, record.resumed_at_steps, record.status == "ok")
 
 
 def _ledger(memory: Memory, kind: str) -> Iterator[Claim]:
@@ -311,12 +314,17 @@ def _shares(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     yield Claim("efficiency.energy_j_per_token", token_j, "a step's gives", of_token)
 
 
-def _steps(training: Training, planned: TrainSpec, *, well: bool) -> Iterator[Claim]:
+def _steps(
+    training: Training, planned: TrainSpec, joints: Sequence[int], well: bool
+) -> Iterator[Claim]:
     found = training.num_train_examples
     yield Claim("training.num_train_examples", found, "at most", min(found, planned.num_train))
     for key, most in (("num_cut", found), ("num_skipped_steps", training.num_steps)):
         told = getattr(training, key)
         yield Claim(f"training.{key}", told, "at most", min(told, most))
+    yield Claim("resumed_at_steps", list(joints), "in order", sorted(joints))
+    last = max(joints, default=0)
+    yield Claim("resumed_at_steps", last, "at most", min(last, training.num_steps))
     if well:
         each = math.ceil(found / planned.batch_size)
         yield Claim("training.num_epochs", training.num_epochs, "the plan says", planned.epochs)

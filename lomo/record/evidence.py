@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from lomo.record.clock import NUM_WARMUP_STEPS, TimedStep, summarise
 from lomo.record.schema import Record
-from lomo.record.throughput import TimedStep, summarise
 from lomo.specs import MeasureSpec, TrainSpec
 
 SAMPLES, HISTORY = "samples.jsonl", "history.jsonl"
@@ -156,7 +156,13 @@ def _speed(record: Record, steps: Lines, num_tokens: int | None) -> Claims:
         for line in steps
         for tokens in (line["num_tokens"] if num_tokens is None else num_tokens,)
     ]
-    again = summarise(timed, num_warmup_steps=speed.num_warmup_steps, world_size=speed.world_size)
+    joints = record.resumed_at_steps
+    again = summarise(
+        timed,
+        num_warmup_steps=NUM_WARMUP_STEPS if joints else speed.num_warmup_steps,
+        world_size=speed.world_size,
+        resumed_at=joints,
+    )
     for key in type(speed).model_fields:
         # Padding is not in a training's history; a measured run has none.
         if key != "missing" and (key != "padding_fraction" or num_tokens is not None):

@@ -115,6 +115,9 @@ class ModelFacts(Block):
     tied_embeddings: bool
     dtype: str
     weights_sha256: str | None
+    # What the folder's own notes tell of just these weights: hub and revision, package, or GGUF
+    # file with its quantisation; empty where it has none.
+    weights_from: dict[str, Any] = Field(default_factory=dict)
 
 
 class Evaluation(Block):
@@ -262,6 +265,10 @@ class Record(Block):
     clock: Clock
     model: ModelFacts | None
     training: Training | None
+    # Steps after which another process went on with the training, from what an earlier one saved;
+    # and what was saved and could not be gone on from, each with the reason.
+    resumed_at_steps: list[Whole] = Field(default_factory=list)
+    checkpoints_refused: list[str] = Field(default_factory=list)
     evaluations: list[Evaluation]
     # The evaluation that the protocol reports (an element of `evaluations`).
     result: Evaluation | None

@@ -71,6 +71,9 @@ class TrainSettings(Strict):
     engine: Engine = Field("single", description="how the model is spread over devices")
     num_devices: int = Field(1, ge=1, description="devices a run, one process each")
     timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
+    checkpoint_interval_s: float | None = Field(
+        600.0, gt=0, description="seconds between saves that a killed run goes on from; null: never"
+    )
 
 
 class Accuracy(Strict):

@@ -13,8 +13,8 @@ from synthetic_steps import history, num_right, samples, steps_per_epoch
 import lomo.study.plan
 from analysis.cli import main
 from lomo.record import belief
+from lomo.record.clock import TimedStep, summarise
 from lomo.record.schema import Record, write_record
-from lomo.record.throughput import TimedStep, summarise
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.config import Study
 from lomo.study.plan import Plan, make_plan
