@@ -361,7 +361,7 @@ def _scores(record: Record, planned: TrainSpec) -> Iterator[Claim]:
         yield Claim("result (split, epoch, step)", result, "the best evaluation is", picked)
         num_test = sum(e.split == "test" for e in record.evaluations)
         if planned.selection == "dev":
-            yield Claim("evaluations of test", num_test, "under selection: dev", 1)
+            yield Claim("evaluations of test", num_test, "under protocol: sound", 1)
         if trained:
             key = "training.selected_epoch"
             yield Claim(key, trained.selected_epoch, "the best evaluation is of", best.epoch)

@@ -89,6 +89,12 @@ def _samples(record: Record, lines: Lines) -> Claims:
     if result.stderr is not None and number > 1:
         spread = math.sqrt(mean * (1 - mean) / (number - 1))
         yield "result.stderr", result.stderr, "its samples give", spread
+    means = [
+        [total / length for total, length in zip(totals, line["num_tokens"], strict=True)]
+        for totals, line in zip(likelihoods, lines, strict=True)
+    ]
+    told = [line["acc_token_mean"] for line in lines]
+    yield "acc_token_mean of samples.jsonl", told, "its means say", outcomes(means, labels)
     for metric, value in result.other_metrics.items():
         own = sum(line[metric] for line in lines) / number
         yield f"result.other_metrics.{metric}", value, "its samples give", own

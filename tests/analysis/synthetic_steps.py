@@ -51,7 +51,9 @@ def samples(spec: TrainSpec) -> Iterable[dict[str, Any]]:
     for index in range(spec.num_test):
         label, right = index % 2, index < num_right(spec)
         scores = [-1.0, -2.0] if (label == 0) == right else [-2.0, -1.0]
-        yield {"doc_id": index, "label": label, "log_likelihoods": scores, "acc": float(right)}
+        both = dict.fromkeys(("acc", "acc_token_mean"), float(right))
+        found = {"log_likelihoods": scores, "num_tokens": [1, 1]}
+        yield {"doc_id": index, "label": label} | found | both
 
 
 def history(spec: TrainSpec | MeasureSpec) -> Iterable[dict[str, Any]]:

@@ -40,6 +40,7 @@ study: mini
 title: a study for a test
 data: generated
 device: cpu
+protocol: paper
 generated: {num_sentences: 300, num_train: 60, num_val: 20}
 superglue:
   models: [mini]
