@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from lomo.record.evidence import Scored
 from lomo.record.schema import (
     AllocatorPeaks,
     Clock,
@@ -106,7 +107,7 @@ def tidy(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns).astype(COLUMNS)
 
 
-def row_of(record: Record) -> dict[str, Any]:
+def row_of(record: Record, _: Scored | None = None) -> dict[str, Any]:
     """What a record tells, by column."""
     return _told(record.spec) | _measured(record)
 
@@ -214,11 +215,34 @@ def _values(block: Any) -> dict[str, Any]:
 
 
 def collect(results: Path) -> pd.DataFrame:
-    """Reads plan and records of `results` and writes tables/records.csv and .parquet."""
+    """Reads plan and records of `results` and writes tables/records.csv and .parquet, and which
+    examples are right as tables/outcomes.parquet."""
     plan = read_plan(results)
-    frame = tidy(plan, read_records(results, plan, row_of))
+    read = read_records(results, plan, lambda record, scored: (row_of(record), scored))
+    frame = tidy(plan, {run_id: row for run_id, (row, _) in read.items()})
+    _write_outcomes(results, {run_id: of for run_id, (_, of) in read.items() if of is not None})
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_text(results / "tables" / "records.csv", csv_text(frame))
     write_bytes(results / "tables" / "records.parquet", buffer.getvalue())
     return frame
+
+
+def outcomes_path(results: Path) -> Path:
+    """Where the outcomes of single examples lie (analysis/records/outcomes.py reads them)."""
+    return results / "tables" / "outcomes.parquet"
+
+
+def _write_outcomes(results: Path, scored: Mapping[str, Scored]) -> None:
+    """One row a scored run: a hash of which examples, 0 or 1 for each, and its group's number."""
+    frame = pd.DataFrame(
+        {
+            "run_id": list(scored),
+            "examples": pd.array([each.examples for each in scored.values()], "Int64"),
+            "right": [each.right for each in scored.values()],
+            "groups": [each.groups for each in scored.values()],
+        }
+    )
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_bytes(outcomes_path(results), buffer.getvalue())

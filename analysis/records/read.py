@@ -7,12 +7,12 @@ stop here and never reach a table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lomo.errors import UserError
-from lomo.record.belief import read_believed
+from lomo.record.belief import Keep, read_believed
 from lomo.record.schema import PROTOCOL_VERSION, Record
 from lomo.study.plan import Plan
 
@@ -45,13 +45,15 @@ def origin_of(record: Record) -> Origin:
 
 
 def read_records(
-    results: Path, plan: Plan, keep: Callable[[Record], Any] = lambda record: record
+    results: Path, plan: Plan, keep: Keep = lambda record, scored: record
 ) -> dict[str, Any]:
     """What `keep` keeps of the records that exist, by run id: the whole record, if not given.
 
     Raises UserError for one that may not be used.
     """
-    read = read_believed(results, plan.runs, lambda record: (origin_of(record), keep(record)))
+    read = read_believed(
+        results, plan.runs, lambda record, scored: (origin_of(record), keep(record, scored))
+    )
     check_one_origin([origin for origin, _ in read.values()], where=str(results / "runs"))
     return {run_id: kept for run_id, (_, kept) in read.items()}
 

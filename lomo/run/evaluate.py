@@ -23,6 +23,7 @@ from lomo.record.schema import Evaluation
 from lomo.specs import TrainSpec
 from lomo.system.files import write_text
 from lomo.tasks import registry
+from lomo.tasks.superglue import files_of
 from lomo.tasks.tokens import Encoder
 
 METRIC = "acc"
@@ -32,11 +33,14 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 class QuietLM(HFLM):
-    """lm-eval's model with our tokens, and without a progress bar for each batch of requests."""
+    """lm-eval's model with our tokens, and without a progress bar for each batch of requests.
 
-    def __init__(self, encoder: Encoder, **options: Any) -> None:
+    together: the field by which examples belong to each other, as MultiRC's by their passage.
+    """
+
+    def __init__(self, encoder: Encoder, together: str | None = None, **options: Any) -> None:
         super().__init__(tokenizer=encoder.tokenizer, **options)
-        self.encoder = encoder
+        self.encoder, self.together = encoder, together
         self.num_cut = 0  # documents of the last evaluation that were too long
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
@@ -81,6 +85,7 @@ def wrap(model: nn.Module, encoder: Encoder, spec: TrainSpec, device: str) -> Qu
     """The model as lm-eval sees it."""
     return QuietLM(
         encoder,
+        files_of(spec.task).together,
         pretrained=model,
         device=device,
         batch_size=spec.eval_batch_size,
@@ -106,7 +111,7 @@ def score(
         if key.endswith(",none") and isinstance(value, float)
     }
     stderr = metrics.get(f"{METRIC}_stderr")
-    samples = _per_example(outcome["samples"][name])
+    samples = _per_example(outcome["samples"][name], lm.together)
     evaluation = Evaluation(
         split=split,
         step=step,
@@ -132,10 +137,16 @@ def _is_tie(sample: dict[str, Any]) -> bool:
     return scores.count(max(scores)) > 1
 
 
-def _per_example(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _per_example(samples: Sequence[dict[str, Any]], together: str | None) -> list[dict[str, Any]]:
+    groups: dict[Any, int] = {}
+
+    def group(document: dict[str, Any]) -> dict[str, int]:
+        return {"group": groups.setdefault(document[together], len(groups))} if together else {}
+
     return [
         {
             "doc_id": sample["doc_id"],
+            **group(sample["doc"]),
             "label": sample["target"],
             "log_likelihoods": [float(response[0]) for response in sample["filtered_resps"]],
             **{metric: sample[metric] for metric in sample["metrics"]},
