@@ -1,17 +1,25 @@
-"""Collect: the plan and its records -> one tidy table, one row a run of the plan."""
+"""Collect: the plan and its records -> one tidy table, one row a run of the plan.
+
+First the gate: a record that is cut or not believed (lomo/record/belief.py), records of another
+protocol, of two versions of the same method's code, or of two sets of weights in one model's folder
+stop there and never reach a table.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 
+from lomo.errors import UserError
+from lomo.record.belief import Keep, read_believed
 from lomo.record.evidence import Scored
 from lomo.record.schema import (
+    PROTOCOL_VERSION,
     AllocatorPeaks,
     Clock,
     Efficiency,
@@ -26,7 +34,90 @@ from lomo.system.files import write_bytes, write_text
 
 from ..text.names import NOT_RUN
 from ..text.render import csv_text
-from .read import read_records
+
+
+class Origin(NamedTuple):
+    """What a record comes from: runs of one `group` are of one code."""
+
+    run_id: str
+    protocol_version: str
+    kind: str
+    group: tuple[str, ...]  # method, kind, task, engine
+    fingerprint: str
+    model: str
+    model_path: str  # a base model that the pipeline trains has one for each seed
+    # A run that failed early names no weights, one with random weights no file.
+    weights_sha256: str | None
+
+
+def origin_of(record: Record) -> Origin:
+    """What a record says that it comes from."""
+    spec = record.spec
+    return Origin(
+        record.run_id,
+        record.protocol_version,
+        record.kind,
+        tuple(map(str, (spec["method"], record.kind, spec.get("task"), spec.get("engine")))),
+        record.provenance.fingerprint,
+        str(spec["model"]),
+        str(spec["model_path"]),
+        record.model.weights_sha256 if record.model else None,
+    )
+
+
+def read_records(
+    results: Path, plan: Plan, keep: Keep = lambda record, scored: record
+) -> dict[str, Any]:
+    """What `keep` keeps of the records that exist, by run id: the whole record, if not given.
+
+    Raises UserError for one that may not be used.
+    """
+    read = read_believed(
+        results, plan.runs, lambda record, scored: (origin_of(record), keep(record, scored))
+    )
+    check_one_origin([origin for origin, _ in read.values()], where=str(results / "runs"))
+    return {run_id: kept for run_id, (_, kept) in read.items()}
+
+
+def check_one_origin(origins: Iterable[Origin], *, where: str) -> None:
+    """Raises UserError unless all follow this protocol, each method one code, each model's folder
+    one file of weights."""
+    weights: dict[str, dict[str, str]] = {}
+    codes: dict[tuple[str, ...], dict[str, str]] = {}
+    for origin in origins:
+        if origin.protocol_version != PROTOCOL_VERSION:
+            raise UserError(
+                f"run {origin.run_id} follows protocol {origin.protocol_version}",
+                where=where,
+                allowed=f"protocol {PROTOCOL_VERSION} (a table holds one protocol only)",
+                fix="delete that run's folder and run the pipeline again",
+            )
+        seen = codes.setdefault(origin.group, {})
+        seen.setdefault(origin.fingerprint, origin.run_id)
+        if len(seen) > 1:
+            raise UserError(
+                f"the {origin.kind} runs of {origin.group[0]} come from different code: "
+                f"{_two(seen)}",
+                where=where,
+                allowed="one fingerprint for each method, task, engine and kind of run",
+                fix="delete the folders of the older runs and run the pipeline again",
+            )
+        if origin.weights_sha256 is None:
+            continue
+        seen = weights.setdefault(origin.model_path, {})
+        seen.setdefault(origin.weights_sha256, origin.run_id)
+        if len(seen) > 1:
+            raise UserError(
+                f"the runs of {origin.model} used different weights: {_two(seen)}",
+                where=where,
+                allowed="one weights_sha256 for each model's folder",
+                fix="delete the folders of the older runs and run the pipeline again",
+            )
+
+
+def _two(runs: dict[str, str]) -> str:
+    return " and ".join(f"{run_id} ({digest[:12]})" for digest, run_id in runs.items())
+
 
 TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"
 _TYPES = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": FLAG}
@@ -75,7 +166,7 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(("model_parameters_bytes", "largest_parameter_bytes"), WHOLE),
     "tied_embeddings": FLAG,
     **_columns_of(Clock, "clock_"),
-    **dict.fromkeys(("device_kind", "device_name"), TEXT),
+    **dict.fromkeys(("device_kind", "device_name", "cpu_capability"), TEXT),
     **dict.fromkeys(("num_devices", "num_threads"), WHOLE),
     "co_tenants": TEXT,
     **dict.fromkeys(("fingerprint", "protocol_version", "git_commit"), TEXT),
@@ -107,7 +198,7 @@ def tidy(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns).astype(COLUMNS)
 
 
-def row_of(record: Record, _: Scored | None = None) -> dict[str, Any]:
+def row_of(record: Record) -> dict[str, Any]:
     """What a record tells, by column."""
     return _told(record.spec) | _measured(record)
 
@@ -204,6 +295,7 @@ def _provenance(record: Record) -> dict[str, Any]:
         "transformers": origin.packages.get("transformers"),
         "device_kind": origin.device.kind,
         "device_name": origin.device.name,
+        "cpu_capability": origin.device.cpu_capability,
         "num_devices": origin.device.num_devices,
         "num_threads": origin.device.num_threads,
         "co_tenants": None if tenants is None else ", ".join(tenants),

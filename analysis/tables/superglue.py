@@ -11,7 +11,7 @@ from ..paper.printed import value
 from ..records import accuracy
 from ..records.accuracy import AVERAGE
 from ..records.collected import Collected
-from ..records.comparable import why_not_accuracy
+from ..records.comparable import computed_notes, why_not_accuracy
 from ..records.compared import GAIN_LEVEL, behind, compared, gains_nothing
 from ..statistics.several import holm
 from ..text.grid import Block, Cell, Table
@@ -193,6 +193,7 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
     notes += _skipped_notes(collected, cells)
     for told in (cut_notes, seen_notes, tie_notes):
         notes += told(collected, SECTION, cells)
+    notes += computed_notes(collected.rows(SECTION))
     if any(cell.status == "not_run" for cell in cells):
         notes.append("An en dash marks what has no record yet.")
     return notes

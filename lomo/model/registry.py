@@ -29,13 +29,15 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Pretraining(Strict):
-    """How a base model of the miniature is made from the generated text (AdamW, fp32)."""
+    """How a base model of the miniature is made from the generated text (AdamW, fp32).
+
+    The seed of its weights and its order of text is that of the runs that start from it.
+    """
 
     num_steps: int = Field(ge=1, description="optimizer steps")
     batch_size: int = Field(ge=1, description="sequences a step")
     sequence_length: int = Field(ge=8, description="tokens a sequence")
     learning_rate: float = Field(gt=0, description="peak of a linear warm-up and cosine decay")
-    seed: int = Field(0, description="seed of weights and data order")
 
 
 class ModelEntry(Strict):

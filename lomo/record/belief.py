@@ -20,7 +20,7 @@ from lomo.record import evidence
 from lomo.record.evidence import Scored
 from lomo.record.schema import Evaluation, Memory, Record, Training, read_record
 from lomo.specs import MeasureSpec, TrainSpec
-from lomo.system import forked
+from lomo.system import processes
 
 MOST_NAMED = 50  # records in one message
 MANY = 1000  # records, from which on it pays to read them in several processes
@@ -114,7 +114,7 @@ def _read(
 
     num_parts = math.ceil(len(planned) / AT_ONCE)
     num_processes = (os.cpu_count() or 1) if len(planned) >= MANY else 1
-    parts = dict(forked.results(part, num_parts, num_processes))
+    parts = dict(processes.results(part, num_parts, num_processes))
     for number in range(num_parts):
         yield from parts[number]
 

@@ -1,4 +1,5 @@
-"""The clock of a run: wall seconds by phase, which add up to the life of the process.
+"""The seconds of a run: by phase, which add up to the life of the process; and tokens over those of
+its timed steps.
 
 Definitions stand in docs/measurement.md. `load` begins when the process was created, so that
 the time of imports is not lost.
@@ -7,15 +8,18 @@ the time of imports is not lost.
 from __future__ import annotations
 
 import os
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
 from lomo.record import schema as record
+from lomo.record.schema import Throughput
 
 Phase = Literal["load", "compile", "train", "evaluate", "save"]
 
@@ -86,3 +90,38 @@ def process_age_s() -> float:
     except (OSError, AttributeError):
         # psutil counts from the boot time in whole seconds on Linux; elsewhere it is exact.
         return time.time() - psutil.Process().create_time()
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """One optimizer step on the clock; `num_padded_tokens` counts tokens with padding."""
+
+    seconds: float
+    num_tokens: int
+    num_padded_tokens: int
+
+
+def summarise(steps: Sequence[TimedStep], *, num_warmup_steps: int, world_size: int) -> Throughput:
+    """The throughput of `steps` after the warm-up. Raises ValueError with fewer than two left.
+
+    Tokens without padding over seconds, both summed over the timed steps; the spread is the 10th
+    and 90th percentile over steps.
+    """
+    timed = list(steps[num_warmup_steps:])
+    if len(timed) < 2:
+        raise ValueError(f"{len(timed)} timed steps give no spread; at least 2 are needed")
+    tokens = sum(step.num_tokens for step in timed)
+    padded = sum(step.num_padded_tokens for step in timed)
+    rates = [step.num_tokens / step.seconds / world_size for step in timed]
+    deciles = statistics.quantiles(rates, n=10, method="inclusive")
+    return Throughput(
+        tokens_per_s_per_device=tokens / sum(step.seconds for step in timed) / world_size,
+        tokens_per_s_per_device_p10=deciles[0],
+        tokens_per_s_per_device_p90=deciles[-1],
+        step_s_median=statistics.median(step.seconds for step in timed),
+        num_warmup_steps=num_warmup_steps,
+        num_timed_steps=len(timed),
+        num_tokens_timed=tokens,
+        padding_fraction=1 - tokens / padded,
+        world_size=world_size,
+    )

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from lomo.record.clock import TimedStep, summarise
 from lomo.record.schema import Record
-from lomo.record.throughput import TimedStep, summarise
 from lomo.specs import MeasureSpec, TrainSpec
 
 SAMPLES, HISTORY = "samples.jsonl", "history.jsonl"

@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from lomo.errors import UserError
 from lomo.system.files import read_json, write_text
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # Raised when a definition of docs/measurement.md or docs/protocol.md changes its meaning.
-PROTOCOL_VERSION = "1.1"
+PROTOCOL_VERSION = "2.0"
 
 # Between the metered step and the timed ones, as a share of the latter.
 MAX_PEAK_DIFFERENCE = 0.01
@@ -66,6 +66,8 @@ class Device(Block):
     memory_bytes: Whole | None
     num_threads: Whole
     driver: str | None
+    # The instructions that PyTorch's own kernels use, such as AVX2: results turn round with them.
+    cpu_capability: str | None
     # Processes of others that used the device (CUDA) or a core's worth of CPU at the start.
     co_tenants: list[str] | None
 

@@ -67,7 +67,9 @@ class Accuracy(Strict):
     methods: list[str] = Field(min_length=1, description="method ids")
     tasks: list[TaskName] = Field(min_length=1, description="task ids, in the order of the columns")
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
-        [42], min_length=1, description="seeds of data order and adapters"
+        [42],
+        min_length=1,
+        description="seeds of data order and adapters, and of a base model that is made here",
     )
     ranks: list[Annotated[int, Field(ge=1)]] | None = Field(
         None,

@@ -50,6 +50,14 @@ class Plan(Strict):
     runs: dict[str, Spec]
     sections: dict[str, list[str]] = Field(description="section -> run ids")
 
+    def bases(self) -> dict[str, tuple[str, int]]:
+        """Folder -> (model, seed) of each base model that the pipeline trains for these runs."""
+        return {
+            run.model_path: (run.model, run.seed)
+            for run in self.runs.values()
+            if isinstance(run, TrainSpec) and self.models[run.model].weights == "pretrain"
+        }
+
 
 def make_plan(study: Study, *, source: str) -> Plan:
     """The plan of a study read from `source`. Raises UserError for what can't be honoured."""
@@ -118,7 +126,9 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
             section.settings.head_loss, section.settings.engine, entry.architecture, place
         )
         variants = _trials(method, section, where)
-        seeds = section.seeds if methods.describe(method).trains else section.seeds[:1]
+        # What trains nothing is the same for each seed, unless its base model is another.
+        seeded = methods.describe(method).trains or entry.weights == "pretrain"
+        seeds = section.seeds if seeded else section.seeds[:1]
         for (variant, trial, hyper), task, seed in itertools.product(
             variants, section.tasks, seeds
         ):
@@ -127,7 +137,7 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
                     study=study.study,
                     run_id=f"train/{entry.name}/{variant}/{task}/s{seed}/t{trial}",
                     model=entry.name,
-                    model_path=model_folder(entry, study.study),
+                    model_path=model_folder(entry, study.study, seed),
                     data_path=data_folder(study),
                     method=method,
                     hyper=hyper,

@@ -13,9 +13,9 @@ from synthetic_steps import history, num_right, samples, steps_per_epoch
 import lomo.study.plan
 from analysis.cli import main
 from lomo.record import belief, evidence
+from lomo.record.clock import TimedStep, summarise
 from lomo.record.evidence import Scored
 from lomo.record.schema import Record, write_record
-from lomo.record.throughput import TimedStep, summarise
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.config import Study
 from lomo.study.plan import Plan, make_plan
@@ -245,6 +245,7 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
                 "memory_bytes": None,
                 "num_threads": 1,
                 "driver": None,
+                "cpu_capability": "AVX2",
                 "co_tenants": [],
                 "missing": {"memory_bytes": "made up", "driver": "a CPU has none"},
             },

@@ -81,7 +81,7 @@ def history(spec: TrainSpec | MeasureSpec, slower: float = 1.0) -> Iterable[dict
         epoch = (step - 1) // each + 1
         yield {
             **{"event": "step", "step": step, "epoch": epoch, "loss": loss},
-            **{"num_tokens": 40 * spec.batch_size, "step_s": seconds},
+            **{"grad_norm": 2 * loss, "num_tokens": 40 * spec.batch_size, "step_s": seconds},
         }
         if step % each == 0:
             at = value - 0.03 * (spec.epochs - epoch)

@@ -28,6 +28,7 @@ KINDS = {
 UNKNOWN = (
     *("provenance.git_commit", "provenance.git_dirty", "provenance.python", "provenance.platform"),
     *("provenance.packages.*", "provenance.device.name", "provenance.device.num_threads"),
+    "provenance.device.cpu_capability",
     "memory.host_peak_rss_bytes",
     *("efficiency.formula", "efficiency.peak_table", "missing.*", "*.missing.*"),
     # Refused by others: where runs of one model, or all runs of a table, do not tell the same.

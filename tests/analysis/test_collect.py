@@ -11,6 +11,7 @@ from analysis.cli import main
 from analysis.records.collect import COLUMNS, collect
 from lomo.errors import UserError
 from lomo.record.schema import SCHEMA_VERSION
+from lomo.specs import TrainSpec
 from lomo.study.plan import Plan
 
 
@@ -72,6 +73,26 @@ def test_two_sets_of_weights_of_one_model_are_refused(tmp_path: Path) -> None:
         collect(tmp_path)
     assert f"{odd} (111111111111)" in str(error.value)
     assert "delete the folders of the older runs" in str(error.value)
+
+
+def test_each_seed_may_have_weights_of_its_own(tmp_path: Path) -> None:
+    study = synthetic.study_dict()
+    study["superglue"] |= {"methods": ["lomo"], "grids": {}, "tasks": ["rte"], "seeds": [1, 2]}
+    study = {k: v for k, v in study.items() if k not in ("lora_rank", "memory", "throughput")}
+    plan = synthetic.plan_of(study)
+    runs = {
+        run_id: spec.model_copy(update={"model_path": f"models/mini/s{spec.seed}"})
+        for run_id, spec in plan.runs.items()
+        if isinstance(spec, TrainSpec)
+    }
+    plan = plan.model_copy(update={"runs": runs})
+
+    def change(run_id: str, record: dict) -> dict:
+        digest = str(record["spec"]["seed"]) * 64
+        return record | {"model": record["model"] | {"weights_sha256": digest}}
+
+    synthetic.write_results(tmp_path, plan, change)
+    assert list(collect(tmp_path)["seed"]) == [1, 2]
 
 
 def test_runs_without_a_model_or_a_weights_file_are_read(tmp_path: Path) -> None:

@@ -233,6 +233,24 @@ def test_busy_neighbours_are_told_under_tables_1_and_2(built: Path, tmp_path: Pa
         assert told not in (built / "tables" / f"{name}.md").read_text()
 
 
+def test_two_kinds_of_cpu_instructions_in_one_table_are_told(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict) -> dict:
+        if not run_id.endswith("/boolq/s42/t0"):
+            return record
+        device = record["provenance"]["device"] | {"cpu_capability": "DEFAULT"}
+        return record | {"provenance": record["provenance"] | {"device": device}}
+
+    study = accuracy_study()
+    study["superglue"]["tasks"] = ["rte", "boolq"]
+    found = collected(tmp_path / "two", study, change)
+    num = sum(row.cpu_capability == "DEFAULT" for row in found.rows("superglue"))
+    (told,) = (note for note in table_superglue(found).notes if "instructions" in note)
+    rest = len(found.rows("superglue")) - num
+    assert f"instructions of a CPU: AVX2 ({rest} runs) and DEFAULT ({num} runs)." in told
+    alike = collected(tmp_path / "one", study)
+    assert not [note for note in table_superglue(alike).notes if "instructions" in note]
+
+
 def test_neighbours_of_all_runs_that_ended_well_are_those_of_all_runs(tmp_path: Path) -> None:
     def change(run_id: str, record: dict) -> dict:
         if run_id.startswith("measure/mini/sgd/"):

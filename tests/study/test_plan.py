@@ -15,7 +15,9 @@ from lomo.errors import UserError
 from lomo.forecast.command import Planning
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.config import Study, load_study
+from lomo.study.inputs import model_files
 from lomo.study.plan import Plan, make_plan, read_spec
+from lomo.system.strict import read_yaml
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("rte", "boolq", "wsc", "wic", "multirc", "copa")
@@ -218,6 +220,33 @@ def test_the_studies_of_gpus_ask_for_random_weights_alone(
     for spec in plan.runs.values():
         assert spec.timeout_s is not None and spec.timeout_s < 600
         assert spec.model_path == f"results/{study}/models/{spec.model}"
+
+
+def test_each_seed_has_a_base_model_and_what_is_measured_has_none() -> None:
+    study = {**read_yaml(ROOT / "config" / "tiny.yaml"), "study": "own"}
+    study["superglue"] = {**study["superglue"], "seeds": [7, 8, 9]}
+    study["lora_rank"] = {**study["lora_rank"], "seeds": [8]}
+    plan = planned(study)
+    assert plan.bases() == {
+        f"results/own/models/tiny-m/s{seed}": ("tiny-m", seed) for seed in (7, 8, 9)
+    }
+    for spec in plan.runs.values():
+        folder = f"results/own/models/{spec.model}"
+        own = isinstance(spec, TrainSpec)
+        assert spec.model_path == (f"{folder}/s{spec.seed}" if own else folder)
+        entry, seed = plan.models[spec.model], getattr(spec, "seed", None)
+        last = "model.safetensors" if own else "config.json"
+        assert model_files(entry, "own", seed) == [f"{spec.model_path}/{last}"]
+
+
+def test_zero_shot_has_a_run_for_each_base_model(study_dict: dict[str, Any]) -> None:
+    def seeds(study: dict[str, Any]) -> list[int]:
+        accuracy = {**study["superglue"], "methods": ["zero_shot"], "seeds": [7, 8], "grids": {}}
+        plan = planned({**study, "superglue": {**accuracy, "tasks": ["rte"]}})
+        return [run.seed for run in plan.runs.values() if isinstance(run, TrainSpec)]
+
+    assert seeds(study_dict) == [7]  # a local model is the same for each seed
+    assert seeds(read_yaml(ROOT / "config" / "tiny.yaml") | {"lora_rank": None}) == [7, 8]
 
 
 def test_random_weights_keep_what_a_model_stands_for() -> None:

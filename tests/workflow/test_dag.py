@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from lomo.forecast.estimates import UNKNOWN, read_estimates, resources_of
-from lomo.forecast.unlaunched import record_without_launch
+from lomo.forecast.estimates import UNKNOWN, read_estimates, record_without_launch, resources_of
 from lomo.record.clock import Clock
 from lomo.record.schema import read_record
 from lomo.specs import MeasureSpec
@@ -104,8 +103,9 @@ def test_a_bare_dry_run_plans_the_default_study_by_the_profile(checkout: Path) -
     done = snakemake(checkout, "-n")
     assert "profile profiles/default" in done.stderr
     plan = make_plan(load_study(ROOT / "config" / "tiny.yaml"), source="config/tiny.yaml")
-    made = [entry for entry in plan.models.values() if entry.weights == "pretrain"]
-    expected = {**ALWAYS, **kinds(plan), "generate": 1, "pretrain": len(made)}
+    measured = {spec.model for spec in plan.runs.values() if spec.kind == "measure"}
+    made = {"generate": 1, "pretrain": len(plan.bases()), "random_model": len(measured)}
+    expected = {**ALWAYS, **kinds(plan), **made}
     assert job_counts(done) == expected
 
 

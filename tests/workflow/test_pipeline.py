@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lomo.errors import UserError
-from lomo.system.lock import hold
+from lomo.system.files import hold
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -33,7 +33,7 @@ mini:
     num_attention_heads: 2
     max_position_embeddings: 256
     tie_word_embeddings: false
-  pretrain: {num_steps: 20, batch_size: 4, sequence_length: 32, learning_rate: 0.003, seed: 0}
+  pretrain: {num_steps: 20, batch_size: 4, sequence_length: 32, learning_rate: 0.003}
 """
 STUDY = """
 study: mini

@@ -22,6 +22,15 @@ FIGURES = (
     "overview",
     *(["fig_peers"] if PLAN.study.peers else []),
     *(["fig_ablation"] if PLAN.study.ablation else []),
+    *(
+        expand(
+            "fig_{quantity}_{over}",
+            quantity=["loss", "accuracy", "grad_norm"],
+            over=["steps", "tokens", "seconds"],
+        )
+        if PLAN.study.superglue
+        else []
+    ),
 )
 
 
