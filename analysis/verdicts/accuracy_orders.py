@@ -114,4 +114,6 @@ def _at_least(
         f"{name} {percent(cell.accuracy)} %" for name, cell in zip(names, known, strict=True)
     )
     pairs = compared.pairs_of(collected, *behind)
-    return of_pairs(order(what, model, text + remark, known), pairs, margin, doubts)
+    num, planned = len(compared.common_seeds(*behind)), max(c.num_planned_seeds for c in known)
+    caution = f"paired on the {num} of {planned} seeds that both have" if 0 < num < planned else ""
+    return of_pairs(order(what, model, text + remark, known, caution), pairs, margin, doubts)
