@@ -204,7 +204,7 @@ def test_both_scores_are_told(plan: Plan, tmp_path: Path) -> None:
 def test_a_longer_candidate_may_win_by_the_mean() -> None:
     sample = {"doc_id": 7, "target": 1, "filtered_resps": [(-3.0, 0), (-4.0, 0)]}
     sample |= {"metrics": ["acc"], "acc": 0.0}
-    (told,) = _per_example([sample], {7: [1, 2]})
+    (told,) = _per_example([sample], {7: [1, 2]}, None)
     assert (told["acc"], told["acc_token_mean"], told["num_tokens"]) == (0.0, 1.0, [1, 2])
 
 
