@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lomo.errors import UserError
-from lomo.system.lock import hold
+from lomo.system.files import hold
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -40,6 +40,7 @@ study: mini
 title: a study for a test
 data: generated
 device: cpu
+protocol: paper
 generated: {num_sentences: 300, num_train: 60, num_val: 20}
 superglue:
   models: [mini]
