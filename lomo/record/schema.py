@@ -145,6 +145,7 @@ class Training(Block):
     num_train_examples: Whole
     num_cut: Whole  # of these, to fit `max_length`
     num_test_seen: Whole  # examples of test that are among them, whatever their label
+    num_dev_shared: Whole  # examples of dev whose passage is that of an example of test
     num_tokens: Whole
     first_loss: float | None
     last_loss: float | None

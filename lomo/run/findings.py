@@ -43,6 +43,7 @@ class Findings:
     missing: dict[str, str] = field(default_factory=dict)
     step: int | None = None
     num_test_seen: int = 0
+    num_dev_shared: int = 0
     resumed_at_steps: list[int] = field(default_factory=list)
     checkpoints_refused: list[str] = field(default_factory=list)
 

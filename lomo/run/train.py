@@ -26,7 +26,7 @@ from lomo.run.resume.sitting import Sitting
 from lomo.run.resume.state import Best, Progress, TrainingState, restore_generators
 from lomo.specs import TrainSpec
 from lomo.tasks.batches import Batch, Example, Room, check, encode, epoch_batches, micro_batches
-from lomo.tasks.superglue import files_of, num_seen, split_documents
+from lomo.tasks.superglue import files_of, num_seen, num_shared, split_documents
 from lomo.tasks.tokens import text_encoder
 
 # All of so many examples tie in a model that says nothing, and by chance in none: in 16 bits one in
@@ -62,6 +62,7 @@ def work(
     prepared = prepare_model(spec, engine, findings, seed=spec.seed)
     lm = evaluate.wrap(prepared.model, encoder, spec, engine.device)
     findings.num_test_seen = num_seen(documents["train"], documents["test"])
+    findings.num_dev_shared = num_shared(documents["dev"], documents["test"], spec.task)
     findings.missing["memory"] = "measured in runs of their own"
 
     sha256 = findings.model.weights_sha256 if findings.model else None
@@ -313,6 +314,7 @@ class _Trainer:
             num_cut=sum(example.is_cut for example in examples),
             num_skipped_steps=progress.num_skipped_steps,
             num_test_seen=self.findings.num_test_seen,
+            num_dev_shared=self.findings.num_dev_shared,
             num_tokens=sum(step.num_tokens for step in progress.timed),
             selected_epoch=None,
             missing={**missing, "selected_epoch": "the training did not reach its end"},

@@ -22,6 +22,7 @@ from lomo.record.schema import Record, read_record
 from lomo.specs import TrainSpec
 from lomo.study.config import Study
 from lomo.study.plan import make_plan
+from tests.distributed import saved
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_S = 400
@@ -130,20 +131,54 @@ def processes() -> list[psutil.Process]:
     return list(psutil.process_iter(["cmdline"]))
 
 
-@pytest.mark.parametrize(
-    ("engine", "method"),
-    [("fsdp2", "lora_lomo"), ("zero3", "lomo"), ("zero3", "adamw"), ("fsdp2", "adamw")],
-)
-def test_killed_launchers_runs_go_on(
+@pytest.fixture(scope="module", params=["fsdp2", "zero3"])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the trainings of saved.py gave on each rank of an engine; started once."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "tests.distributed.saved", request.param, str(folder)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", saved.CASES)
+def test_what_was_saved_goes_on_bit_for_bit(ranks: Any, name: str) -> None:
+    """Three of three kills, for every method that the engine runs."""
+    if name not in ranks[0]:
+        pytest.skip("the engine does not run it")
+    for facts in (rank[name] for rank in ranks):
+        assert "error" not in facts, facts["error"]
+        whole = facts.pop("whole")
+        assert len(facts) == len(saved.STOPS) == 3
+        for stop, parts in facts.items():
+            different = [name for name in whole if not torch.equal(whole[name], parts[name])]
+            assert different == [], f"killed after step {stop}"
+
+
+@pytest.mark.parametrize(("engine", "method"), [("fsdp2", "lora_lomo"), ("zero3", "adamw")])
+def test_a_run_whose_launcher_is_killed_or_asked_to_end_goes_on(
     study_dict: dict[str, Any], tmp_path: Path, patch: Path, engine: str, method: str
 ) -> None:
+    """The launcher dies, and its ranks with it; the next one is asked to end, and they save."""
     spec = spec_of(study_dict, method, engine)
     finish(spec, tmp_path / "whole", patch)
-    step = random.Random(f"{engine} {method}").randint(2, 6)
-    killed = {"KILL_AT": str(step), "KILL_WITH": str(int(signal.SIGKILL))}
-    code, _ = start(spec, tmp_path / "killed", patch, **killed)
+    folder = tmp_path / "disturbed"
+    step = random.Random(f"{engine} {method}").randint(2, 4)
+    code, _ = start(spec, folder, patch, KILL_AT=str(step), KILL_WITH="9")
     assert code == -signal.SIGKILL
-    nobody_works_on(tmp_path / "killed")
-    record = finish(spec, tmp_path / "killed", patch)
-    assert record.resumed_at_steps in ([step - 1], [step - 2])
-    assert_same(tmp_path / "killed", tmp_path / "whole")
+    nobody_works_on(folder)
+    code, told = start(spec, folder, patch, KILL_AT="2", KILL_WITH="15")
+    assert code == 128 + signal.SIGTERM
+    assert "ended by SIGTERM after step" in told and "Traceback" not in told
+    record = finish(spec, folder, patch)
+    first, second = record.resumed_at_steps
+    assert first in (step - 1, step - 2) and first < second <= first + 3
+    assert_same(folder, tmp_path / "whole")

@@ -79,6 +79,11 @@ def signalled(number: int) -> Callable[[], None]:
 
 def sit(spec: Any, folder: Path, *hooks: Hook) -> int:
     """One start of a run in a process of its own; its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(start(spec, folder, *hooks), 0)[1])
+
+
+def start(spec: Any, folder: Path, *hooks: Hook) -> int:
+    """The number of a process that does the run, forked from this one."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -98,7 +103,7 @@ def sit(spec: Any, folder: Path, *hooks: Hook) -> int:
         finally:
             sys.stderr.flush()
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child
 
 
 def _keeping_weights(folder: Path) -> Any:

@@ -31,7 +31,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "16-bit base": ("lora_lomo", {"dtype": "bfloat16"}),
     "accumulation, decay": ("adamw", {"gradient_accumulation": 2, "weight_decay": 0.1}),
     "constant rate": ("lora", {"schedule": "constant"}),
-    "best on test": ("lomo", {"selection": "test", "num_dev": 0}),
+    "best on test": ("lomo", {"protocol": "paper", "num_dev": 0}),
 }
 
 
