@@ -99,9 +99,9 @@ def _tables(results: Path, which: Sequence[str] | None) -> None:
 
 
 def _figures(results: Path, which: Sequence[str] | None) -> None:
-    from .figures.all import FIGURES, SECTION_FIGURES, figures_of, make_figure
+    from .figures.all import ALL_FIGURES, figures_of, make_figure
 
-    _check_names(which, [*SECTION_FIGURES, *FIGURES])
+    _check_names(which, [*ALL_FIGURES])
     _each(results, "figure", which, figures_of, make_figure)
 
 

@@ -16,8 +16,8 @@ import pandas as pd
 import yaml
 from transformers import AutoConfig
 
+from lomo.advise.costs import Model, Speed, speed_of
 from lomo.advise.rows import KINDS, Setting
-from lomo.advise.speed import Model, Speed, speed_of
 from lomo.model.architecture import Architecture, count_parameters, read_architecture
 from lomo.study.cards import card_of
 

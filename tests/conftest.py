@@ -73,12 +73,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) ->
             "max_position_embeddings": 256,
             "tie_word_embeddings": False,
         },
-        pretrain=Pretraining(
-            num_steps=5, batch_size=4, sequence_length=32, learning_rate=0.003, seed=0
-        ),
+        pretrain=Pretraining(num_steps=5, batch_size=4, sequence_length=32, learning_rate=0.003),
     )
     folder = tmp_path_factory.mktemp("models") / "test"
-    make_base_model(entry, data_folder.parent / "text.txt", folder, progress=False)
+    make_base_model(entry, data_folder.parent / "text.txt", folder, seed=0, progress=False)
     return folder
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lomo import cli
 from lomo.cli import main
-from lomo.system import version, waiting
+from lomo.system import command
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,8 +38,8 @@ def test_a_commit_of_another_repository_is_not_ours(
     """As of a package that was installed into somebody else's checkout."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "site-packages").mkdir()
-    monkeypatch.setattr(version, "ROOT", tmp_path / "site-packages")
-    assert "commit" not in version.version_line()
+    monkeypatch.setattr(cli, "ROOT", tmp_path / "site-packages")
+    assert "commit" not in cli.version_line()
 
 
 def test_no_torch_is_loaded_before_a_mistake_is_told() -> None:
@@ -62,11 +63,11 @@ def test_no_torch_is_loaded_before_a_mistake_is_told() -> None:
 def test_what_takes_long_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(waiting, "QUIET_S", 0.0)
-    with waiting.waiting("predicting") as _:
+    monkeypatch.setattr(command, "QUIET_S", 0.0)
+    with command.waiting("predicting") as _:
         while "predicting (0 s)\n" not in capsys.readouterr().err:
             pass
-    monkeypatch.setattr(waiting, "QUIET_S", 60.0)
-    with waiting.waiting("a moment"):
+    monkeypatch.setattr(command, "QUIET_S", 60.0)
+    with command.waiting("a moment"):
         pass
     assert capsys.readouterr().err == ""

@@ -20,6 +20,8 @@ FLOORS = (
     "lomo.specs",
     "lomo.optim",
     "lomo.tasks",
+    "lomo.contained",
+    "lomo.suites",
     "lomo.engines",
     "lomo.model",
     "lomo.methods",
@@ -38,6 +40,7 @@ FLOORS = (
     "lomo.cli",
     "lomo.__main__",
     "analysis.text",
+    "analysis.statistics",
     "analysis.records",
     "analysis.paper",
     "analysis.tables",
@@ -57,6 +60,7 @@ WITHOUT_TORCH = (
     "lomo.pipeline.status",
     "lomo.forecast.estimates",
     "lomo.record.schema",
+    "lomo.suites.humaneval",
 )
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from lomo.study.plan import read_plan
 
 from ..paper.ablation import PEAK_PARTS, SECTION, Entry, Side, entries, measured, predicted, unit_of
-from ..paper.predicted import read_predictions
+from ..paper.predictions import read_predictions
 from ..records.collected import Collected
 from ..text.names import PARTS, status_text
 from ..text.style import INK, PAGE, PART_COLOURS, QUIET, new_figure, placeholder, save, style

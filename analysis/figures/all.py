@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 from ..records.collected import Collected
 from ..text.style import save, style
 from .ablation import figure_ablation
-from .curves import figure_accuracy, figure_loss
+from .curves import OVER, QUANTITIES, figure_accuracy, figure_loss, figure_training
+from .curves import SECTION as TRAINED
 from .gradients import figure_gradients
 from .lora_rank import figure_lora_rank
 from .overview import figure_overview
@@ -33,16 +35,27 @@ SECTION_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
     "peers": ("fig_peers", figure_peers),
     "ablation": ("fig_ablation", figure_ablation),
 }
+# All trainings of a study, drawn where it has any.
+TRAINING_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
+    f"{quantity}_{over}": (
+        f"fig_{quantity}_{over}",
+        partial(figure_training, quantity=quantity, over=over),
+    )
+    for quantity in QUANTITIES
+    for over in OVER
+}
+ALL_FIGURES = {**SECTION_FIGURES, **FIGURES, **TRAINING_FIGURES}
 
 
 def figures_of(collected: Collected) -> dict[str, tuple[str, Callable[[Collected], Figure]]]:
     """The figures of a study, those of its own sections first."""
     own = {name: make for name, make in SECTION_FIGURES.items() if name in collected.plan.sections}
-    return {**own, **FIGURES}
+    trained = TRAINING_FIGURES if TRAINED in collected.plan.sections else {}
+    return {**own, **FIGURES, **trained}
 
 
 def make_figure(collected: Collected, which: str) -> list[Path]:
     """Writes one figure into the study's `figures` folder; the paths of its formats."""
-    name, draw = {**SECTION_FIGURES, **FIGURES}[which]
+    name, draw = ALL_FIGURES[which]
     with style():
         return save(draw(collected), collected.folder / "figures", name)

@@ -5,25 +5,31 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lomo.errors import UserError
 from lomo.system.files import write_text
 
-from ..figures.all import figures_of
+from ..figures.all import TRAINING_FIGURES, figures_of
+from ..figures.curves import OVER
 from ..records.collected import Collected, load
 from ..records.costs import costs, zero_shot
+from ..records.histories import SMOOTHED_SHARE
 from ..text.grid import Table
 from ..text.names import NOT_RUN
-from ..text.published import link_from
-from ..text.render import environment
+from ..text.render import environment, link_from
 from ..text.units import decimals
 from ..verdicts.all import all_verdicts
-from ..verdicts.verdict import VERDICTS
+from ..verdicts.verdict import VERDICTS, counts_by_kind
 from .explorer import explorer
-from .findings import counts_by_kind, findings
+from .findings import findings
 from .tables import tables_of
 
+BAND = (
+    "Line: mean over the seeds; band: from the least seed to the most. Cross: the training stopped "
+    "there."
+)
 CAPTIONS = {
     "overview": "Peak memory of a training step by part, speed (that of Table 2, where it has the "
     "model), and mean accuracy of each method. Lines: 95 % intervals.",
@@ -36,11 +42,34 @@ CAPTIONS = {
     "2": "Share of each part in the paper's sum of terms; at the right, the sum.",
     "3": "LoRA with and without LOMO on the base weights. Bars: 95 % intervals. "
     "Hollow and dashed: the paper's values, where they are comparable.",
-    "4": "Training loss of the reported trials; thin: single steps, thick: a running mean.",
-    "5": "Accuracy after each epoch, on the split that selects the epoch.",
+    "4": "Training loss of the reported trials, a running mean; thin: single steps. Of several "
+    "seeds the mean, and a band from the least to the most.",
+    "5": "Accuracy after each epoch, on the split that selects the epoch; mean and band as in "
+    "Figure 4.",
     "6": "Not in the paper: peak memory against mean accuracy, the area of a point is the time of "
     "a step. Hollow: its time was not measured in that setting.",
+    "loss_steps": "Training loss of every method, on each task: each seed's running mean over "
+    f"{100 * SMOOTHED_SHARE:.0f} % of the steps. {BAND}",
+    "accuracy_steps": "Accuracy after each epoch, on the split that selects the epoch. Dashed: the "
+    f"base model before any training. {BAND}",
+    "grad_norm_steps": "Norm of the gradient before clipping, as a running mean; of what a method "
+    f"trains, of LoRA+LOMO the base weights alone. {BAND}",
 }
+
+
+# Beside the tables of their sections, or at the head of the study.
+AMONG_TABLES = ("overview", "peers", "ablation")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure on the page; `beside`: (words, file) of the same over something else."""
+
+    which: str
+    title: str
+    image: str
+    caption: str
+    beside: list[tuple[str, str]]
 
 
 def make_report(results: Path) -> Path:
@@ -50,7 +79,7 @@ def make_report(results: Path) -> Path:
     verdicts = all_verdicts(collected)
     tables = [build(collected) for build in tables_of(collected).values()]
     figures = [
-        (which, _image(collected, drawn[which][0]), caption)
+        Shown(which, _title(which), _image(collected, drawn[which][0]), caption, _beside(which))
         for which, caption in CAPTIONS.items()
         if which in drawn
     ]
@@ -61,9 +90,9 @@ def make_report(results: Path) -> Path:
         .render(
             study=collected.plan.study,
             summary=summary(collected),
-            contents=_contents(tables, [which for which, *_ in figures], asked is not None),
+            contents=_contents(tables, figures, asked is not None),
             findings=findings(verdicts),
-            kinds=counts_by_kind(verdicts),
+            kinds=[(k, list(of.values())) for k, of in counts_by_kind(verdicts).items()],
             verdict_names=VERDICTS,
             figures=figures,
             tables=tables,
@@ -78,12 +107,12 @@ def make_report(results: Path) -> Path:
 
 
 def _contents(
-    tables: Sequence[Table], figures: Sequence[str], explored: bool
+    tables: Sequence[Table], figures: Sequence[Shown], explored: bool
 ) -> list[tuple[str, str, bool]]:
     """The page's contents: (id, title, whether it is a part)."""
     papers = [(table.name, _short(table), False) for table in tables if _of_paper(table)]
     own = [(table.name, _short(table), False) for table in tables if not _of_paper(table)]
-    drawn = [(f"figure-{which}", f"Figure {which}", False) for which in figures if which.isdigit()]
+    drawn = [(f"figure-{f.which}", f.title, False) for f in figures if f.which not in AMONG_TABLES]
     return [
         ("findings", "Findings", True),
         ("paper-size", "At the paper's size", True),
@@ -94,6 +123,23 @@ def _contents(
         ("figures", "Figures", True),
         *drawn,
         ("origin", "Origin", True),
+    ]
+
+
+def _title(which: str) -> str:
+    words = which.replace("grad_norm", "gradient norm").replace("_steps", " over steps")
+    return f"Figure {which}" if which.isdigit() else words.capitalize()
+
+
+def _beside(which: str) -> list[tuple[str, str]]:
+    """The further files of a figure over steps."""
+    quantity, _, over = which.rpartition("_")
+    if over != "steps":
+        return []
+    others = [f"{quantity}_{other}" for other in OVER if other != over]
+    return [
+        (f"over {name.rpartition('_')[2]}", f"../figures/{TRAINING_FIGURES[name][0]}.svg")
+        for name in others
     ]
 
 

@@ -16,7 +16,7 @@ from lomo.study.plan import Plan
 from ..records.collected import Collected
 from ..text.names import NOT_RUN
 from ..text.units import GIB, MIB, Unit
-from .predicted import Predicted, read_predictions
+from .predictions import Predicted, read_predictions
 
 SECTION = "ablation"
 # At the moment of the peak, when all parts are alive together.

@@ -1,16 +1,25 @@
-"""Collect: the plan and its records -> one tidy table, one row a run of the plan."""
+"""Collect: the plan and its records -> one tidy table, one row a run of the plan.
+
+First the gate: a record that is cut or not believed (lomo/record/belief.py), records of another
+protocol, of two versions of the same method's code, or of two sets of weights in one model's folder
+stop there and never reach a table.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 
+from lomo.errors import UserError
+from lomo.record.belief import Keep, read_believed
+from lomo.record.evidence import Scored
 from lomo.record.schema import (
+    PROTOCOL_VERSION,
     AllocatorPeaks,
     Clock,
     Efficiency,
@@ -25,7 +34,90 @@ from lomo.system.files import write_bytes, write_text
 
 from ..text.names import NOT_RUN
 from ..text.render import csv_text
-from .read import read_records
+
+
+class Origin(NamedTuple):
+    """What a record comes from: runs of one `group` are of one code."""
+
+    run_id: str
+    protocol_version: str
+    kind: str
+    group: tuple[str, ...]  # method, kind, task, engine
+    fingerprint: str
+    model: str
+    model_path: str  # a base model that the pipeline trains has one for each seed
+    # A run that failed early names no weights, one with random weights no file.
+    weights_sha256: str | None
+
+
+def origin_of(record: Record) -> Origin:
+    """What a record says that it comes from."""
+    spec = record.spec
+    return Origin(
+        record.run_id,
+        record.protocol_version,
+        record.kind,
+        tuple(map(str, (spec["method"], record.kind, spec.get("task"), spec.get("engine")))),
+        record.provenance.fingerprint,
+        str(spec["model"]),
+        str(spec["model_path"]),
+        record.model.weights_sha256 if record.model else None,
+    )
+
+
+def read_records(
+    results: Path, plan: Plan, keep: Keep = lambda record, scored: record
+) -> dict[str, Any]:
+    """What `keep` keeps of the records that exist, by run id: the whole record, if not given.
+
+    Raises UserError for one that may not be used.
+    """
+    read = read_believed(
+        results, plan.runs, lambda record, scored: (origin_of(record), keep(record, scored))
+    )
+    check_one_origin([origin for origin, _ in read.values()], where=str(results / "runs"))
+    return {run_id: kept for run_id, (_, kept) in read.items()}
+
+
+def check_one_origin(origins: Iterable[Origin], *, where: str) -> None:
+    """Raises UserError unless all follow this protocol, each method one code, each model's folder
+    one file of weights."""
+    weights: dict[str, dict[str, str]] = {}
+    codes: dict[tuple[str, ...], dict[str, str]] = {}
+    for origin in origins:
+        if origin.protocol_version != PROTOCOL_VERSION:
+            raise UserError(
+                f"run {origin.run_id} follows protocol {origin.protocol_version}",
+                where=where,
+                allowed=f"protocol {PROTOCOL_VERSION} (a table holds one protocol only)",
+                fix="delete that run's folder and run the pipeline again",
+            )
+        seen = codes.setdefault(origin.group, {})
+        seen.setdefault(origin.fingerprint, origin.run_id)
+        if len(seen) > 1:
+            raise UserError(
+                f"the {origin.kind} runs of {origin.group[0]} come from different code: "
+                f"{_two(seen)}",
+                where=where,
+                allowed="one fingerprint for each method, task, engine and kind of run",
+                fix="delete the folders of the older runs and run the pipeline again",
+            )
+        if origin.weights_sha256 is None:
+            continue
+        seen = weights.setdefault(origin.model_path, {})
+        seen.setdefault(origin.weights_sha256, origin.run_id)
+        if len(seen) > 1:
+            raise UserError(
+                f"the runs of {origin.model} used different weights: {_two(seen)}",
+                where=where,
+                allowed="one weights_sha256 for each model's folder",
+                fix="delete the folders of the older runs and run the pipeline again",
+            )
+
+
+def _two(runs: dict[str, str]) -> str:
+    return " and ".join(f"{run_id} ({digest[:12]})" for digest, run_id in runs.items())
+
 
 TEXT, WHOLE, REAL, FLAG = "string", "Int64", "Float64", "boolean"
 _TYPES = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": FLAG}
@@ -48,13 +140,16 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(("rank", "seed", "trial", "round"), WHOLE),
     **dict.fromkeys(("status", "message", "hyper", "dtype", "attention"), TEXT),
     "activation_checkpointing": FLAG,
-    **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train"), WHOLE),
+    **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train", "num_test"), WHOLE),
+    "protocol": TEXT,
     "max_grad_norm": REAL,
     "schedule": TEXT,
     **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
+    "test_accuracy_token_mean": REAL,
     **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
     "num_skipped_steps": WHOLE,
     **dict.fromkeys(("num_train_examples", "num_cut_train", "num_test_seen"), WHOLE),
+    "num_dev_shared": WHOLE,
     **dict.fromkeys(("num_cut_test", "num_ties"), WHOLE),
     **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
     **_columns_of(Throughput, ""),
@@ -74,7 +169,7 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(("model_parameters_bytes", "largest_parameter_bytes"), WHOLE),
     "tied_embeddings": FLAG,
     **_columns_of(Clock, "clock_"),
-    **dict.fromkeys(("device_kind", "device_name"), TEXT),
+    **dict.fromkeys(("device_kind", "device_name", "cpu_capability"), TEXT),
     **dict.fromkeys(("num_devices", "num_threads"), WHOLE),
     "co_tenants": TEXT,
     **dict.fromkeys(("fingerprint", "protocol_version", "git_commit"), TEXT),
@@ -141,6 +236,7 @@ def _measured(record: Record) -> dict[str, Any]:
             row[name] = getattr(record.training, name)
         row["num_train_examples"] = record.training.num_train_examples
         row["num_test_seen"] = record.training.num_test_seen
+        row["num_dev_shared"] = record.training.num_dev_shared
         row["num_cut_train"] = record.training.num_cut
         for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)
@@ -162,6 +258,7 @@ def _accuracy(record: Record) -> dict[str, Any]:
         "dev_accuracy": next(same_epoch, None),
         "test_accuracy": result.value if result.split == "test" else None,
         "test_stderr": result.stderr,
+        "test_accuracy_token_mean": result.other_metrics.get("acc_token_mean"),
         "num_test_examples": result.num_examples,
         "num_cut_test": result.num_cut if result.split == "test" else None,
         "num_ties": result.num_ties if result.split == "test" else None,
@@ -203,6 +300,7 @@ def _provenance(record: Record) -> dict[str, Any]:
         "transformers": origin.packages.get("transformers"),
         "device_kind": origin.device.kind,
         "device_name": origin.device.name,
+        "cpu_capability": origin.device.cpu_capability,
         "num_devices": origin.device.num_devices,
         "num_threads": origin.device.num_threads,
         "co_tenants": None if tenants is None else ", ".join(tenants),
@@ -214,11 +312,34 @@ def _values(block: Any) -> dict[str, Any]:
 
 
 def collect(results: Path) -> pd.DataFrame:
-    """Reads plan and records of `results` and writes tables/records.csv and .parquet."""
+    """Reads plan and records of `results` and writes tables/records.csv and .parquet, and which
+    examples are right as tables/outcomes.parquet."""
     plan = read_plan(results)
-    frame = tidy(plan, read_records(results, plan, row_of))
+    read = read_records(results, plan, lambda record, scored: (row_of(record), scored))
+    frame = tidy(plan, {run_id: row for run_id, (row, _) in read.items()})
+    _write_outcomes(results, {run_id: of for run_id, (_, of) in read.items() if of is not None})
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_text(results / "tables" / "records.csv", csv_text(frame))
     write_bytes(results / "tables" / "records.parquet", buffer.getvalue())
     return frame
+
+
+def outcomes_path(results: Path) -> Path:
+    """Where the outcomes of single examples lie (analysis/records/outcomes.py reads them)."""
+    return results / "tables" / "outcomes.parquet"
+
+
+def _write_outcomes(results: Path, scored: Mapping[str, Scored]) -> None:
+    """One row a scored run: a hash of which examples, 0 or 1 for each, and its group's number."""
+    frame = pd.DataFrame(
+        {
+            "run_id": list(scored),
+            "examples": pd.array([each.examples for each in scored.values()], "Int64"),
+            "right": [each.right for each in scored.values()],
+            "groups": [each.groups for each in scored.values()],
+        }
+    )
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_bytes(outcomes_path(results), buffer.getvalue())

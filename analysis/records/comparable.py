@@ -118,6 +118,21 @@ def _tenant_notes(rows: Iterable[Any]) -> list[str]:
     return [f"Other processes were busy when these runs started: {'; '.join(parts)}."]
 
 
+def computed_notes(rows: Iterable[Any]) -> list[str]:
+    """A note where the runs of a table were computed with different instructions of a CPU."""
+    found: dict[str, int] = {}
+    for row in rows:
+        if row.status == "ok" and row.cpu_capability is not None:
+            found[row.cpu_capability] = found.get(row.cpu_capability, 0) + 1
+    if len(found) < 2:
+        return []
+    parts = [f"{name} ({num} runs)" for name, num in found.items()]
+    return [
+        f"Computed with different instructions of a CPU: {listed(parts)}. A training can turn out "
+        "otherwise with others, so differences between these runs are not the methods' alone."
+    ]
+
+
 def reason_notes(pairs: Iterable[tuple[str | None, str]]) -> list[str]:
     """A note for each reason why something is not comparable, with the methods it holds for."""
     known = list(pairs)

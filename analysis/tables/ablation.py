@@ -23,7 +23,7 @@ from ..paper.ablation import (
     predicted_beside,
     unit_of,
 )
-from ..paper.predicted import Predicted
+from ..paper.predictions import Predicted
 from ..records.collected import Collected
 from ..records.comparable import measured_notes
 from ..text.grid import Block, Cell, Table

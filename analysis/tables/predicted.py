@@ -11,8 +11,8 @@ import pandas as pd
 from lomo.model import june_2023
 from lomo.study.plan import read_plan
 
-from ..paper.predicted import TERMS, Predicted, beside, read_predictions
-from ..paper.reasons import (
+from ..paper.predictions import TERMS, Predicted, beside, read_predictions
+from ..paper.printed import (
     difference,
     printed_number,
     printed_peak,

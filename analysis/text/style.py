@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -94,6 +97,11 @@ _NO_METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
 }
 FORMATS = tuple(_NO_METADATA)
+_PRINT: dict[str, Callable[[Figure], Callable[..., object]]] = {
+    "svg": lambda figure: FigureCanvasSVG(figure).print_svg,
+    "pdf": lambda figure: FigureCanvasPdf(figure).print_pdf,
+    "png": lambda figure: FigureCanvasAgg(figure).print_png,
+}
 
 
 # For methods of other packages, which are named beside their marks.
@@ -147,13 +155,15 @@ def style() -> Any:
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Writes the figure as svg, pdf and png, the same bytes for the same figure; the paths."""
-    # Laid out once: each format would do it again, for the same result.
+    # Laid out once, and each format drawn once: savefig does both again for each, for the same
+    # result.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     paths = []
     for suffix, metadata in _NO_METADATA.items():
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, metadata=metadata)
+        figure.set_dpi(matplotlib.rcParams["savefig.dpi"])  # which svg and pdf leave changed
+        _PRINT[suffix](figure)(buffer, metadata=metadata)
         paths.append(folder / f"{name}.{suffix}")
         write_bytes(paths[-1], buffer.getvalue())
     return paths

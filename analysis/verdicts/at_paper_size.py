@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from ..paper.predicted import Predicted
-from ..paper.predictions import ABSENT, JUNE_2023, TODAY, file_of, find, remake
-from ..paper.printed import printed
-from ..paper.reasons import difference, signed, why_memory, why_throughput
+from ..paper.predictions import ABSENT, JUNE_2023, TODAY, Predicted, file_of, find, remake
+from ..paper.printed import difference, printed, signed, why_memory, why_throughput
 from ..records.collected import Collected
 from ..tables.throughput import SPEED
 from ..text.grid import Block, Cell, Notes, Table
@@ -196,7 +194,7 @@ def _table(
 ) -> Table:
     predictions = [of for row in rows for of in (row.then, row.today) if of is not None]
     data = [
-        {"row": row.cells[column].row, "column": column, **asdict(verdict)}
+        {"row": row.cells[column].row, "column": column, **verdict.row()}
         for row in rows
         for column, verdict in row.verdicts.items()
         if verdict is not None

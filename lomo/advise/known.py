@@ -1,11 +1,16 @@
-"""What is known of a method's accuracy, from a data file that names the source of each number."""
+"""What is known of a method from elsewhere: its accuracy, from a data file that names the source of
+each number, and the bytes of AdamW's 8-bit state, of the installed bitsandbytes or its documents.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -45,3 +50,36 @@ def order() -> Sequence[str]:
 def of(method: str) -> list[Fact]:
     """The facts on a row's method."""
     return [fact for fact in facts() if fact.method == method]
+
+
+# Two moments of a byte each, in blocks of 256 with a scale in fp32.
+DOCUMENTED = 2 * (1 + 4 / 256)
+_SIDE = 1024  # of a weight large enough to get 8-bit state
+_TABLE = 256  # values of a table that all weights share
+
+
+@cache
+def state_bytes() -> tuple[float, str]:
+    """Bytes a parameter of a large weight, and whose number that is."""
+    try:
+        found = version("bitsandbytes")
+    except PackageNotFoundError:
+        return DOCUMENTED, "bitsandbytes' documented bytes of state (it is not installed)"
+    try:
+        return _asked(), f"the bytes of state that bitsandbytes {found} makes"
+    except (ImportError, AttributeError, TypeError, RuntimeError, NotImplementedError):
+        return DOCUMENTED, f"bitsandbytes' documented bytes of state ({found} can't be asked here)"
+
+
+def _asked() -> float:
+    """Of the state that the library makes of one weight."""
+    import torch
+
+    optim: Any = importlib.import_module("bitsandbytes.optim")
+    weight = torch.nn.Parameter(torch.zeros(_SIDE, _SIDE, dtype=torch.bfloat16))
+    weight.grad = torch.zeros_like(weight)
+    optimizer = optim.AdamW8bit([weight])
+    optimizer.init_state(optimizer.param_groups[0], weight, 0, 0)
+    made = [v for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor)]
+    num_bytes = sum(v.numel() * v.element_size() for v in made if v.numel() != _TABLE)
+    return num_bytes / weight.numel()

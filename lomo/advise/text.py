@@ -14,13 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lomo.advise import eight_bit, known
-from lomo.advise.answer import Advice, Walls
-from lomo.advise.rows import Row, budget_bytes
-from lomo.advise.sentence import command, sentence, walls
-from lomo.advise.speed import HIGH, LOW, Speed
+from lomo.advise import known
+from lomo.advise.answer import Advice, Walls, command, sentence, walls
+from lomo.advise.costs import HIGH, LOW, Speed
+from lomo.advise.rows import Row
 from lomo.forecast.duration import SUSTAINED
-from lomo.study.machine import GIB, RESERVE_GIB
+from lomo.study.machine import GIB, RESERVE_GIB, budget_bytes
 
 WIDTH, WIDEST = 100, 120
 NOT_KNOWN = "not known"
@@ -182,7 +181,7 @@ def _notes(advice: Advice) -> list[str]:
     if any(fit.batch_size == most for row in advice.rows for fit in row.fits):
         lines.append("No batch is larger than the number of examples.")
     if any(row.kind.eight_bit for row in advice.rows):
-        lines.append(f"* by {eight_bit.state_bytes()[1]}, not simulated.")
+        lines.append(f"* by {known.state_bytes()[1]}, not simulated.")
     if any(row.account == "closed_form" for row in advice.rows):
         lines.append("Activations by a formula: this model's step can't be simulated.")
     lines += [f"{row.kind.title}: {row.why}" for row in advice.rows if row.kind.method and row.why]
@@ -289,7 +288,7 @@ def _row(advice: Advice, row: Row) -> dict[str, Any]:
         "name": row.kind.name,
         "title": row.kind.title,
         "account": row.account,
-        "state_by": eight_bit.state_bytes()[1] if row.kind.eight_bit else None,
+        "state_by": known.state_bytes()[1] if row.kind.eight_bit else None,
         "why": row.why,
         "cards": cards,
         "accuracy": [asdict(fact) for fact in known.of(row.kind.name)],

@@ -1,19 +1,54 @@
-"""What engines of several processes have in common: the process group and shares of a batch."""
+"""What engines of several processes have in common: the process group and shares of a batch.
+
+On CPUs the group is gloo with one worker thread. Each of gloo's threads holds the tensors of its
+last collective until it gets a processor again, which on a busy machine is later than the host goes
+on. Of torch's two threads one may be late for long; one alone lets go of a collective before it
+takes the next, so after `settle` nothing is held.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import pad
+from torch.utils._python_dispatch import _disable_current_modes
 
-from lomo.engines import gloo
 from lomo.engines.single import Single
 from lomo.tasks.batches import IGNORED, Batch
+
+_BACKEND = "gloo_in_order"
+
+
+def _start_gloo(
+    store: dist.Store, rank: int, size: int, timeout: timedelta
+) -> dist.ProcessGroupGloo:
+    gloo: Any = dist.ProcessGroupGloo  # its options have no type stubs
+    options = gloo._Options()
+    options._devices = [gloo.create_default_device()]
+    options._timeout = timeout
+    options._threads = 1
+    return dist.ProcessGroupGloo(store, rank, size, options)
+
+
+def register_gloo() -> str:
+    """The name of the backend, for `init_process_group`; makes it known to torch."""
+    if _BACKEND not in dist.Backend.backend_list:
+        dist.Backend.register_backend(_BACKEND, _start_gloo, devices="cpu")
+    return _BACKEND
+
+
+def settle_gloo() -> None:
+    """Waits until no finished collective of this rank holds a tensor; all ranks have to call it."""
+    with _disable_current_modes():  # what this takes is no part of a step
+        # Not a barrier: it refers to the collectives before it until it is itself dropped.
+        dist.all_reduce(torch.zeros(1))
+
 
 # No step, load or evaluation of one rank keeps the others waiting for so long.
 TIMEOUT = timedelta(minutes=30)
@@ -32,7 +67,7 @@ class Ranks(Single):
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if not dist.is_initialized():
-            backend = "nccl" if device == "cuda" else gloo.register()
+            backend = "nccl" if device == "cuda" else register_gloo()
             if "RANK" in os.environ:
                 dist.init_process_group(backend, timeout=TIMEOUT)
             else:
@@ -65,7 +100,7 @@ class Ranks(Single):
 
     def settle(self) -> None:
         if self.device == "cpu":  # NCCL lets go of tensors where the host waits for it
-            gloo.settle()
+            settle_gloo()
 
 
 def decoder_layers(model: nn.Module) -> Iterator[nn.Module]:

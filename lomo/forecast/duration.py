@@ -15,6 +15,7 @@ from typing import Any
 
 from lomo.errors import UserError
 from lomo.memory.predicted.closed_form import BYTES
+from lomo.model.registry import ModelEntry
 from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
 from lomo.speed.flops import backwards_per_step, hardware_flops_per_step
 from lomo.study.cards import peak_flops_per_s
@@ -78,6 +79,26 @@ def run_seconds(
     return None if step is None else start + step * (run.num_warmup_steps + run.num_timed_steps + 3)
 
 
+def base_seconds(entry: ModelEntry, sizes: Sizes, machine: Machine, speed: Speed) -> float | None:
+    """Seconds of a base model's own training, on the host; None where its speed is not known."""
+    plan, rate = entry.pretrain, speed.flops_per_s.get("float32")
+    if plan is None or rate is None or machine.kind != "cpu":
+        return None
+    try:
+        flops = hardware_flops_per_step(
+            sizes.config,
+            num_parameters=sizes.num_parameters,
+            num_trainable_parameters=sizes.num_parameters,
+            batch_size=plan.batch_size,
+            sequence_length=plan.sequence_length,
+            activation_checkpointing=False,
+            attention="sdpa",
+        )
+    except ValueError:
+        return None
+    return START_S["cpu"] + plan.num_steps * (flops / rate + _host_seconds(sizes))
+
+
 def _training_seconds(run: TrainSpec, sizes: Sizes, machine: Machine, rate: float) -> float | None:
     num_tokens = min(run.max_length, _mean_tokens(run))
     rows = math.ceil(run.batch_size / run.num_devices)
@@ -97,6 +118,35 @@ def _training_seconds(run: TrainSpec, sizes: Sizes, machine: Machine, rate: floa
     return num_steps * step + scoring + calls * _host_seconds(sizes) / 3
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one step takes of one device: operations, host seconds, and how often it goes back."""
+
+    flops: float
+    host_s: float
+    num_backwards: int
+
+
+def work_of(run: TrainSpec | MeasureSpec, sizes: Sizes, rows: int, sequence_length: int) -> Work:
+    """Of a step of `rows` sequences. Raises ValueError where its operations can't be told."""
+    num_backwards = 1
+    if not isinstance(run, PeerSpec):
+        # Ghost norms in the product cost about one backward more.
+        num_backwards = backwards_per_step(run.method, run.hyper, run.max_grad_norm) or 2
+    flops = hardware_flops_per_step(
+        sizes.config,
+        num_parameters=sizes.num_parameters,
+        num_trainable_parameters=sizes.num_trainable_parameters,
+        batch_size=rows,
+        sequence_length=sequence_length,
+        activation_checkpointing=run.activation_checkpointing,
+        num_backwards=num_backwards,
+        attention=run.attention,
+        head_recomputed=run.head_loss == "fused",
+    )
+    return Work(flops, num_backwards * _host_seconds(sizes), num_backwards)
+
+
 def _step_seconds(
     run: TrainSpec | MeasureSpec,
     sizes: Sizes,
@@ -106,26 +156,12 @@ def _step_seconds(
     sequence_length: int,
 ) -> float | None:
     """One step of one device's share; None where its operations can't be told."""
-    num_backwards = 1
-    if not isinstance(run, PeerSpec):
-        # Ghost norms in the product cost about one backward more.
-        num_backwards = backwards_per_step(run.method, run.hyper, run.max_grad_norm) or 2
     try:
-        flops = hardware_flops_per_step(
-            sizes.config,
-            num_parameters=sizes.num_parameters,
-            num_trainable_parameters=sizes.num_trainable_parameters,
-            batch_size=rows,
-            sequence_length=sequence_length,
-            activation_checkpointing=run.activation_checkpointing,
-            num_backwards=num_backwards,
-            attention=run.attention,
-            head_recomputed=run.head_loss == "fused",
-        )
+        work = work_of(run, sizes, rows, sequence_length)
     except ValueError:
         return None
-    computing, hosting = flops / rate, num_backwards * _host_seconds(sizes)
-    return computing + hosting if machine.kind == "cpu" else max(computing, hosting)
+    computing = work.flops / rate
+    return computing + work.host_s if machine.kind == "cpu" else max(computing, work.host_s)
 
 
 def _host_seconds(sizes: Sizes) -> float:

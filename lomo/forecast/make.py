@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from lomo import methods
-from lomo.forecast.duration import Sizes, run_seconds, speed_of
+from lomo.forecast.duration import Sizes, base_seconds, run_seconds, speed_of
 from lomo.forecast.estimates import Estimate, Estimates, fit_of, held_bytes
 from lomo.memory.predicted.closed_form import BYTES
 from lomo.memory.predicted.steps import predict_steps, step_of
@@ -20,7 +20,7 @@ from lomo.model.architecture import (
     entry_architecture,
     without_bytes,
 )
-from lomo.model.matching import check_weights
+from lomo.model.weights import check_weights
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.machine import GIB, Machine, Speed
 from lomo.study.plan import Plan
@@ -56,9 +56,12 @@ def make_estimates(
         trained = _num_trained(run, config, counts[run.model])
         sizes = Sizes(config, counts[run.model], trained, drawn)
         runs[run_id] = _estimate(run, sizes, answer, machine, speed)
-    return Estimates(
-        machine=machine, speed=speed, download_bytes=_download_bytes(plan, counts), runs=runs
-    )
+    bases = {}
+    for folder, (name, _) in plan.bases().items():
+        sizes = Sizes(_sizes_in(models[name].config), counts[name], counts[name])
+        bases[folder] = base_seconds(plan.models[name], sizes, machine, speed)
+    download = _download_bytes(plan, counts)
+    return Estimates(machine=machine, speed=speed, download_bytes=download, runs=runs, bases=bases)
 
 
 def _check_models(plan: Plan, models: Mapping[str, Architecture]) -> None:
@@ -135,8 +138,11 @@ def _kept_bytes(run: TrainSpec | MeasureSpec, sizes: Sizes) -> int:
 
 
 def _download_bytes(plan: Plan, counts: Mapping[str, int]) -> int:
-    """Weights of the hub's models, as they are there: 16 bits each."""
-    return sum(2 * counts[name] for name, model in plan.models.items() if model.weights == "hub")
+    """Weights that are fetched, as they then lie here: the hub's in 16 bits, dequantised in 32."""
+    bytes_each = {"hub": 2, "package": 4}
+    return sum(
+        bytes_each.get(model.weights, 0) * counts[name] for name, model in plan.models.items()
+    )
 
 
 def _num_trained(

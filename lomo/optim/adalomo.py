@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .arithmetic.clipping import NormScope
-from .arithmetic.rounding import Rounding, generator_for, write_rounded_
+from .arithmetic.rounding import Rounding, Stream, generator_for, write_rounded_
+from .arithmetic.scaling import NormScope
 from .arithmetic.tensors import SIXTEEN_BIT, chunks, norm_of
 from .fused_backward import FusedBackward
 from .guards.checks import require_positive
@@ -145,7 +145,17 @@ class AdaLomo(FusedBackward):
         step_size = torch.clamp(rms_theta, min=group["eps"][1]) * float(group["lr"])
         keep = 1.0 - step_size * group["weight_decay"] if group["weight_decay"] else None
         factors[0].mul_(step_size / shrink)
-        stream = self._stream(parameter, slot)
+        self._write(parameter, gradient, factors, keep, self._stream(parameter, slot))
+
+    def _write(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        factors: list[Tensor],
+        keep: Tensor | None,
+        stream: Stream | None,
+    ) -> None:
+        """theta <- round(keep theta - g times all factors)."""
         generator = None if stream is None else generator_for(parameter.device, stream)
         for weight, update in zip(chunks(parameter), _normalised(gradient, factors), strict=True):
             copy = weight.float() if weight.dtype in SIXTEEN_BIT else weight

@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from .arithmetic.clipping import NormScope
 from .arithmetic.rounding import Rounding
+from .arithmetic.scaling import NormScope
 from .arithmetic.tensors import gradient_norm
-from .guards.bystanders import Bystanders, gradients_divided, gradients_kept
-from .guards.checks import require_group_options, require_non_negative, require_real, require_unique
-from .guards.compiled import (
+from .guards.bystanders import (
+    Bystanders,
+    gradients_divided,
+    gradients_kept,
     told_if_compiled_for_one_pass,
     warn_if_compiled_as_a_whole,
     warn_if_named_as_compiled,
 )
-from .guards.grad_scaler import asked_by_scaler, require_unscaled, roots_of_running_backward
-from .guards.lightning import refuse_late_clipping, refuse_what_lightning_asks
+from .guards.checks import require_group_options, require_non_negative, require_real, require_unique
 from .guards.ownership import (
     claim,
     named,
@@ -37,6 +37,13 @@ from .guards.ownership import (
     require_same_members,
 )
 from .guards.second_pass import SecondPass
+from .guards.training_loops import (
+    asked_by_scaler,
+    refuse_late_clipping,
+    refuse_what_lightning_asks,
+    require_unscaled,
+    roots_of_running_backward,
+)
 from .hooks import (
     ACCUMULATION,
     APPLIED,

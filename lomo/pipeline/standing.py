@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lomo.model.registry import ModelEntry, random_config
+from lomo.model.registry import random_config, with_random_weights
 from lomo.record import made
 from lomo.record.evidence import HISTORY, SAMPLES
 from lomo.record.provenance import fingerprint, fingerprint_of
@@ -70,7 +70,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def _inputs(results: Path, plan: Plan, found: Standing) -> Iterator[tuple[str, datetime]]:
-    """(model, or "data"; when it was made) of what is there and from the present plan."""
+    """(model's folder, or "data"; when it was made) of what is there and from the present plan."""
     folder = results / "data" / "superglue"
     text = folder.parent / "text.txt"
     if plan.study.data == "generated" and text.is_file():
@@ -81,25 +81,26 @@ def _inputs(results: Path, plan: Plan, found: Standing) -> Iterator[tuple[str, d
             found.reasons.append(f"{folder.parent} is of another setting or code: made again")
         elif told.content == made.digest(made.files_in(folder)):
             yield "data", told.at
-    for name, entry in plan.models.items():
-        folder = results / "models" / name
-        last = {"pretrain": "model.safetensors", "random": "config.json"}.get(entry.weights)
-        if last is None or not (folder / last).is_file():
+    for base, (name, seed) in plan.bases().items():
+        folder = results / "models" / name / Path(base).name
+        last = folder / "model.safetensors"
+        if not last.is_file():
             continue
-        told = None
-        if entry.weights == "pretrain":
-            spec, code = entry.model_dump(mode="json"), fingerprint("pretrain")
-            told = made.made_from(folder / made.NAME, spec=spec, code=code)
-        if told is None and not _is_random(folder / last, entry):
-            found.files.add((folder / last).as_posix())
+        spec, code = plan.models[name].model_dump(mode="json"), fingerprint("pretrain")
+        told = made.made_from(folder / made.NAME, spec=spec, seed=seed, code=code)
+        if told is None:
+            found.files.add(last.as_posix())
             found.reasons.append(f"{folder} is of another setting or code: made again")
-        elif told is not None and told.content == made.digest(made.files_in(folder)):
-            yield name, told.at
-            _settle([folder / last], [text] if "generate" not in found.rules else [])
-
-
-def _is_random(config: Path, entry: ModelEntry) -> bool:
-    return entry.weights == "random" and made.read(config) == random_config(entry)
+        elif told.content == made.digest(made.files_in(folder)):
+            yield base, told.at
+            _settle([last], [text] if "generate" not in found.rules else [])
+    for name in dict.fromkeys(run.model for run in plan.runs.values() if run.kind == "measure"):
+        config, entry = results / "models" / name / "config.json", plan.models[name]
+        if entry.weights in ("random", "pretrain") and config.is_file():
+            drawn = with_random_weights(entry, where=plan.source)
+            if made.read(config) != random_config(drawn):
+                found.files.add(config.as_posix())
+                found.reasons.append(f"{config.parent} is of another setting: made again")
 
 
 def _look_at_records(
@@ -116,7 +117,7 @@ def _look_at_records(
         if key not in codes:
             codes[key] = fingerprint_of(spec)
         why = _why_not(record, spec.model_dump(mode="json"), codes[key], path.parent)
-        names = (spec.model, "data") if spec.kind == "train" else (spec.model,)
+        names = (spec.model_path, "data") if spec.kind == "train" else (spec.model_path,)
         sources = [inputs[name] for name in names if name in inputs]
         if why is None and sources and _started(record) + CLOCKS < max(sources):
             why = "it was done before its model or data were made"
@@ -160,6 +161,8 @@ def _started(record: dict[str, Any]) -> datetime:
 
 def _inputs_of(results: Path, plan: Plan, spec: Any) -> list[Path]:
     folder = results / "models" / spec.model
+    if spec.kind == "train":
+        folder /= Path(spec.model_path).name  # its base; there is none of another's model
     data = made.files_in(results / "data" / "superglue") if spec.kind == "train" else []
     return [*folder.glob("*.safetensors"), folder / "config.json", *data]
 
@@ -206,7 +209,7 @@ def _look_at_predictions(results: Path, plan: Plan, found: Standing) -> None:
 
 
 def _is_of(rule: str, file: Path) -> bool:
-    predicted, collected = file.name.startswith("predicted_"), file.stem == "records"
+    predicted, collected = file.name.startswith("predicted_"), file.stem in ("records", "outcomes")
     return not predicted and (collected if rule == "collect" else not collected)
 
 

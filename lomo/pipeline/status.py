@@ -1,20 +1,26 @@
-"""How a study stands: which runs are done, which run, which failed and why, and the time left.
+"""How a study stands: which runs are done, which run, which failed and why, and the time left; and
+the command `status`, which tells it.
 
 Read from its folder alone, while a pipeline works on it or after. Imports no torch.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lomo.errors import UserError
+from lomo.forecast.command import duration
 from lomo.record import made
 from lomo.study.plan import Plan
-from lomo.system.lock import is_held
+from lomo.system.command import Command
+from lomo.system.files import is_held
 
 # Jobs that are no runs: a part of the log's name, and what stands when they are done.
 OTHER_JOBS = {
@@ -50,7 +56,8 @@ class Status:
     """A study at one moment.
 
     ended: runs that have a record of the present plan, counted by its status. other_plan: runs
-    whose record is of another plan, which are to be made again. seconds_left: None where nothing
+    whose record is of another plan, which are to be made again. num_bases: base models that are
+    trained for the runs, num_bases_made of which stand. seconds_left: None where nothing
     tells; why, in `why_unknown`. working: whether a pipeline holds the study. page: the report,
     None where there is none yet.
     """
@@ -60,6 +67,8 @@ class Status:
     num_runs: int
     ended: Mapping[str, int]
     other_plan: int
+    num_bases: int
+    num_bases_made: int
     running: Sequence[Running]
     failed: Sequence[Failed]
     seconds_left: float | None
@@ -97,6 +106,7 @@ class Study:
         working = is_held(self.results / ".lock")
         seconds, why = self._seconds_left(ended, left, working=working)
         held = {run.run_id for run in running}
+        bases = self.plan.bases()
         page = self.results / "report" / "index.html"
         return Status(
             study=self.plan.study.study,
@@ -104,6 +114,8 @@ class Study:
             num_runs=len(self.plan.runs),
             ended=dict(Counter(run.status for run in ended.values())),
             other_plan=sum(not run.of_plan for run in self._seen.values()),
+            num_bases=len(bases),
+            num_bases_made=sum(map(self._is_made, bases)),
             running=running,
             failed=list(self._failed([run_id for run_id in left if run_id not in held])),
             seconds_left=seconds,
@@ -143,23 +155,34 @@ class Study:
         for run_id in left:
             if why := _last_line(logs / f"{run_id}.log"):
                 yield Failed(run_id, (logs / f"{run_id}.log").as_posix(), why)
-        others = {f"pretrain-{name}": f"models/{name}/config.json" for name in self.plan.models}
+        others = {
+            f"pretrain-{name}-s{seed}": f"models/{name}/{Path(base).name}/model.safetensors"
+            for base, (name, seed) in self.plan.bases().items()
+        }
         for job, product in (OTHER_JOBS | others).items():
             why = _last_line(logs / f"{job}.log")
             if why and not (self.results / product).exists():
                 yield Failed(job, (logs / f"{job}.log").as_posix(), why)
 
+    def _is_made(self, base: str) -> bool:
+        """Whether a base model stands; its folder is told from where the pipeline works."""
+        model, seed = Path(base).parts[-2:]
+        return (self.results / "models" / model / seed / "model.safetensors").is_file()
+
     def _seconds_left(
         self, ended: Mapping[str, _Ended], left: Sequence[str], *, working: bool
     ) -> tuple[float | None, str | None]:
         """By the estimates, at the pace of this pipeline, or of all runs that have ended."""
-        told = made.read(self.results / "estimates.json").get("runs", {})
+        estimates = made.read(self.results / "estimates.json")
+        told = estimates.get("runs", {})
         seconds = {run_id: _seconds(told.get(run_id)) for run_id in self.plan.runs}
         if not left:
             return 0.0, None
         expected = _sum(seconds, left)
         if expected is None:
             return None, "the plan has no estimate of it" if told else "no plan has been made yet"
+        told_bases = estimates.get("bases", {})
+        expected += sum(told_bases.get(b) or 0.0 for b in self.plan.bases() if not self._is_made(b))
         known = [run_id for run_id in ended if seconds[run_id]]
         if working:
             began = (self.results / ".lock").stat().st_mtime
@@ -192,3 +215,92 @@ def _last_line(log: Path) -> str | None:
     except OSError:
         return None
     return next((line.strip() for line in reversed(lines) if line.strip()), None)
+
+
+_NUM_FAILED = 10
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `status`."""
+    parser.add_argument(
+        "study",
+        nargs="?",
+        default="results/tiny",
+        help="results/<study>, the study's name, or its file (default: results/tiny)",
+    )
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+
+
+def answer(options: argparse.Namespace) -> str:
+    """How the study stands. Raises UserError where no pipeline has begun it."""
+    from lomo.study.plan import read_plan
+
+    results = results_of(options.study)
+    status = Study(results, read_plan(results)).look()
+    return as_json(status) if options.json else as_text(status)
+
+
+def results_of(study: str) -> Path:
+    """The results folder that a name, a study file or a folder means."""
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml"):
+        from lomo.study.config import Study as StudyConfig
+        from lomo.system.strict import parse, read_yaml
+
+        return Path("results", parse(StudyConfig, read_yaml(path), where=study).study)
+    if path.is_dir():
+        return path
+    if Path("results", study).is_dir():
+        return Path("results", study)
+    known = sorted(path.parent.as_posix() for path in Path("results").glob("*/plan.json"))
+    raise UserError(
+        "no such study has begun here",
+        where=study,
+        allowed=", ".join(known) or "none: there is no results/<study> in this folder",
+        fix="start it: snakemake --cores all --configfile STUDY.yaml",
+    )
+
+
+def as_json(status: Status) -> str:
+    """All of it, one object."""
+    return json.dumps(asdict(status) | {"num_ended": status.num_ended}, indent=1)
+
+
+def as_text(status: Status) -> str:
+    """A line for all, and one for each run that runs or failed."""
+    parts = ", ".join(f"{count} {name}" for name, count in sorted(status.ended.items()))
+    lines = [
+        f"{status.study}: {status.title}",
+        f"  runs     {status.num_ended} of {status.num_runs} ended" + (f": {parts}" * bool(parts)),
+    ]
+    if status.other_plan:
+        lines.append(f"           {status.other_plan} of another plan, to be made again")
+    if status.num_bases:
+        lines.append(f"  bases    {status.num_bases_made} of {status.num_bases} base models made")
+    for run in status.running:
+        lines.append(f"  running  {run.run_id}, for {duration(run.seconds)}")
+    for failed in status.failed[:_NUM_FAILED]:
+        lines += [f"  failed   {failed.job}: {failed.why}", f"           all of it: {failed.log}"]
+    if len(status.failed) > _NUM_FAILED:
+        lines.append(f"           and {len(status.failed) - _NUM_FAILED} more")
+    lines.append(f"  left     {time_left(status)}")
+    lines.append(f"  page     {status.page or 'none yet'}")
+    return "\n".join(lines)
+
+
+def time_left(status: Status) -> str:
+    """The time left in words, or why nobody knows."""
+    if status.num_ended == status.num_runs:
+        return "no run" + (", tables and the page" if status.working and not status.page else "")
+    told = f"not known: {status.why_unknown}"
+    if status.seconds_left is not None:
+        told = f"about {duration(status.seconds_left)}"
+    return told if status.working else f"{told}; no pipeline works on it"
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `status`."""
+    print(answer(options))
+
+
+COMMANDS = {"status": Command(add_options, run)}

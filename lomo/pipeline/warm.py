@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.system.command import Command
-from lomo.system.process import settle
+from lomo.system.processes import settle
 
 Main = Callable[[list[str]], int]
 

@@ -6,7 +6,6 @@ import ast
 import hashlib
 import importlib.util
 import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,12 +13,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
 from lomo import engines, methods
-from lomo.engines.launch import is_rank
 from lomo.record.clock import process_age_s
-from lomo.record.schema import Device, Provenance
+from lomo.record.device import printed, read_device
+from lomo.record.schema import Provenance
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.tasks import registry as tasks
 from lomo.tasks.entry import outside, points
@@ -48,18 +45,17 @@ NOT_DEFINING = frozenset(
         "lomo.engines.launch",
         "lomo.errors",
         "lomo.system.files",
-        "lomo.study.inputs",
         "lomo.system.interrupts",
-        "lomo.system.lock",
+        "lomo.study.inputs",
         "lomo.methods",
         "lomo.methods.peers",
         "lomo.model.registry",
         "lomo.system.outside",
         "lomo.study.plan",
-        "lomo.system.process",
-        "lomo.system.waiting",
+        "lomo.system.processes",
         "lomo.record.provenance",
         "lomo.record.schema",
+        "lomo.record.device",
         "lomo.study.refusals",
         "lomo.run.execute",
         "lomo.specs",
@@ -67,8 +63,6 @@ NOT_DEFINING = frozenset(
         "lomo.methods.support",
         "lomo.tasks.registry",
         "lomo.record.tracking",
-        "lomo.typed",
-        "lomo.record.wandb_runs",
         "lomo.pipeline.warm",
     }
 )
@@ -297,104 +291,4 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _git(*arguments: str) -> str | None:
-    return _printed("git", *arguments, timeout_s=10)
-
-
-def _printed(*command: str, timeout_s: float) -> str | None:
-    """What a command prints, or None where it is not there, fails or takes too long."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            command, cwd=here, capture_output=True, text=True, check=True, timeout=timeout_s
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def read_device(device: str, num_devices: int = 1) -> Device:
-    """Facts of the device, with the processes of others that are busy on it."""
-    import torch
-
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        tenants, reason = _cuda_tenants()
-        return Device(
-            kind="cuda",
-            name=properties.name,
-            num_devices=num_devices,
-            memory_bytes=properties.total_memory,
-            num_threads=torch.get_num_threads(),
-            driver=_driver(),
-            co_tenants=tenants,
-            missing={
-                **({"co_tenants": reason} if tenants is None else {}),
-                **({} if _driver() else {"driver": "nvidia-smi gave none"}),
-            },
-        )
-    return Device(
-        kind="cpu",
-        name=_cpu_name(),
-        num_devices=num_devices,
-        memory_bytes=psutil.virtual_memory().total,
-        num_threads=torch.get_num_threads(),
-        driver=None,
-        co_tenants=_cpu_tenants(),
-        missing={"driver": "a CPU has none"},
-    )
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown CPU"
-
-
-def _cpu_tenants() -> list[str]:
-    """Other processes that kept more than a fifth of a core busy during the last 0.1 s."""
-    family = _family()
-    others = [process for process in psutil.process_iter(["name"]) if process.pid not in family]
-    for process in others:
-        _percent(process)
-    psutil.cpu_percent(interval=0.1)
-    return sorted(process.info["name"] for process in others if _percent(process) > 20)
-
-
-def _family() -> set[int]:
-    """The processes of this run: this one, those that started it, and the other ranks."""
-    own = psutil.Process()
-    family = {own.pid, *(parent.pid for parent in own.parents())}
-    started_by = own.parent() if is_rank() else None
-    if started_by is not None:
-        family |= {rank.pid for rank in started_by.children(recursive=True)}
-    return family
-
-
-def _percent(process: psutil.Process) -> float:
-    try:
-        return float(process.cpu_percent())
-    except psutil.Error:
-        return 0.0
-
-
-def _smi(query: str) -> list[str] | None:
-    printed = _printed("nvidia-smi", query, "--format=csv,noheader", timeout_s=20)
-    if printed is None:
-        return None
-    return [line.strip() for line in printed.splitlines() if line.strip()]
-
-
-def _driver() -> str | None:
-    lines = _smi("--query-gpu=driver_version")
-    return lines[0] if lines else None
-
-
-def _cuda_tenants() -> tuple[list[str] | None, str]:
-    lines = _smi("--query-compute-apps=pid,process_name")
-    if lines is None:
-        return None, "nvidia-smi could not be run"
-    family = {str(pid) for pid in _family()}
-    return [line for line in lines if line.split(",")[0] not in family], ""
+    return printed("git", *arguments, timeout_s=10)

@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from lomo.errors import UserError
 from lomo.system.files import read_json, write_text
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # Raised when a definition of docs/measurement.md or docs/protocol.md changes its meaning.
-PROTOCOL_VERSION = "1.1"
+PROTOCOL_VERSION = "2.0"
 
 # Between the metered step and the timed ones, as a share of the latter.
 MAX_PEAK_DIFFERENCE = 0.01
@@ -66,6 +66,8 @@ class Device(Block):
     memory_bytes: Whole | None
     num_threads: Whole
     driver: str | None
+    # The instructions that PyTorch's own kernels use, such as AVX2: results turn round with them.
+    cpu_capability: str | None
     # Processes of others that used the device (CUDA) or a core's worth of CPU at the start.
     co_tenants: list[str] | None
 
@@ -113,6 +115,9 @@ class ModelFacts(Block):
     tied_embeddings: bool
     dtype: str
     weights_sha256: str | None
+    # What the folder's own notes tell of just these weights: hub and revision, package, or GGUF
+    # file with its quantisation; empty where it has none.
+    weights_from: dict[str, Any] = Field(default_factory=dict)
 
 
 class Evaluation(Block):
@@ -140,6 +145,7 @@ class Training(Block):
     num_train_examples: Whole
     num_cut: Whole  # of these, to fit `max_length`
     num_test_seen: Whole  # examples of test that are among them, whatever their label
+    num_dev_shared: Whole  # examples of dev whose passage is that of an example of test
     num_tokens: Whole
     first_loss: float | None
     last_loss: float | None
@@ -259,6 +265,10 @@ class Record(Block):
     clock: Clock
     model: ModelFacts | None
     training: Training | None
+    # Steps after which another process went on with the training, from what an earlier one saved;
+    # and what was saved and could not be gone on from, each with the reason.
+    resumed_at_steps: list[Whole] = Field(default_factory=list)
+    checkpoints_refused: list[str] = Field(default_factory=list)
     evaluations: list[Evaluation]
     # The evaluation that the protocol reports (an element of `evaluations`).
     result: Evaluation | None

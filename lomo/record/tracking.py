@@ -1,18 +1,29 @@
-"""What a run tells while it works: history.jsonl always, and a W&B run where the study wants it."""
+"""What a run tells while it works: history.jsonl always, and a W&B run where the study wants it.
+
+The same events make the same W&B run as the run works or afterwards. `wandb: online` sends them as
+they come; `wandb: offline` writes them to disk from the finished records, in one process for all
+runs, because starting W&B takes longer than a short run. Offline needs no key, no server and no
+home folder.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
+import shutil
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lomo.record.schema import Record
-from lomo.record.wandb_runs import WandbRun
-from lomo.system.files import cannot_write
+from lomo.errors import UserError
+from lomo.record.schema import Record, read_record
+from lomo.system.files import cannot_write, read_json, read_lines, write_text
 
 
 class History:
@@ -44,6 +55,23 @@ class History:
             raise (cannot_write(self._path, error) or error) from None
         self._tell("add", {"event": event, **values})
 
+    def text(self) -> str:
+        """All lines so far."""
+        return self._path.read_text(encoding="utf-8")
+
+    def begin_with(self, text: str) -> None:
+        """Begins with the lines of an earlier process, which did the work so far, told W&B too."""
+        try:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise (cannot_write(self._path, error) or error) from None
+        if self._wandb is not None:
+            last = [json.loads(line)["step"] for line in text.splitlines()]
+            self._wandb.go_on_after(max(last, default=0))
+
     def close(self, record: Record | None) -> None:
         """Ends the history; without a record the run was the user's mistake, or met a bug."""
         with suppress(OSError):  # a line that the disk did not take was told when it was added
@@ -59,3 +87,210 @@ class History:
         except Exception as error:
             self._wandb = None
             print(f"W&B takes no more of this run ({error}); {self._path} has it", file=sys.stderr)
+
+
+PROJECT = "lomo-repro"
+_LONGEST = 128  # of W&B's ids and names
+_LONGEST_TAG = 64
+# Of the user's settings, those that say what a run is called. The others say where and how it is
+# sent, and a wrong one stops W&B even where nothing is sent.
+_NAMING = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_TAGS", "WANDB_NOTES")
+
+
+class WandbRun:
+    """One run on W&B: grouped by study, its spec as config, the record's results as summary.
+
+    Raises UserError where W&B will not begin it.
+    """
+
+    def __init__(
+        self,
+        study: str,
+        run_id: str,
+        spec: dict[str, Any],
+        folder: Path,
+        mode: str,
+        digest: str = "",
+    ) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        settle_names()  # W&B reads both when it is imported first
+        import wandb
+
+        self._last_step = 0
+        try:
+            self._run: Any = wandb.init(
+                project=os.environ["WANDB_PROJECT"],
+                mode="online" if mode == "online" else "offline",
+                id=wandb_id(study, run_id, digest),
+                name=run_id[:_LONGEST],
+                group=study[:_LONGEST],
+                job_type=run_id.split("/")[0],
+                config=spec,
+                dir=folder,
+                resume="allow" if mode == "online" else None,
+                settings=wandb.Settings(
+                    x_disable_stats=True, x_disable_meta=True, console="off", disable_git=True
+                ),
+            )
+        except Exception as error:
+            raise UserError(
+                f"W&B does not begin {run_id} ({_first_line(error)})",
+                where=f"wandb: {mode}",
+                fix="`wandb login` mends a key; or --config wandb=offline, which sends nothing",
+            ) from error
+
+    def add(self, event: dict[str, Any]) -> None:
+        """One line of a history: numbers are logged at its step, evaluations under their split."""
+        prefix = event.get("split", event["event"])
+        numbers = {
+            f"{prefix}/{key}": value
+            for key, value in event.items()
+            if isinstance(value, int | float) and key != "step"
+        }
+        # W&B drops what goes back in steps, and the kept epoch may be scored after later ones.
+        self._last_step = max(self._last_step, event["step"])
+        self._run.log({**numbers, f"{prefix}/of_step": event["step"]}, step=self._last_step)
+
+    def go_on_after(self, step: int) -> None:
+        """Steps up to `step` were told by an earlier process."""
+        self._last_step = max(self._last_step, step)
+
+    def finish(self, record: Record | None) -> None:
+        """Ends the run, with what the record found."""
+        if record is not None:
+            self._run.summary.update(_summary(record))
+        self._run.finish(exit_code=0 if record is not None else 1)
+
+
+def wandb_id(study: str, run_id: str, digest: str = "") -> str:
+    """The id of a run: what W&B refuses in it becomes a hyphen.
+
+    With `digest` (of a record) the same record has the same id, and another one another: W&B would
+    write over a run of the same id that was sent before.
+    """
+    name = f"{study}-{run_id}"
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+    told_apart = plain != name.replace("/", "-") or len(plain) > _LONGEST
+    if not digest and not told_apart:
+        return plain
+    ending = "-" + hashlib.sha256(f"{name}\n{digest}".encode()).hexdigest()[:8]
+    return plain[: _LONGEST - len(ending)] + ending
+
+
+def settle_names() -> None:
+    """Makes of WANDB_PROJECT (or ours) and WANDB_TAGS what W&B takes; a changed project is told."""
+    asked = os.environ.get("WANDB_PROJECT", "").strip() or PROJECT
+    name = re.sub(r"[/\\#?%:]", "-", asked)[:_LONGEST]
+    if name != asked:
+        print(f"W&B refuses the project name {asked!r}: {name!r} is written", file=sys.stderr)
+    os.environ["WANDB_PROJECT"] = name
+    given = [tag.strip()[:_LONGEST_TAG] for tag in os.environ.pop("WANDB_TAGS", "").split(",")]
+    if tags := list(dict.fromkeys(filter(None, given))):
+        os.environ["WANDB_TAGS"] = ",".join(tags)
+
+
+def publish(results: Path, run_ids: list[str]) -> Path:
+    """Writes every finished run of a study as an offline W&B run; gives the list of them.
+
+    They lie under `results`/wandb; `wandb sync results/<study>/wandb/offline-run-*` sends them. A
+    record that was written before is not written again. Raises UserError where W&B fails: records,
+    tables and report are whole all the same.
+    """
+    folder = results / "wandb"
+    folder.mkdir(parents=True, exist_ok=True)
+    standing, wanted, published = _standing(folder), set(), []
+    _keep(folder, standing)  # the others were cut short
+    with _nothing_sent(results):
+        for run_id in run_ids:
+            path = results / "runs" / run_id / "record.json"
+            if not path.is_file():
+                continue
+            record, digest = read_record(path), hashlib.sha256(path.read_bytes()).hexdigest()
+            identity = wandb_id(record.study, run_id, digest)
+            wanted.add(identity)
+            if identity not in standing:
+                _write(results, run_id, record, digest)
+                standing.add(identity)
+                write_text(folder / "written.json", json.dumps(sorted(standing), indent=1) + "\n")
+            published.append(run_id)
+    _keep(folder, wanted)  # the others are of records that are no more
+    target = folder / "published.json"
+    write_text(target, json.dumps(published, indent=1) + "\n")
+    return target
+
+
+def _standing(folder: Path) -> set[str]:
+    """The ids of the runs that were written to their end and lie there."""
+    path = folder / "written.json"
+    written = read_json(path, fix=f"delete {folder}: it is made again") if path.is_file() else []
+    there = {_identity(old) for old in folder.glob("offline-run-*")}
+    return {str(identity) for identity in written} & there
+
+
+def _keep(folder: Path, identities: set[str]) -> None:
+    for old in folder.glob("offline-run-*"):
+        if _identity(old) not in identities:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _identity(folder: Path) -> str:
+    return re.sub(r"^offline-run-\d+_\d+-", "", folder.name)
+
+
+def _write(results: Path, run_id: str, record: Record, digest: str) -> None:
+    path = results / "runs" / run_id / "history.jsonl"
+    history = read_lines(path)
+    for number, event in enumerate(history, start=1):
+        if not (isinstance(event.get("event"), str) and isinstance(event.get("step"), int)):
+            raise UserError(
+                f"line {number} is no event of a run (it has no `event` or no `step`)",
+                where=str(path),
+                fix="delete its folder and run the pipeline again: only that run is repeated",
+            )
+    try:
+        run = WandbRun(record.study, run_id, record.spec, results, "offline", digest)
+        for event in history:
+            run.add(event)
+        run.finish(record)
+    except Exception as error:
+        cause = error.what if isinstance(error, UserError) else _first_line(error)
+        raise UserError(
+            f"{cause}; the records are whole, and so are tables and report, which need no W&B",
+            where=str(results / "wandb"),
+            fix='mend it and start again, or leave W&B out: wandb: "off", or --config wandb=off',
+        ) from error
+
+
+@contextmanager
+def _nothing_sent(results: Path) -> Iterator[None]:
+    """Takes from the environment what concerns sending, and gives W&B a home of its own."""
+    before = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+            for key in before.keys() - set(_NAMING):
+                del os.environ[key]
+            for kind in ("CONFIG", "CACHE", "DATA", "ARTIFACT"):
+                os.environ[f"WANDB_{kind}_DIR"] = home
+            os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR=str(results))
+            yield
+    finally:
+        for key in [key for key in os.environ if key.startswith("WANDB_")]:
+            del os.environ[key]
+        os.environ.update(before)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    summary: dict[str, Any] = {"status": record.status, "wall_s": record.clock.wall_s}
+    if record.result:
+        summary["accuracy"] = record.result.value
+    if record.throughput:
+        summary["tokens_per_s_per_device"] = record.throughput.tokens_per_s_per_device
+    if record.memory:
+        summary["peak_bytes"] = record.memory.peak_bytes
+        summary.update(record.memory.sum_of_terms.model_dump(exclude={"missing"}))
+    return summary

@@ -20,10 +20,12 @@ from lomo.engines.launch import RankFailed, launch
 from lomo.errors import UserError
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
+from lomo.record.made import origin_of
 from lomo.record.provenance import ENTRY, fingerprint_of, read_provenance
 from lomo.record.schema import Evidence, Record, Status, read_record, write_record
 from lomo.record.tracking import History
 from lomo.run.findings import Findings, RunStopped
+from lomo.run.resume.checkpoints import forget
 from lomo.specs import MeasureSpec, TrainSpec
 
 # How a CPU's allocator, CUDA itself and cuBLAS say that memory has run out.
@@ -68,6 +70,7 @@ def launch_ranks(
         provenance = read_provenance(spec, device)
         record = as_record(spec, "oom", evidence, provenance, clock)
         write_record(folder / "record.json", record)
+        forget(folder)
     finally:
         for left in folder.glob(".rank*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -110,11 +113,16 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
     except BaseException:
         history.close(None)
         raise
+    if findings.model is not None:
+        origin = origin_of(Path(spec.model_path), findings.model.weights_sha256)
+        findings.model = findings.model.model_copy(update={"weights_from": origin})
     record = as_record(spec, status, evidence, provenance, clock, findings)
     with clock.phase("save"):
         history.close(record)
     record = record.model_copy(update={"clock": clock.read()})
     write_record(folder / "record.json", record)
+    if not engine.rank:
+        forget(folder)
     return record
 
 
@@ -180,6 +188,8 @@ def as_record(
             "spec": spec.model_dump(),
             "provenance": provenance,
             "clock": clock.read(),
+            "resumed_at_steps": findings.resumed_at_steps,
+            "checkpoints_refused": findings.checkpoints_refused,
             "evaluations": findings.evaluations,
             "missing": {
                 name: reasons.get(name, stopped) for name, part in parts.items() if part is None

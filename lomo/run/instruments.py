@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from lomo.memory.measured.cuda import read_cuda_peaks, reset_cuda_peaks
+from lomo.memory.measured.counters import read_cuda_peaks, reset_cuda_peaks
 from lomo.record.schema import AllocatorPeaks
 from lomo.run.findings import synchronise
-from lomo.speed.energy import EnergyOfSteps
+from lomo.speed.efficiency import EnergyOfSteps
 
 
 class StepInstruments:

@@ -15,21 +15,19 @@ from typing import Any
 
 import torch
 
-from lomo.engines.single import Single
-from lomo.engines.step import StepPhase, training_step
-from lomo.memory.measured.cuda import (
+from lomo.engines.single import Single, StepPhase, training_step
+from lomo.memory.measured.counters import (
     GRANULE_BYTES,
     allocator_settings,
+    host_peak_rss_bytes,
     read_cuda_peaks,
     reset_cuda_peaks,
     residual_bytes,
 )
-from lomo.memory.measured.host import host_peak_rss_bytes
 from lomo.memory.measured.ledger import Ledger, StepMeter
 from lomo.methods import Prepared
-from lomo.record.clock import Clock
+from lomo.record.clock import Clock, TimedStep, summarise
 from lomo.record.schema import AllocatorPeaks, CudaMemory, LedgerParts, Memory, SumOfTerms
-from lomo.record.throughput import TimedStep, summarise
 from lomo.record.tracking import History
 from lomo.run.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.run.instruments import StepInstruments

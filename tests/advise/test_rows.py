@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import yaml
 
-from lomo.advise import eight_bit, known
-from lomo.advise.eight_bit import DOCUMENTED
+from lomo.advise import known
+from lomo.advise.costs import FLIPS, flipped, longest_sequence, peak_at, smallest_card
+from lomo.advise.known import DOCUMENTED
 from lomo.advise.rows import KINDS, Fit, Setting, rows_of
-from lomo.advise.switches import FLIPS, flipped, longest_sequence, peak_at, smallest_card
 from lomo.memory.predicted.peaks import PeakByBatch
 from lomo.memory.predicted.predict import predict
 from lomo.model.architecture import count_parameters
@@ -155,8 +155,8 @@ def test_eight_bit_state_is_the_installed_librarys_or_its_documents(
                 raise PackageNotFoundError(name)
             return named[name]
 
-        eight_bit.state_bytes.cache_clear()
-        monkeypatch.setattr(eight_bit, "version", version)
+        known.state_bytes.cache_clear()
+        monkeypatch.setattr(known, "version", version)
 
     class AdamW8bit(torch.optim.Optimizer):
         """State as bitsandbytes 0.50.2 makes it, but for blocks of 512."""
@@ -173,17 +173,17 @@ def test_eight_bit_state_is_the_installed_librarys_or_its_documents(
 
     try:
         installed({})
-        assert eight_bit.state_bytes() == (2.03125, eight_bit.state_bytes()[1])
-        assert "is not installed" in eight_bit.state_bytes()[1]
+        assert known.state_bytes() == (2.03125, known.state_bytes()[1])
+        assert "is not installed" in known.state_bytes()[1]
         installed({"bitsandbytes": "0.50.2"})
         optim = types.ModuleType("bitsandbytes.optim")
         optim.AdamW8bit = AdamW8bit  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
         monkeypatch.setitem(sys.modules, "bitsandbytes.optim", optim)
         found = 2 * (1 + 4 / 512), "the bytes of state that bitsandbytes 0.50.2 makes"
-        assert eight_bit.state_bytes() == found
+        assert known.state_bytes() == found
         del optim.AdamW8bit
-        eight_bit.state_bytes.cache_clear()
-        assert eight_bit.state_bytes()[0] == DOCUMENTED
+        known.state_bytes.cache_clear()
+        assert known.state_bytes()[0] == DOCUMENTED
     finally:
-        eight_bit.state_bytes.cache_clear()
+        known.state_bytes.cache_clear()

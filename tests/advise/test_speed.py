@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lomo.advise import speed
+from lomo.advise import costs
+from lomo.advise.costs import HIGH, LOW, Model, Speed, speed_of, step_seconds, time_ratio
 from lomo.advise.rows import KINDS, Setting
-from lomo.advise.speed import HIGH, LOW, Model, Speed, speed_of, step_seconds, time_ratio
 from lomo.forecast.duration import LAYER_S, SUSTAINED
 from lomo.study.cards import CARDS, card_of
 
@@ -78,7 +78,7 @@ def test_what_a_flip_does_to_time() -> None:
 
 def test_cards_without_nvlink_wait_for_each_other() -> None:
     two = replace(BASE, num_gpus=2)
-    messages = 2 * NUM / 2 * 3 / speed.PCIE  # half of the weights, in three passes
+    messages = 2 * NUM / 2 * 3 / costs.PCIE  # half of the weights, in three passes
     found = step_seconds(LOMO, two, CARD, LLAMA, 1, 128)
     assert found == pytest.approx(messages + 3 * NUM / 1008e9)
     assert seconds(setting=two, batch_size=16) == pytest.approx(
@@ -92,9 +92,9 @@ def test_cards_with_nvlink_hardly_wait_and_boards_for_a_slot_do() -> None:
         ("A100 80GB", 150e9),
         ("NVIDIA A100-SXM4-80GB", 150e9),
         ("NVIDIA H100 80GB HBM3", 225e9),
-        ("NVIDIA A100 80GB PCIe", speed.PCIE),
-        ("H100 NVL", speed.PCIE),
-        ("L40S", speed.PCIE),
+        ("NVIDIA A100 80GB PCIe", costs.PCIE),
+        ("H100 NVL", costs.PCIE),
+        ("L40S", costs.PCIE),
     ):
         slow = replace(CARD, name=name, bytes_per_s=1e15)
         found = step_seconds(LOMO, two, slow, LLAMA, 1, 2)
@@ -151,7 +151,7 @@ def test_a_published_record_stands_in_place_of_the_estimate(
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(record))
 
-    monkeypatch.setattr(speed, "PUBLISHED", tmp_path / "results/published")
+    monkeypatch.setattr(costs, "PUBLISHED", tmp_path / "results/published")
     publish("far", 900, sequence_length=128)
     publish("near", 1000)
     publish("other", 5, method="adamw")

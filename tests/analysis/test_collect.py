@@ -11,6 +11,7 @@ from analysis.cli import main
 from analysis.records.collect import COLUMNS, collect
 from lomo.errors import UserError
 from lomo.record.schema import SCHEMA_VERSION
+from lomo.specs import TrainSpec
 from lomo.study.plan import Plan
 
 
@@ -74,6 +75,26 @@ def test_two_sets_of_weights_of_one_model_are_refused(tmp_path: Path) -> None:
     assert "delete the folders of the older runs" in str(error.value)
 
 
+def test_each_seed_may_have_weights_of_its_own(tmp_path: Path) -> None:
+    study = synthetic.study_dict()
+    study["superglue"] |= {"methods": ["lomo"], "grids": {}, "tasks": ["rte"], "seeds": [1, 2]}
+    study = {k: v for k, v in study.items() if k not in ("lora_rank", "memory", "throughput")}
+    plan = synthetic.plan_of(study)
+    runs = {
+        run_id: spec.model_copy(update={"model_path": f"models/mini/s{spec.seed}"})
+        for run_id, spec in plan.runs.items()
+        if isinstance(spec, TrainSpec)
+    }
+    plan = plan.model_copy(update={"runs": runs})
+
+    def change(run_id: str, record: dict) -> dict:
+        digest = str(record["spec"]["seed"]) * 64
+        return record | {"model": record["model"] | {"weights_sha256": digest}}
+
+    synthetic.write_results(tmp_path, plan, change)
+    assert list(collect(tmp_path)["seed"]) == [1, 2]
+
+
 def test_runs_without_a_model_or_a_weights_file_are_read(tmp_path: Path) -> None:
     def change(run_id: str, record: dict) -> dict:
         if "/sgd/" in run_id:
@@ -92,6 +113,22 @@ def test_another_protocol_is_refused(tmp_path: Path) -> None:
         tmp_path, small_plan(), lambda run_id, record: record | {"protocol_version": "0.9"}
     )
     with pytest.raises(UserError, match=r"follows protocol 0\.9"):
+        collect(tmp_path)
+
+
+def test_a_record_of_the_other_protocol_is_refused(tmp_path: Path) -> None:
+    """A table never mixes them: the spec in the record is not that of the plan."""
+    odd = "train/mini/lomo/rte/s42/t0"
+
+    def change(run_id: str, record: dict) -> dict:
+        spec = record["spec"] | ({"protocol": "paper"} if run_id == odd else {})
+        return record | {"spec": spec}
+
+    study = {k: v for k, v in synthetic.study_dict().items() if k in ("study", "title", "data")}
+    section = synthetic.study_dict()["superglue"] | {"methods": ["sgd", "lomo"], "grids": {}}
+    plan = synthetic.plan_of(study | {"superglue": section | {"tasks": ["rte"]}})
+    synthetic.write_results(tmp_path, plan, change)
+    with pytest.raises(UserError, match=r"spec\.protocol is 'paper', the plan says 'sound'"):
         collect(tmp_path)
 
 

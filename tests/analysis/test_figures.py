@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis.cli import main
-from analysis.figures.all import FIGURES, make_figure
-from analysis.figures.curves import _draw_accuracy
+from analysis.figures.all import FIGURES, TRAINING_FIGURES, make_figure
 from analysis.figures.gradients import gradient_curve
 from analysis.figures.overview import figure_overview
 from analysis.figures.tradeoff import figure_tradeoff
@@ -22,10 +21,12 @@ from analysis.text.names import METHODS
 from analysis.text.style import FORMATS, method_colour, method_marker
 from analysis.text.units import decimals
 
+OF_THE_STUDY = FIGURES | TRAINING_FIGURES
+
 
 def test_every_figure_comes_out_in_every_format(built: Path) -> None:
     names = {path.name for path in (built / "figures").iterdir()}
-    assert names == {f"{name}.{suffix}" for name, _ in FIGURES.values() for suffix in FORMATS}
+    assert names == {f"{name}.{suffix}" for name, _ in OF_THE_STUDY.values() for suffix in FORMATS}
 
 
 @pytest.mark.parametrize("which", ["1", "overview"])
@@ -115,23 +116,6 @@ def test_costs_are_of_the_size_that_covers_most_whichever_run_failed(tmp_path: P
     assert set(found.measured) == {"lora_lomo", "adamw", "sgd", "lomo", "adalomo"}
 
 
-@pytest.mark.parametrize("split", ["dev", "test"])
-def test_accuracy_is_drawn_on_the_split_that_selects(split: str) -> None:
-    def evaluation(of: str, step: int, value: float) -> dict:
-        return {"event": "evaluation", "split": of, "step": step, "value": value}
-
-    history = [
-        evaluation("dev", 4, 0.5),
-        {"event": "step", "step": 5, "loss": 1.0},
-        evaluation("test", 6, 0.9),
-        evaluation("dev", 8, 0.75),
-        evaluation("test", 10, 0.25),
-    ]
-    (line,) = _draw_accuracy({"lomo": history}, "RTE", split).axes[0].lines
-    points = {"dev": [(4, 50.0), (8, 75.0)], "test": [(6, 90.0), (10, 25.0)]}[split]
-    assert [tuple(point) for point in line.get_xydata()] == points
-
-
 def test_a_gradient_curve_counts_births_and_ignores_other_events() -> None:
     def event(name: str, gradients: int, phase: str = "backward") -> dict:
         return {"event": name, "phase": phase, "gradients_bytes": gradients}
@@ -172,7 +156,7 @@ def test_the_report_loads_nothing_from_elsewhere(built: Path) -> None:
     links = _Links()
     links.feed(page)
     pictures = [link for link in links.loaded if link != "data:,"]  # the page has no icon
-    assert len(pictures) == len(FIGURES)
+    assert len(pictures) == len(FIGURES) + 3  # of all trainings those over steps
     assert all(link.startswith("data:image/svg+xml;base64,") for link in pictures)
     assert "A made-up study" in page
     assert "../tables/records.csv" in page

@@ -7,7 +7,7 @@ import weakref
 import torch
 import torch.distributed as dist
 
-from lomo.engines import gloo
+from lomo.engines import ranks
 from lomo.engines.launch import leave
 
 NUM_COLLECTIVES = 300
@@ -15,7 +15,7 @@ NUM_COLLECTIVES = 300
 
 def main() -> None:
     """Gathers again and again, drops what it has gathered, and looks whether it is gone."""
-    dist.init_process_group(gloo.register())
+    dist.init_process_group(ranks.register_gloo())
     held = 0
     for _ in range(NUM_COLLECTIVES):
         part = torch.ones(4096)
@@ -23,7 +23,7 @@ def main() -> None:
         dist.all_gather_into_tensor(whole, part, async_op=True).wait()
         storages = [weakref.ref(tensor.untyped_storage()) for tensor in (part, whole)]
         del part, whole
-        gloo.settle()
+        ranks.settle_gloo()
         held += sum(storage() is not None for storage in storages)
     total = torch.tensor(held)
     dist.all_reduce(total)

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from lomo.forecast.duration import LAYER_S, START_S, SUSTAINED, Sizes, run_seconds, speed_of
+from lomo.forecast.duration import (
+    LAYER_S,
+    START_S,
+    SUSTAINED,
+    Sizes,
+    base_seconds,
+    run_seconds,
+    speed_of,
+)
+from lomo.model.registry import ModelEntry, Pretraining
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.speed.flops import hardware_flops_per_step
 from lomo.study.config import Study
@@ -106,3 +115,20 @@ def test_a_training_takes_its_steps_and_what_it_scores(study_dict: dict[str, Any
     # Two epochs and the final scoring of the test split, which zero-shot needs too.
     assert 2 * (once - start) > twice - start > once - start > 0
     assert scored_only < once
+
+
+def test_a_base_models_own_training_is_its_steps(study_dict: dict[str, Any]) -> None:
+    plan = Pretraining(num_steps=100, batch_size=4, sequence_length=32, learning_rate=0.003)
+    base = ModelEntry(name="base", weights="pretrain", architecture=CONFIG, pretrain=plan)
+    run = measured(study_dict).model_copy(
+        update={
+            **{"batch_size": 4, "sequence_length": 32, "attention": "sdpa"},
+            "activation_checkpointing": False,
+        }
+    )
+    cpu = Machine.model_validate(H200.model_dump() | {"kind": "cpu"})
+    speed = Speed(flops_per_s={"float32": 1e12}, source="a test")
+    expected = START_S["cpu"] + 100 * (step_flops(run) / 1e12 + 33 * LAYER_S)
+    assert base_seconds(base, SIZES, cpu, speed) == pytest.approx(expected)
+    # It is trained on the host, whose speed a plan for a card does not know.
+    assert base_seconds(base, SIZES, H200, speed) is None

@@ -15,6 +15,7 @@ from lomo import methods
 from lomo.cli import main
 from lomo.errors import UserError
 from lomo.forecast import command as plan_command
+from lomo.forecast.command import duration, plan_line, plan_table
 from lomo.forecast.duration import Sizes
 from lomo.forecast.estimates import (
     RESERVE_BYTES,
@@ -27,7 +28,6 @@ from lomo.forecast.estimates import (
     resources_of,
 )
 from lomo.forecast.make import PROCESS_BYTES, _estimate, _num_trained, _sizes_in, make_estimates
-from lomo.forecast.text import duration, plan_line, plan_table
 from lomo.memory.predicted.steps import step_of
 from lomo.model.registry import RANDOM_WEIGHTS
 from lomo.specs import MeasureSpec, TrainSpec
@@ -81,6 +81,7 @@ def test_runs_that_differ_in_rates_and_tasks_share_a_prediction(
     section = study_dict["superglue"]
     grids = {"lomo": {"learning_rate": [0.1, 0.2], "warmup_ratio": [0.0, 0.1]}}
     study_dict["superglue"] = {**section, "tasks": ["rte", "copa"], "grids": grids}
+    study_dict["budget"] = "unequal"
     plan = make_plan(Study.model_validate(study_dict), source="unit.yaml")
     trained = [run for run in plan.runs.values() if isinstance(run, TrainSpec)]
     names: dict[str, set[str]] = {}

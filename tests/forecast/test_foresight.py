@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lomo.cli import main
-from lomo.forecast.unlaunched import ANYWAY, forget_unlaunched
+from lomo.forecast.estimates import ANYWAY, forget_unlaunched
 from lomo.record.schema import Device, read_record
 from lomo.specs import MeasureSpec
 from lomo.study.config import Study
@@ -23,7 +23,9 @@ CARD = Device(
     memory_bytes=24 * GIB,
     num_threads=1,
     driver="made up",
+    cpu_capability=None,
     co_tenants=[],
+    missing={"cpu_capability": "the device is no CPU"},
 )
 
 

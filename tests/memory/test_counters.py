@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lomo.memory.measured import host
-from lomo.memory.measured.cuda import read_cuda_peaks, reset_cuda_peaks, residual_bytes
-from lomo.memory.measured.host import host_peak_rss_bytes, reset_host_peak_rss
+from lomo.memory.measured import counters
+from lomo.memory.measured.counters import (
+    host_peak_rss_bytes,
+    read_cuda_peaks,
+    reset_cuda_peaks,
+    reset_host_peak_rss,
+    residual_bytes,
+)
 from lomo.memory.measured.ledger import StepMeter
 
 MIB = 2**20
@@ -32,8 +37,8 @@ def test_host_peak_is_none_where_there_is_no_counter(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     missing = tmp_path / "nowhere" / "status"
-    monkeypatch.setattr(host, "_STATUS", missing)
-    monkeypatch.setattr(host, "_CLEAR_REFS", missing)
+    monkeypatch.setattr(counters, "_STATUS", missing)
+    monkeypatch.setattr(counters, "_CLEAR_REFS", missing)
     assert host_peak_rss_bytes() is None
     assert reset_host_peak_rss() is False
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lomo.system.forked import results
+from lomo.system.processes import results
 
 
 def test_every_number_is_worked_on_once() -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lomo.memory.asked import compared
+from lomo.memory.asked import predict_text
 from lomo.memory.measured.ledger import Ledger
+from lomo.memory.predicted.closed_form import AUTHORS
 from lomo.memory.predicted.predict import predict
-from lomo.memory.predicted.zero3 import AUTHORS
 from lomo.model.architecture import Architecture, read_architecture
 from lomo.record.schema import Memory, read_record
 from lomo.specs import MeasureSpec
@@ -97,9 +97,9 @@ def test_what_is_said_to_be_compared_is_what_is_compared_here() -> None:
     found: dict[str, set[str]] = {}
     for family, method in pairs:
         found.setdefault(CONFIGS[family].model_type, set()).add(method)
-    assert {kind: set(methods) for kind, methods in compared.ON_ONE.items()} == found
+    assert {kind: set(methods) for kind, methods in predict_text.ON_ONE.items()} == found
     # `model_folder`, of which the ranks are made, is a LLaMA.
-    assert {kind: set(methods) for kind, methods in compared.ON_RANKS.items()} == {
+    assert {kind: set(methods) for kind, methods in predict_text.ON_RANKS.items()} == {
         "llama": set(ON_RANKS)
     }
 
@@ -116,7 +116,7 @@ def test_what_is_said_to_be_compared_is_what_is_compared_here() -> None:
     ],
 )
 def test_exactness_is_claimed_for_what_is_tested(asked: tuple[str, str, str], told: str) -> None:
-    assert told in compared.sentence(*asked)
+    assert told in predict_text.sentence(*asked)
 
 
 def test_a_prediction_leaves_no_trace() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lomo.memory.predicted.unroll import (
+from lomo.memory.predicted.peaks import (
     Changes,
     at_batch,
     changes_by_phase,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lomo.memory.measured.ledger import Ledger
-from lomo.memory.predicted.zero3 import Zero3, zero3_ledger
+from lomo.memory.predicted.closed_form import Zero3, zero3_ledger
 from tests.memory.predictions import spec_of
 
 PARTS = ("parameters", "gradients", "optimizer_state", "activations", "other")

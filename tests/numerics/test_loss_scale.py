@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lomo.optim import AdaLomo, Lomo
-from lomo.optim.arithmetic import loss_scale as scaling
+from lomo.optim.arithmetic import scaling as scaling
 
 from .models import assert_bit_equal, llama, loss_of, max_difference, weights
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lomo.errors import UserError
-from lomo.pipeline.command_line import check_given_config
+from lomo.pipeline.snakefile import check_given_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,19 +13,20 @@ from pathlib import Path
 import pytest
 
 from lomo.cli import main
-from lomo.pipeline import failed_logs, status_command
-from lomo.pipeline.progress import Progress, line_of
-from lomo.pipeline.status import Study
+from lomo.pipeline import snakefile
+from lomo.pipeline.snakefile import Progress, line_of
+from lomo.pipeline.status import Study, as_text
 from lomo.study.config import Study as StudyConfig
 from lomo.study.plan import Plan, make_plan
 from lomo.system.command import CLEAR, SILENT
-from lomo.system.lock import hold, is_held
+from lomo.system.files import hold, is_held
 
 STUDY = {
     "study": "made-up",
     "title": "runs that nobody did",
     "data": "generated",
     "device": "cpu",
+    "protocol": "paper",  # one seed
     "superglue": {
         "models": ["tiny-s"],
         "methods": ["sgd", "lomo"],
@@ -78,6 +79,25 @@ def test_runs_are_counted_and_the_time_left_told_at_their_pace(results: Path, pl
     assert not status.working and status.page is None
 
 
+def test_base_models_are_counted_and_their_time_is_told(results: Path, plan: Plan) -> None:
+    assert plan.bases() == {"results/made-up/models/tiny-s/s42": ("tiny-s", 42)}
+    estimates = json.loads((results / "estimates.json").read_text())
+    bases = dict.fromkeys(plan.bases(), 100.0)
+    (results / "estimates.json").write_text(json.dumps(estimates | {"bases": bases}))
+    before = Study(results, plan).look()
+    assert (before.num_bases, before.num_bases_made, before.seconds_left) == (1, 0, 140.0)
+    assert "0 of 1 base models made" in as_text(before)
+    weights = results / "models" / "tiny-s" / "s42" / "model.safetensors"
+    log = results / "logs" / "pretrain-tiny-s-s42.log"
+    log.parent.mkdir()
+    log.write_text("error: no text\n")
+    assert [job.job for job in Study(results, plan).look().failed] == ["pretrain-tiny-s-s42"]
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    after = Study(results, plan).look()
+    assert (after.num_bases_made, after.seconds_left, list(after.failed)) == (1, 40.0, [])
+
+
 def test_without_a_run_done_the_estimates_themselves_are_told(results: Path, plan: Plan) -> None:
     assert Study(results, plan).look().seconds_left == pytest.approx(40.0)
     told = {run_id: {"seconds": 10.0, "fit": "does not fit"} for run_id in plan.runs}
@@ -109,7 +129,7 @@ def test_a_record_of_another_plan_is_not_counted(results: Path, plan: Plan) -> N
     record(results, plan, first, wall_s=1.0, seed=43)
     status = Study(results, plan).look()
     assert (status.num_ended, status.other_plan) == (0, 1)
-    assert "1 of another plan" in status_command.as_text(status)
+    assert "1 of another plan" in as_text(status)
 
 
 def test_a_cut_record_is_no_record(results: Path, plan: Plan) -> None:
@@ -144,7 +164,7 @@ def test_what_runs_and_what_failed_is_told_apart(results: Path, plan: Plan) -> N
     assert [job.job for job in status.failed] == [failed, "tables"]
     assert status.failed[0].why == "ValueError: of a test"
     assert not is_held(results / "runs" / running / ".lock")
-    text = status_command.as_text(status)
+    text = as_text(status)
     assert f"running  {running}" in text and "error: no room" in text
 
 
@@ -206,6 +226,6 @@ def test_a_failed_log_is_told_whole_unless_it_is_endless(tmp_path: Path) -> None
     long.write_text("\n".join(f"line {n}" for n in range(1000)))
     old.write_text("of another time")
     os.utime(old, (1, 1))
-    told = failed_logs.tell([short, long, old], since=time.time() - 60)
+    told = snakefile.failed_logs([short, long, old], since=time.time() - 60)
     assert "line 0\n" in told and "less its first 600 lines" in told and "line 599\n" not in told
     assert "another time" not in told

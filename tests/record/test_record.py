@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from lomo.errors import UserError
@@ -88,3 +91,17 @@ def test_an_unknown_field_is_refused(record: Record, tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(record.model_dump_json()), "score": 1}))
     with pytest.raises(UserError, match="score"):
         read_record(path)
+
+
+def test_a_record_tells_which_instructions_pytorch_uses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = "from lomo.record.device import read_device; print(read_device('cpu').cpu_capability)"
+    told = {}
+    for asked in (None, "default"):
+        if asked:
+            monkeypatch.setenv("ATEN_CPU_CAPABILITY", asked)
+        done = subprocess.run([sys.executable, "-c", command], capture_output=True, check=True)
+        told[asked] = done.stdout.decode().strip()
+    assert told[None] == torch.backends.cpu.get_cpu_capability()
+    assert told["default"] == "DEFAULT"

@@ -16,8 +16,7 @@ from lomo.errors import UserError
 from lomo.record.clock import Clock
 from lomo.record.provenance import read_provenance
 from lomo.record.schema import Evidence, Record, write_record
-from lomo.record.tracking import History
-from lomo.record.wandb_runs import publish, wandb_id
+from lomo.record.tracking import History, publish, wandb_id
 from lomo.run.execute import as_record, execute
 from lomo.specs import TrainSpec
 from lomo.study.config import Study
@@ -202,7 +201,7 @@ def test_offline_needs_no_key_no_server_and_no_home(finished: list[str], tmp_pat
         '{"event": "step", "step": 1, "loss": 2.0}\n'
     )
     code = (
-        "import pathlib; from lomo.record.wandb_runs import publish;"
+        "import pathlib; from lomo.record.tracking import publish;"
         f"publish(pathlib.Path({str(tmp_path)!r}), [{run_id!r}])"
     )
     done = subprocess.run(

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from lomo.engines.step import training_step
-from lomo.memory.measured import cuda
+from lomo.engines.single import training_step
+from lomo.memory.measured import counters
 from lomo.memory.measured.ledger import Ledger
 from lomo.memory.measured.meter import StorageMeter
 from lomo.memory.predicted.fake import fake_tensors
@@ -26,7 +26,7 @@ from lomo.run import execute as run
 from lomo.run import instruments, measure
 from lomo.run import prepare as preparation
 from lomo.run.prepare import prepare_model
-from lomo.speed.energy import EnergyOfSteps
+from lomo.speed.efficiency import EnergyOfSteps
 from lomo.tasks.batches import random_batch
 from tests.memory.predictions import spec_of
 
@@ -87,7 +87,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 
 def test_peaks_are_read_by_their_names(fake_cuda: FakeCuda) -> None:
-    peaks = cuda.read_cuda_peaks(torch.device("cuda"))
+    peaks = counters.read_cuda_peaks(torch.device("cuda"))
     assert peaks == AllocatorPeaks(
         requested_peak_bytes=90,
         allocated_peak_bytes=100 * MIB,
@@ -98,7 +98,7 @@ def test_peaks_are_read_by_their_names(fake_cuda: FakeCuda) -> None:
         driver_used_bytes=700 * MIB,
     )
     ledger = Ledger(99 * MIB, "forward", {}, {}, {}, {}, 0, [])
-    assert cuda.residual_bytes(peaks, ledger) == MIB
+    assert counters.residual_bytes(peaks, ledger) == MIB
 
 
 def test_the_span_resets_before_it_and_reads_after_it(
@@ -131,7 +131,7 @@ def test_settings_of_the_allocator_are_told(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert cuda.allocator_settings() == expected
+    assert counters.allocator_settings() == expected
 
 
 class HostReads(TorchDispatchMode):

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from lomo.record.schema import ModelFacts, Throughput
-from lomo.speed import energy
-from lomo.speed.efficiency import efficiency
-from lomo.speed.energy import EnergyCounter, EnergyOfSteps, NoEnergy
+from lomo.speed import efficiency as module
+from lomo.speed.efficiency import EnergyCounter, EnergyOfSteps, NoEnergy, efficiency
 from tests.memory.predictions import spec_of
 
 SIZES = {
@@ -102,7 +101,7 @@ def test_a_span_has_energy_or_a_reason(
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     monkeypatch.setattr(
-        energy, "EnergyCounter", lambda uuid: EnergyCounter(uuid, lambda _: library)
+        module, "EnergyCounter", lambda uuid: EnergyCounter(uuid, lambda _: library)
     )
     span = EnergyOfSteps("cuda")
     span.start()

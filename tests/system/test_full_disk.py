@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,11 @@ def test_a_pretrained_model(disk: Path, data_folder: Path, model_folder: Path) -
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
         },
-        pretrain=Pretraining(
-            num_steps=1, batch_size=2, sequence_length=16, learning_rate=0.003, seed=0
-        ),
+        pretrain=Pretraining(num_steps=1, batch_size=2, sequence_length=16, learning_rate=0.003),
     )
     text = data_folder.parent / "text.txt"
-    check(disk, lambda: make_base_model(entry, text, disk / "m", progress=False), f"{disk}/m")
+    make = partial(make_base_model, entry, text, disk / "m", seed=0, progress=False)
+    check(disk, make, f"{disk}/m")
     assert {path.name for path in model_folder.iterdir()} == {
         path.name for path in (disk / "m").iterdir()
     }

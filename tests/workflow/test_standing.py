@@ -35,7 +35,7 @@ def small(study: dict[str, Any]) -> dict[str, Any]:
     settings = {**study["superglue"]["settings"], "epochs": 1, "num_train": 8}
     accuracy = {**study["superglue"], "methods": [RUNS["train"]], "settings": settings}
     memory = {**study["memory"], "methods": [RUNS["measure"]], "activation_checkpointing": [False]}
-    return {**study, "superglue": accuracy, "memory": memory}
+    return {**study, "protocol": "paper", "superglue": accuracy, "memory": memory}
 
 
 @pytest.fixture(scope="module")
@@ -280,15 +280,20 @@ def test_generated_data_and_weights_tell_what_they_were_made_from(
         **{"name": "own", "weights": "pretrain", "architecture": {"model_type": "llama"}},
         pretrain={"num_steps": 5, "batch_size": 4, "sequence_length": 32, "learning_rate": 0.003},
     )
-    weights = Path(shutil.copytree(model_folder, results / "models" / "own"))
-    with_model = plan.model_copy(update={"models": {"own": entry}})
+    weights = Path(shutil.copytree(model_folder, results / "models" / "own" / "s43"))
+    spec = next(spec for spec in plan.runs.values() if spec.kind == "train")
+    changes = {"model": "own", "model_path": "results/unit/models/own/s43", "seed": 43}
+    runs = {"train/a/b/c/s43/t0": spec.model_copy(update=changes)}
+    with_model = plan.model_copy(update={"models": {"own": entry}, "runs": runs})
     file = f"{weights}/model.safetensors"
     assert standing.look(results, with_model).files == {file}
     spec, code = entry.model_dump(mode="json"), standing.fingerprint("pretrain")
-    made.note_folder(weights, spec=spec, code=code)
+    made.note_folder(weights, spec=spec, seed=42, code=code)
+    assert standing.look(results, with_model).files == {file}, "the base of another seed"
+    made.note_folder(weights, spec=spec, seed=43, code=code)
     assert not standing.look(results, with_model).files
     edited = entry.model_copy(update={"architecture": {"model_type": "llama", "hidden_size": 8}})
-    with_other = plan.model_copy(update={"models": {"own": edited}})
+    with_other = with_model.model_copy(update={"models": {"own": edited}})
     assert standing.look(results, with_other).files == {file}
 
 
@@ -316,9 +321,22 @@ def test_a_run_from_before_its_data_is_done_again(
 def test_an_architecture_is_its_own_note(tmp_path: Path, study: dict[str, Any]) -> None:
     results = tmp_path / "unit"
     entry = ModelEntry(name="own", weights="random", architecture={"model_type": "llama"})
-    plan = planned(study).model_copy(update={"models": {"own": entry}})
+    plan = planned(study)
+    spec = plan.runs[id_of(plan, "measure")].model_copy(update={"model": "own"})
+    plan = plan.model_copy(update={"models": {"own": entry}, "runs": {spec.run_id: spec}})
     path = results / "models" / "own" / "config.json"
     made.write_text(path, json.dumps(standing.random_config(entry)))
     assert not standing.look(results, plan).files
     made.write_text(path, json.dumps({**standing.random_config(entry), "hidden_size": 8}))
     assert standing.look(results, plan).files == {path.as_posix()}
+
+    # A measured run takes of a base model the architecture; how it is trained is no part of that.
+    made.write_text(path, json.dumps(standing.random_config(entry)))
+    steps = {"num_steps": 5, "batch_size": 4, "sequence_length": 32, "learning_rate": 0.003}
+    base = ModelEntry(
+        name="own", weights="pretrain", architecture=entry.architecture, pretrain=steps
+    )
+    of_base = plan.model_copy(update={"models": {"own": base}})
+    assert not standing.look(results, of_base).files
+    made.write_text(path, json.dumps({"model_type": "llama"}))  # of a folder with trained weights
+    assert standing.look(results, of_base).files == {path.as_posix()}

@@ -7,22 +7,26 @@ import sys
 import time
 from pathlib import Path
 
-from lomo.pipeline import failed_logs, warm
-from lomo.system import interrupts
+from lomo.pipeline import warm
 from lomo.study import native_dtype
+from lomo.study.config import as_typed
 from lomo.forecast import command as plan_command
 from lomo.system.command import refuse
-from lomo.pipeline.command_line import check_given_config
+from lomo.system.interrupts import INTERRUPTED, end_once
+from lomo.pipeline.snakefile import (
+    Progress,
+    check_given_config,
+    failed_logs,
+    settle_jobs,
+    settle_place,
+)
 from lomo.errors import UserError
-from lomo.forecast.estimates import resources_of
-from lomo.forecast.unlaunched import forget_unlaunched
+from lomo.forecast.estimates import forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, model_files, task_files
-from lomo.pipeline.jobs import settle_jobs, settle_place
-from lomo.system.lock import hold
+from lomo.system.files import hold
 from lomo.study.plan import plan_from_config
-from lomo.pipeline.progress import Progress
+from lomo.model.registry import with_random_weights
 from lomo.record.provenance import fingerprint, fingerprint_of
-from lomo.pipeline.command_line import as_typed
 
 # Named as it is seen from the working folder, where results/ and resources/ are made.
 SOURCE = os.path.relpath(workflow.configfiles[-1])
@@ -55,7 +59,7 @@ wildcard_constraints:
 onstart:
     # A local name would let go of the lock where this block ends.
     global STUDY_LOCK, WARM, PROGRESS
-    interrupts.end_once()
+    end_once()
     planning = None
     try:
         # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
@@ -76,7 +80,7 @@ onstart:
     except UserError as error:
         sys.exit(refuse(error))
     except KeyboardInterrupt:
-        sys.exit(interrupts.INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 onerror:
@@ -84,7 +88,7 @@ onerror:
         PROGRESS.stop()
     # `quiet: rules` keeps Snakemake from showing them, also where it is told to show failed logs.
     logs = [Path(file) for job in workflow.dag.needrun_jobs() for file in job.log]
-    print(failed_logs.tell(logs, since=STARTED_AT), file=sys.stderr, flush=True)
+    print(failed_logs(logs, since=STARTED_AT), file=sys.stderr, flush=True)
 
 
 onsuccess:
@@ -130,7 +134,8 @@ def model_of(wildcards):
     """The files of the run's model."""
     hold_triggers()
     make_again_what_does_not_stand()
-    return model_files(PLAN.models[PLAN.runs[wildcards.run].model], STUDY)
+    run = PLAN.runs[wildcards.run]
+    return model_files(PLAN.models[run.model], STUDY, getattr(run, "seed", None))
 
 
 def data_of(wildcards):

@@ -25,9 +25,12 @@ rule pretrain:
     input:
         text_of,
     output:
-        "results/{study}/models/{model}/model.safetensors",
+        "results/{study}/models/{model}/s{seed}/model.safetensors",
     log:
-        "results/{study}/logs/pretrain-{model}.log",
+        "results/{study}/logs/pretrain-{model}-s{seed}.log",
+    wildcard_constraints:
+        model="[^/]+",
+        seed=r"\d+",
     priority: 10
     conda:
         "../../environment.yml"
@@ -36,7 +39,8 @@ rule pretrain:
         out=subpath(output[0], parent=True),
         code=fingerprint("pretrain"),
     shell:
-        "python -m lomo pretrain --spec {params.spec:q} --text {input:q} --out {params.out:q} 2> {log:q}"
+        "python -m lomo pretrain --spec {params.spec:q} --text {input:q} --seed {wildcards.seed}"
+        " --out {params.out:q} 2> {log:q}"
 
 
 rule random_model:
@@ -46,11 +50,16 @@ rule random_model:
         "results/{study}/models/{model}/config.json",
     log:
         "results/{study}/logs/architecture-{model}.log",
+    wildcard_constraints:
+        model="[^/]+",
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        spec=lambda wildcards: PLAN.models[wildcards.model].model_dump_json(),
+        # How its weights would be trained is no part of it.
+        spec=lambda wildcards: with_random_weights(
+            PLAN.models[wildcards.model], where=SOURCE
+        ).model_dump_json(),
     shell:
         "python -m lomo architecture --spec {params.spec:q} --out {output:q} 2> {log:q}"
 

@@ -22,6 +22,15 @@ FIGURES = (
     "overview",
     *(["fig_peers"] if PLAN.study.peers else []),
     *(["fig_ablation"] if PLAN.study.ablation else []),
+    *(
+        expand(
+            "fig_{quantity}_{over}",
+            quantity=["loss", "accuracy", "grad_norm"],
+            over=["steps", "tokens", "seconds"],
+        )
+        if PLAN.study.superglue
+        else []
+    ),
 )
 
 
@@ -50,6 +59,7 @@ rule collect:
         records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
     output:
         multiext("results/{study}/tables/records", ".csv", ".parquet"),
+        "results/{study}/tables/outcomes.parquet",
     log:
         "results/{study}/logs/collect.log",
     localrule: True

@@ -1,4 +1,6 @@
-"""A prediction in words: what a card must have, whether it fits, and where the bytes are."""
+"""A prediction in words: what a card must have, whether it fits, where the bytes are, and how far
+such a prediction was tested.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,37 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from lomo.memory.asked.compared import sentence
 from lomo.memory.predicted.predict import Prediction
 from lomo.model.architecture import Architecture
 from lomo.study.cards import Card
-from lomo.study.machine import GIB, RESERVE_GIB
+from lomo.study.machine import GIB, RESERVE_GIB, budget_bytes
+
+# Methods of which a run on one CPU process was met to the byte, by model type.
+ON_ONE = {
+    "llama": ("adalomo", "adamw", "lomo", "lora", "lora_lomo", "sgd"),
+    "qwen3": ("adalomo", "adamw", "lomo", "lora", "lora_lomo", "sgd"),
+    "opt": ("adalomo", "adamw", "lomo", "lora", "lora_lomo", "sgd"),
+    "mistral": ("lomo",),
+    "gpt2": ("adalomo", "adamw", "lomo"),
+}
+# The same of two ranks under FSDP2: the sum of terms, to the byte.
+ON_RANKS = {"llama": ("adamw", "lomo")}
+
+
+def sentence(model_type: str, method: str, engine: str) -> str:
+    """What tests say of such a prediction."""
+    one = engine == "single"
+    tested = ON_ONE if one else ON_RANKS
+    met = "a run on a CPU: equal to the byte"
+    if not one:
+        met = "a run of two CPU ranks: the sum of terms is equal to the byte"
+    if method in tested.get(model_type, ()):
+        return f"Tests compare {model_type} by {method} with {met}."
+    others = " and ".join(kind for kind, methods in tested.items() if method in methods)
+    where = "" if one else f" under {engine}"
+    told = f"tests compare {others} with {met}" if others else "no model was"
+    return f"{model_type} by {method}{where} was not compared with a run; {told}."
+
 
 ROWS = {
     "parameters_bytes": "parameters",
@@ -42,7 +70,7 @@ def fits(peak_bytes: int, card: Card) -> bool:
 
 def missing_bytes(peak_bytes: int, card: Card) -> int:
     """What a card lacks for a peak and for what is kept; 0 or less where it fits."""
-    return peak_bytes - int((card.gib - RESERVE_GIB) * GIB)
+    return peak_bytes - budget_bytes(card.gib)
 
 
 def as_json(

@@ -14,21 +14,18 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lomo.engines.single import Single
-from lomo.engines.step import StepPhase, training_step
+from lomo.engines.single import Single, StepPhase, training_step
 from lomo.errors import UserError
-from lomo.memory.measured.cuda import GRANULE_BYTES
+from lomo.memory.measured.counters import GRANULE_BYTES
 from lomo.memory.measured.ledger import Ledger, StepMeter
-from lomo.memory.predicted.closed_form import closed_form_ledger
-from lomo.memory.predicted.fake import fake_tensors, unsupported_operation
-from lomo.memory.predicted.fake_ranks import Wrap, fake_engine
+from lomo.memory.predicted.closed_form import Zero3, closed_form_ledger, zero3_ledger
+from lomo.memory.predicted.fake import Wrap, fake_engine, fake_tensors, unsupported_operation
 from lomo.memory.predicted.first_step import (
     drop_unused_state,
     is_ours,
     make_state,
     repeated_updates,
 )
-from lomo.memory.predicted.zero3 import Zero3, zero3_ledger
 from lomo.methods import Prepared, describe, prepare
 from lomo.model import june_2023
 from lomo.model.architecture import Architecture, check_request

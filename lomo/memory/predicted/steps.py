@@ -21,7 +21,7 @@ from lomo.model.architecture import entry_architecture
 from lomo.model.registry import ModelEntry
 from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, TrainSpec
 from lomo.study.plan import Plan
-from lomo.system import forked
+from lomo.system import processes
 from lomo.system.files import write_text
 
 # Hyper-parameters that move weights and take no memory.
@@ -99,7 +99,7 @@ def predict_steps(
         step = waiting[index]
         return _write(step, plan.models[step.spec.model], out)
 
-    for _, line in forked.results(write, len(waiting), num_processes):
+    for _, line in processes.results(write, len(waiting), num_processes):
         say(line)
     paths = {step.name: out / f"{step.name}.json" for step in asked}
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}

@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 
 from lomo import engines
 from lomo.errors import UserError
+from lomo.memory.predicted.closed_form import AUTHORS, Zero3
 from lomo.memory.predicted.predict import ZERO3, Device, predict
-from lomo.memory.predicted.zero3 import AUTHORS, Zero3
 from lomo.model import june_2023
 from lomo.model.architecture import entry_architecture
 from lomo.model.registry import ModelEntry
 from lomo.record.provenance import fingerprint
 from lomo.specs import AblationSpec, MeasureSpec
 from lomo.study.plan import Plan
-from lomo.system import forked
+from lomo.system import processes
 from lomo.system.files import write_text
 
 SECTIONS = ("memory", "throughput", "ablation")
@@ -139,7 +139,7 @@ def predict_study(
     def write(index: int) -> str:
         return _write(*waiting[index], out)
 
-    for _, line in forked.results(write, len(waiting), num_processes):
+    for _, line in processes.results(write, len(waiting), num_processes):
         say(line)
     names = [asked.name for asked, _ in everything]
     write_text(out / "index.json", json.dumps(names, indent=1) + "\n")

@@ -1,0 +1,135 @@
+"""Training curves: what the histories of a cell's runs say step by step, over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import pandas as pd
+
+from lomo.system.files import read_lines
+
+from .accuracy import Cell
+from .collected import Collected
+
+Quantity = Literal["loss", "accuracy", "grad_norm"]
+Over = Literal["steps", "tokens", "seconds"]
+
+# A line through single steps is noise: the mean over this share of the steps is drawn.
+SMOOTHED_SHARE = 0.06
+# What can leave a history that breaks off.
+STOPPED = ("diverged", "oom", "timeout")
+# A running mean has no more to show, and a page holds every point of its pictures.
+MOST_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of a cell at its steps: the seeds' mean, least and most.
+
+    x: optimizer steps, or the seeds' mean of the tokens or training seconds up to each step.
+    loss in nats a token; accuracy in percent. whole: no run of it stopped before its end.
+    """
+
+    method: str
+    x: list[float]
+    mean: list[float]
+    least: list[float]
+    most: list[float]
+    num_seeds: int
+    whole: bool
+
+
+def curve(
+    collected: Collected, cell: Cell, quantity: Quantity, over: Over, *, smooth: bool = True
+) -> Curve | None:
+    """The curve of a cell's reported trial, or of its first one where none ended well.
+
+    Accuracy is of the split that selects. None where no run has told the quantity. `smooth`: each
+    seed's running mean, at no more than MOST_POINTS steps, in place of all its single steps;
+    accuracies are never smoothed.
+    """
+    runs = [_run(collected, run_id) for run_id in _runs_of(collected, cell)]
+    seeds = [_values(run, quantity, collected.plan.study.selection) for run in runs]
+    if smooth and quantity != "accuracy":
+        seeds = [_smoothed(seed) for seed in seeds]
+    told = [(run, seed) for run, seed in zip(runs, seeds, strict=True) if len(seed)]
+    if not told:
+        return None
+    values = pd.concat([seed for _, seed in told], axis=1)
+    if smooth and len(values) > MOST_POINTS:
+        last = len(values) - 1
+        values = values.iloc[[round(i * last / (MOST_POINTS - 1)) for i in range(MOST_POINTS)]]
+    # The mean of what each step adds: where one seed stops before another, x goes on.
+    added = [run[over].diff().fillna(run[over]) for run, _ in told]
+    places = pd.concat(added, axis=1).mean(axis=1).cumsum()
+    return Curve(
+        method=cell.method,
+        x=places.loc[values.index].tolist(),
+        mean=values.mean(axis=1).tolist(),
+        least=values.min(axis=1).tolist(),
+        most=values.max(axis=1).tolist(),
+        num_seeds=len(told),
+        whole=cell.status == "ok",
+    )
+
+
+def untrained(collected: Collected, cells: Sequence[Cell], task: str) -> float | None:
+    """The base model's accuracy on the split that selects, in percent; None where none is known."""
+    ids = {
+        i for cell in cells if (cell.task, cell.method) == (task, "zero_shot") for i in cell.run_ids
+    }
+    column = f"{collected.plan.study.selection}_accuracy"
+    mean = collected.runs.loc[collected.runs["run_id"].isin(ids), column].mean()
+    return None if pd.isna(mean) else 100 * float(mean)
+
+
+def _runs_of(collected: Collected, cell: Cell) -> Sequence[str]:
+    if cell.status == "ok":
+        return cell.run_ids
+    rows = [row for row in collected.runs.itertuples() if row.run_id in cell.run_ids]
+    began = [row for row in rows if row.status in STOPPED]
+    first = min((row.trial for row in began), default=None)
+    return [row.run_id for row in began if row.trial == first]
+
+
+@cache
+def _run(collected: Collected, run_id: str) -> pd.DataFrame:
+    """A run's history, a row a step (its index): what was read there and what went before."""
+    events = read_lines(collected.run_folder(run_id) / "history.jsonl")
+    steps = [event for event in events if event["event"] == "step"]
+    frame = pd.DataFrame(
+        {
+            name: pd.Series([event.get(of) for event in steps], dtype=float)
+            for name, of in _COLUMNS.items()
+        }
+    )
+    frame[["tokens", "seconds"]] = frame[["tokens", "seconds"]].cumsum()
+    frame.index = frame["steps"].astype(int)
+    for event in events:
+        # An evaluation before the first step has no place on a curve of a training.
+        if event["event"] == "evaluation" and event["step"] in frame.index:
+            frame.loc[event["step"], event["split"]] = 100 * event["value"]
+    return frame
+
+
+_COLUMNS = {
+    "steps": "step",
+    "tokens": "num_tokens",
+    "seconds": "step_s",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+}
+
+
+def _values(run: pd.DataFrame, quantity: Quantity, split: str) -> pd.Series:
+    name = split if quantity == "accuracy" else quantity
+    return run[name].dropna() if name in run else pd.Series(dtype=float)
+
+
+def _smoothed(seed: pd.Series) -> pd.Series:
+    # Odd: as many steps before as after.
+    window = 2 * (max(5, round(SMOOTHED_SHARE * len(seed))) // 2) + 1
+    return seed.rolling(window, min_periods=1, center=True).mean()
