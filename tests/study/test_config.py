@@ -87,8 +87,8 @@ def test_hub_models_are_pinned_and_stand_for_the_papers_sizes() -> None:
 def test_models_of_the_command_line_replace_those_of_every_section(
     study_dict: dict[str, Any],
 ) -> None:
-    study = parse(Study, {**study_dict, "models": "tiny-m"}, where="unit.yaml")
-    assert {spec.model for spec in make_plan(study, source="unit.yaml").runs.values()} == {"tiny-m"}
+    study = parse(Study, {**study_dict, "models": "tiny-s"}, where="unit.yaml")
+    assert {spec.model for spec in make_plan(study, source="unit.yaml").runs.values()} == {"tiny-s"}
 
 
 def test_the_same_file_may_plan_its_folder_again_and_another_may_not(
