@@ -1,7 +1,7 @@
 """Collect: the plan and its records -> one tidy table, one row a run of the plan.
 
 First the gate: a record that is cut or not believed (lomo/record/belief.py), records of another
-protocol, of two versions of the same method's code, or of two sets of weights under one model name
+protocol, of two versions of the same method's code, or of two sets of weights in one model's folder
 stop there and never reach a table.
 """
 
@@ -43,8 +43,9 @@ class Origin(NamedTuple):
     kind: str
     group: tuple[str, ...]  # method, kind, task, engine
     fingerprint: str
-    model: str | None
-    # A run that failed early names no model, one with random weights no file.
+    model: str
+    model_path: str  # a base model that the pipeline trains has one for each seed
+    # A run that failed early names no weights, one with random weights no file.
     weights_sha256: str | None
 
 
@@ -57,7 +58,8 @@ def origin_of(record: Record) -> Origin:
         record.kind,
         tuple(map(str, (spec["method"], record.kind, spec.get("task"), spec.get("engine")))),
         record.provenance.fingerprint,
-        record.model.name if record.model else None,
+        str(spec["model"]),
+        str(spec["model_path"]),
         record.model.weights_sha256 if record.model else None,
     )
 
@@ -75,8 +77,8 @@ def read_records(
 
 
 def check_one_origin(origins: Iterable[Origin], *, where: str) -> None:
-    """Raises UserError unless all follow this protocol, each method one code, each model one file
-    of weights."""
+    """Raises UserError unless all follow this protocol, each method one code, each model's folder
+    one file of weights."""
     weights: dict[str, dict[str, str]] = {}
     codes: dict[tuple[str, ...], dict[str, str]] = {}
     for origin in origins:
@@ -97,15 +99,15 @@ def check_one_origin(origins: Iterable[Origin], *, where: str) -> None:
                 allowed="one fingerprint for each method, task, engine and kind of run",
                 fix="delete the folders of the older runs and run the pipeline again",
             )
-        if origin.model is None or origin.weights_sha256 is None:
+        if origin.weights_sha256 is None:
             continue
-        seen = weights.setdefault(origin.model, {})
+        seen = weights.setdefault(origin.model_path, {})
         seen.setdefault(origin.weights_sha256, origin.run_id)
         if len(seen) > 1:
             raise UserError(
                 f"the runs of {origin.model} used different weights: {_two(seen)}",
                 where=where,
-                allowed="one weights_sha256 for each model",
+                allowed="one weights_sha256 for each model's folder",
                 fix="delete the folders of the older runs and run the pipeline again",
             )
 
