@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 
 from lomo.errors import UserError
-from lomo.record.belief import read_believed
+from lomo.record.belief import Keep, read_believed
+from lomo.record.evidence import Scored
 from lomo.record.schema import (
     PROTOCOL_VERSION,
     AllocatorPeaks,
@@ -65,13 +66,15 @@ def origin_of(record: Record) -> Origin:
 
 
 def read_records(
-    results: Path, plan: Plan, keep: Callable[[Record], Any] = lambda record: record
+    results: Path, plan: Plan, keep: Keep = lambda record, scored: record
 ) -> dict[str, Any]:
     """What `keep` keeps of the records that exist, by run id: the whole record, if not given.
 
     Raises UserError for one that may not be used.
     """
-    read = read_believed(results, plan.runs, lambda record: (origin_of(record), keep(record)))
+    read = read_believed(
+        results, plan.runs, lambda record, scored: (origin_of(record), keep(record, scored))
+    )
     check_one_origin([origin for origin, _ in read.values()], where=str(results / "runs"))
     return {run_id: kept for run_id, (_, kept) in read.items()}
 
@@ -309,11 +312,34 @@ def _values(block: Any) -> dict[str, Any]:
 
 
 def collect(results: Path) -> pd.DataFrame:
-    """Reads plan and records of `results` and writes tables/records.csv and .parquet."""
+    """Reads plan and records of `results` and writes tables/records.csv and .parquet, and which
+    examples are right as tables/outcomes.parquet."""
     plan = read_plan(results)
-    frame = tidy(plan, read_records(results, plan, row_of))
+    read = read_records(results, plan, lambda record, scored: (row_of(record), scored))
+    frame = tidy(plan, {run_id: row for run_id, (row, _) in read.items()})
+    _write_outcomes(results, {run_id: of for run_id, (_, of) in read.items() if of is not None})
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_text(results / "tables" / "records.csv", csv_text(frame))
     write_bytes(results / "tables" / "records.parquet", buffer.getvalue())
     return frame
+
+
+def outcomes_path(results: Path) -> Path:
+    """Where the outcomes of single examples lie (analysis/records/outcomes.py reads them)."""
+    return results / "tables" / "outcomes.parquet"
+
+
+def _write_outcomes(results: Path, scored: Mapping[str, Scored]) -> None:
+    """One row a scored run: a hash of which examples, 0 or 1 for each, and its group's number."""
+    frame = pd.DataFrame(
+        {
+            "run_id": list(scored),
+            "examples": pd.array([each.examples for each in scored.values()], "Int64"),
+            "right": [each.right for each in scored.values()],
+            "groups": [each.groups for each in scored.values()],
+        }
+    )
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_bytes(outcomes_path(results), buffer.getvalue())

@@ -277,7 +277,7 @@ def _wandb(options: argparse.Namespace) -> None:
 
     plan = read_plan(options.results)
     # What is not believed is told to nobody.
-    read_believed(options.results, plan.runs, keep=lambda record: None)
+    read_believed(options.results, plan.runs, keep=lambda record, scored: None)
     publish(options.results, list(plan.runs))
     note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -17,6 +17,18 @@ SAMPLES, HISTORY = "samples.jsonl", "history.jsonl"
 Lines = Sequence[Mapping[str, Any]]
 # (key, what the record says, who says otherwise, what they say)
 Claims = Iterator[tuple[str, Any, str, Any]]
+
+
+class Scored(NamedTuple):
+    """What a run's samples say, example by example, short enough to keep of ten thousand runs.
+
+    examples: a hash of which examples they are. right: "1" for each that is right, "0" for each
+    other. groups: the number of what each shares with others, where the task has such.
+    """
+
+    examples: int
+    right: str
+    groups: tuple[int, ...] | None
 
 
 class Broken(Exception):
@@ -63,9 +75,14 @@ def outcomes(log_likelihoods: Sequence[Sequence[float]], labels: Sequence[int]) 
     return [float(first == label) for first, label in zip(likeliest, labels, strict=True)]
 
 
-def examples_in(lines: Lines) -> int:
-    """A hash of which examples samples are of: their numbers and labels."""
-    return hash(tuple([(line["doc_id"], line["label"]) for line in lines]))
+def scored_in(lines: Lines, metric: str) -> Scored:
+    """What is kept of samples: which they are (their numbers and labels), and which are right."""
+    grouped = bool(lines) and "group" in lines[0]
+    return Scored(
+        hash(tuple([(line["doc_id"], line["label"]) for line in lines])),
+        "".join(["1" if line[metric] else "0" for line in lines]),
+        tuple([int(line["group"]) for line in lines]) if grouped else None,
+    )
 
 
 def _samples(record: Record, lines: Lines) -> Claims:

@@ -25,6 +25,7 @@ from lomo.record.schema import Evaluation
 from lomo.specs import TrainSpec
 from lomo.system.files import write_text
 from lomo.tasks import registry
+from lomo.tasks.superglue import files_of
 from lomo.tasks.tokens import Encoder
 
 METRIC, TOKEN_MEAN = "acc", "acc_token_mean"
@@ -34,11 +35,14 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 class QuietLM(HFLM):
-    """lm-eval's model with our tokens, and without a progress bar for each batch of requests."""
+    """lm-eval's model with our tokens, and without a progress bar for each batch of requests.
 
-    def __init__(self, encoder: Encoder, **options: Any) -> None:
+    together: the field by which examples belong to each other, as MultiRC's by their passage.
+    """
+
+    def __init__(self, encoder: Encoder, together: str | None = None, **options: Any) -> None:
         super().__init__(tokenizer=encoder.tokenizer, **options)
-        self.encoder = encoder
+        self.encoder, self.together = encoder, together
         self.num_cut = 0  # documents of the last evaluation that were too long
         self.num_tokens: dict[int, list[int]] = {}  # of each candidate, by document
 
@@ -85,6 +89,7 @@ def wrap(model: nn.Module, encoder: Encoder, spec: TrainSpec, device: str) -> Qu
     """The model as lm-eval sees it."""
     return QuietLM(
         encoder,
+        files_of(spec.task).together,
         pretrained=model,
         device=device,
         batch_size=spec.eval_batch_size,
@@ -110,7 +115,7 @@ def score(
         if key.endswith(",none") and isinstance(value, float)
     }
     stderr = metrics.get(f"{METRIC}_stderr")
-    samples = _per_example(outcome["samples"][name], lm.num_tokens)
+    samples = _per_example(outcome["samples"][name], lm.num_tokens, lm.together)
     metrics[TOKEN_MEAN] = sum(sample[TOKEN_MEAN] for sample in samples) / len(samples)
     evaluation = Evaluation(
         split=split,
@@ -138,16 +143,19 @@ def _is_tie(sample: dict[str, Any]) -> bool:
 
 
 def _per_example(
-    samples: Sequence[dict[str, Any]], num_tokens: Mapping[int, list[int]]
+    samples: Sequence[dict[str, Any]], num_tokens: Mapping[int, list[int]], together: str | None
 ) -> list[dict[str, Any]]:
+    groups: dict[Any, int] = {}
     entries = []
     for sample in sorted(samples, key=lambda sample: int(sample["doc_id"])):
         totals = [float(response[0]) for response in sample["filtered_resps"]]
         numbers = num_tokens[sample["doc_id"]]
         means = [total / number for total, number in zip(totals, numbers, strict=True)]
+        group = groups.setdefault(sample["doc"][together], len(groups)) if together else None
         entries.append(
             {
                 "doc_id": sample["doc_id"],
+                **({"group": group} if together else {}),
                 "label": sample["target"],
                 "log_likelihoods": totals,
                 "num_tokens": numbers,

@@ -12,8 +12,9 @@ from synthetic_steps import history, num_right, samples, steps_per_epoch
 
 import lomo.study.plan
 from analysis.cli import main
-from lomo.record import belief
+from lomo.record import belief, evidence
 from lomo.record.clock import TimedStep, summarise
+from lomo.record.evidence import Scored
 from lomo.record.schema import Record, write_record
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.config import Study
@@ -294,18 +295,34 @@ def write_results(results: Path, plan: Plan, change: Change | None = None) -> Pa
         parts = ("evidence", "model", "training", "result", "throughput", "efficiency", "memory")
         missing = {name: "made up" for name in parts if record[name] is None}
         write_record(folder / "record.json", Record.model_validate(record | {"missing": missing}))
-        _write_lines(folder / "history.jsonl", history(spec))
+        _write_lines(folder / "history.jsonl", history(spec, _slower(record, spec)))
         if isinstance(spec, TrainSpec):
-            _write_lines(folder / "samples.jsonl", samples(spec))
+            told = record["result"] or {"value": 0.0, "num_examples": spec.num_test}
+            told = told["value"], told["num_examples"]
+            _write_lines(folder / "samples.jsonl", samples(spec, *told))
         else:
             _write_lines(folder / "timeline.jsonl", _timeline(spec))
     return results
 
 
+def _slower(record: dict[str, Any], spec: TrainSpec | MeasureSpec) -> float:
+    """By how much a record's speed was changed, so that its steps' times say the same."""
+    name = "tokens_per_s_per_device"
+    before, now = (of["throughput"] for of in (record_dict(spec), record))
+    return before[name] / now[name] if spec.kind == "measure" and now else 1.0
+
+
 def collect_unquestioned(results: Path) -> None:
     """Collects records whose numbers a test has set, and which no run's files bear out."""
+
+    def unexamined(record: Record, _: Any, folder: Path) -> tuple[list[str], Scored | None]:
+        if record.result is None or not (folder / evidence.SAMPLES).is_file():
+            return [], None
+        lines = evidence.read_json_lines(folder / evidence.SAMPLES)
+        return [], evidence.scored_in(lines, record.result.metric)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(belief, "_examined", lambda *_: ([], None))
+        patch.setattr(belief, "_examined", unexamined)
         assert main(["collect", "--results", str(results)]) == 0
 
 
