@@ -140,13 +140,16 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(("rank", "seed", "trial", "round"), WHOLE),
     **dict.fromkeys(("status", "message", "hyper", "dtype", "attention"), TEXT),
     "activation_checkpointing": FLAG,
-    **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train"), WHOLE),
+    **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train", "num_test"), WHOLE),
+    "protocol": TEXT,
     "max_grad_norm": REAL,
     "schedule": TEXT,
     **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
+    "test_accuracy_token_mean": REAL,
     **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
     "num_skipped_steps": WHOLE,
     **dict.fromkeys(("num_train_examples", "num_cut_train", "num_test_seen"), WHOLE),
+    "num_dev_shared": WHOLE,
     **dict.fromkeys(("num_cut_test", "num_ties"), WHOLE),
     **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
     **_columns_of(Throughput, ""),
@@ -233,6 +236,7 @@ def _measured(record: Record) -> dict[str, Any]:
             row[name] = getattr(record.training, name)
         row["num_train_examples"] = record.training.num_train_examples
         row["num_test_seen"] = record.training.num_test_seen
+        row["num_dev_shared"] = record.training.num_dev_shared
         row["num_cut_train"] = record.training.num_cut
         for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)
@@ -254,6 +258,7 @@ def _accuracy(record: Record) -> dict[str, Any]:
         "dev_accuracy": next(same_epoch, None),
         "test_accuracy": result.value if result.split == "test" else None,
         "test_stderr": result.stderr,
+        "test_accuracy_token_mean": result.other_metrics.get("acc_token_mean"),
         "num_test_examples": result.num_examples,
         "num_cut_test": result.num_cut if result.split == "test" else None,
         "num_ties": result.num_ties if result.split == "test" else None,

@@ -18,7 +18,15 @@ from ..text.grid import Block, Cell, Table
 from ..text.names import NOT_RUN, PAPER_TASKS, listed, status_text, task_title
 from ..text.units import decimals, percent
 from .ranks import alike_over, mean_ranks, rank_notes, ranks_and_alike, variant_title
-from .shortened import cut_notes, seen_notes, tie_notes
+from .shortened import (
+    budget_notes,
+    cut_notes,
+    fewer_notes,
+    seen_notes,
+    shared_notes,
+    tie_notes,
+    token_mean_notes,
+)
 
 SECTION = "superglue"
 LEVEL = 0.05
@@ -84,15 +92,16 @@ def gain(cells: Sequence[accuracy.Cell], cell: accuracy.Cell) -> float | None:
 def _caption(collected: Collected, cells: Sequence[accuracy.Cell]) -> str:
     if not cells:
         return "Not run: the study has no superglue section."
-    if collected.plan.study.selection == "dev":
+    protocol = collected.plan.study.protocol
+    if protocol == "sound":
         chosen = (
             "Epoch and trial are the best on a split of the training set that is not trained on "
-            "(protocol dev)."
+            "(protocol sound)."
         )
     else:
         chosen = (
             "Epoch and trial are the best on the reported set itself, as in the paper "
-            "(protocol test): read these as upper bounds."
+            "(protocol paper): read these as upper bounds."
         )
     return (
         f"Test accuracy in %, with the standard error of the test sample. {chosen} "
@@ -191,7 +200,10 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
         )
     notes += rank_notes(collected, cells, SECTION)
     notes += _skipped_notes(collected, cells)
-    for told in (cut_notes, seen_notes, tie_notes):
+    for told in (
+        *(budget_notes, token_mean_notes, fewer_notes),
+        *(cut_notes, seen_notes, shared_notes, tie_notes),
+    ):
         notes += told(collected, SECTION, cells)
     notes += computed_notes(collected.rows(SECTION))
     if any(cell.status == "not_run" for cell in cells):
@@ -262,7 +274,7 @@ def _data(collected: Collected, cells: Sequence[accuracy.Cell]) -> pd.DataFrame:
                 "num_trials": cell.num_trials,
                 "num_usable_trials": cell.num_usable_trials,
                 "num_examples": cell.num_examples,
-                "selection": collected.plan.study.selection,
+                "protocol": collected.plan.study.protocol,
                 "printed_percent": printed_value(collected, cell),
                 "run_id": " ".join(cell.run_ids),
             }

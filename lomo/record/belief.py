@@ -131,8 +131,9 @@ def _read_one(results: Path, run_id: str, spec: TrainSpec | MeasureSpec, keep: K
         return Read(None, error)
     if found:
         return Read(None, _fault("; ".join(found), path))
-    # Of the same model each says the same, but of the weights, whose hash is told by itself.
-    told_apart = {"weights_sha256", "weights_from"}
+    # Of the same model each says the same, but of the weights, whose hash is told by itself, and
+    # why there is none: where nothing is trained they may be random.
+    told_apart = {"weights_sha256", "weights_from", "missing"}
     facts = record.model.model_dump_json(exclude=told_apart) if record.model else None
     scored_on = scored.examples if scored else None
     return Read(keep(record, scored), None, scored_on, None if facts is None else hash(facts))
@@ -233,6 +234,8 @@ def _lacking(record: Record) -> Iterator[str]:
         if needed is not None and there != needed:
             verb = "has no" if needed else "has a"
             yield f"{verb} {name}, though the {record.kind} run's status is {record.status}"
+    if record.resumed_at_steps and record.training is None:
+        yield "resumed_at_steps are not empty, though nothing was trained"
     if measured and record.evaluations:
         yield "evaluations are not empty, though a measured run is not scored"
 
@@ -269,7 +272,7 @@ def _claims(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     if isinstance(planned, TrainSpec) and record.status == "ok":
         yield from _scores(record, planned)
     if isinstance(planned, TrainSpec) and record.training is not None:
-        yield from _steps(record.training, planned, well=record.status == "ok")
+        yield from _steps(record.training, planned, record.resumed_at_steps, record.status == "ok")
 
 
 def _ledger(memory: Memory, kind: str) -> Iterator[Claim]:
@@ -313,12 +316,17 @@ def _shares(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     yield Claim("efficiency.energy_j_per_token", token_j, "a step's gives", of_token)
 
 
-def _steps(training: Training, planned: TrainSpec, *, well: bool) -> Iterator[Claim]:
+def _steps(
+    training: Training, planned: TrainSpec, joints: Sequence[int], well: bool
+) -> Iterator[Claim]:
     found = training.num_train_examples
     yield Claim("training.num_train_examples", found, "at most", min(found, planned.num_train))
     for key, most in (("num_cut", found), ("num_skipped_steps", training.num_steps)):
         told = getattr(training, key)
         yield Claim(f"training.{key}", told, "at most", min(told, most))
+    yield Claim("resumed_at_steps", list(joints), "in order", sorted(joints))
+    last = max(joints, default=0)
+    yield Claim("resumed_at_steps", last, "at most", min(last, training.num_steps))
     if well:
         each = math.ceil(found / planned.batch_size)
         yield Claim("training.num_epochs", training.num_epochs, "the plan says", planned.epochs)
@@ -354,7 +362,7 @@ def _scores(record: Record, planned: TrainSpec) -> Iterator[Claim]:
         yield Claim("result (split, epoch, step)", result, "the best evaluation is", picked)
         num_test = sum(e.split == "test" for e in record.evaluations)
         if planned.selection == "dev":
-            yield Claim("evaluations of test", num_test, "under selection: dev", 1)
+            yield Claim("evaluations of test", num_test, "under protocol: sound", 1)
         if trained:
             key = "training.selected_epoch"
             yield Claim(key, trained.selected_epoch, "the best evaluation is of", best.epoch)

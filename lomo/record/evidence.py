@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from lomo.record.clock import TimedStep, summarise
+from lomo.record.clock import NUM_WARMUP_STEPS, TimedStep, summarise
 from lomo.record.schema import Record
 from lomo.specs import MeasureSpec, TrainSpec
 
@@ -106,6 +106,12 @@ def _samples(record: Record, lines: Lines) -> Claims:
     if result.stderr is not None and number > 1:
         spread = math.sqrt(mean * (1 - mean) / (number - 1))
         yield "result.stderr", result.stderr, "its samples give", spread
+    means = [
+        [total / length for total, length in zip(totals, line["num_tokens"], strict=True)]
+        for totals, line in zip(likelihoods, lines, strict=True)
+    ]
+    told = [line["acc_token_mean"] for line in lines]
+    yield "acc_token_mean of samples.jsonl", told, "its means say", outcomes(means, labels)
     for metric, value in result.other_metrics.items():
         own = sum(line[metric] for line in lines) / number
         yield f"result.other_metrics.{metric}", value, "its samples give", own
@@ -167,7 +173,13 @@ def _speed(record: Record, steps: Lines, num_tokens: int | None) -> Claims:
         for line in steps
         for tokens in (line["num_tokens"] if num_tokens is None else num_tokens,)
     ]
-    again = summarise(timed, num_warmup_steps=speed.num_warmup_steps, world_size=speed.world_size)
+    joints = record.resumed_at_steps
+    again = summarise(
+        timed,
+        num_warmup_steps=NUM_WARMUP_STEPS if joints else speed.num_warmup_steps,
+        world_size=speed.world_size,
+        resumed_at=joints,
+    )
     for key in type(speed).model_fields:
         # Padding is not in a training's history; a measured run has none.
         if key != "missing" and (key != "padding_fraction" or num_tokens is not None):

@@ -57,8 +57,9 @@ def samples(spec: TrainSpec, value: float, number: int) -> Iterable[dict[str, An
         label, right = index % 2, index in rights
         scores = [-1.0, -2.0] if (label == 0) == right else [-2.0, -1.0]
         grouped = {"group": index // 4} if spec.task == "multirc" else {}
-        of = {"label": label, "log_likelihoods": scores, "acc": float(right)}
-        yield {"doc_id": index, **grouped, **of}
+        both = dict.fromkeys(("acc", "acc_token_mean"), float(right))
+        found = {"log_likelihoods": scores, "num_tokens": [1, 1]}
+        yield {"doc_id": index, **grouped, "label": label} | found | both
 
 
 def history(spec: TrainSpec | MeasureSpec, slower: float = 1.0) -> Iterable[dict[str, Any]]:

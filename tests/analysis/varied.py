@@ -40,7 +40,7 @@ def dev() -> dict[str, Any]:
 
 def test() -> dict[str, Any]:
     """The paper's models: all that its headline numbers are made of; chosen on test, one seed."""
-    study = synthetic.study_dict(data="superglue", selection="test", note=None)
+    study = synthetic.study_dict(data="superglue", protocol="paper", note=None)
     settings = study["superglue"]["settings"] | SHORT
     study["superglue"] |= {"models": ["llama-13b"], "methods": ["zero_shot", "lora", "lomo"]}
     study["superglue"] |= {"settings": settings | {"batch_size": 8}}
@@ -143,9 +143,12 @@ def _scores(record: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     for evaluation in record["evaluations"]:
         number = NUM_EXAMPLES[record["spec"]["task"]]
         known = draw.random() < 0.5
+        value = value_of(method)
+        by_mean = max(0.0, value - 0.05 * (record["spec"]["task"] == "copa"))
         changed.append(
             evaluation
-            | {"value": value_of(method), "num_examples": number}
+            | {"value": value, "num_examples": number}
+            | {"other_metrics": {"acc_token_mean": by_mean}}
             | {"num_cut": draw.choice((0, 0, 3, number // 5)), "num_ties": draw.choice((0, 0, 18))}
             | {"stderr": draw.uniform(0.005, 0.05) if known else None}
             | {"missing": {} if known else {"stderr": "made up"}}

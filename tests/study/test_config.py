@@ -141,3 +141,19 @@ def test_a_flag_can_be_written_as_on_a_command_line(study_dict: dict[str, Any]) 
         assert study.launch_anyway is value
     with pytest.raises(UserError, match="launch_anyway"):
         parse(Study, {**study_dict, "launch_anyway": "yes please"}, where="unit.yaml")
+
+
+def test_a_study_takes_other_values_as_a_command_line_gives_them(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "study: a\ntitle: t\ndata: d\n"
+        "memory: {models: [m], methods: [lomo], batch_size: 1, sequence_length: 8}\n"
+    )
+    entries = ["protocol=paper", "num_threads=2", "data=007", "launch_anyway=true", "models=[a, b]"]
+    study = load_study(path, entries)
+    assert (study.protocol, study.num_threads, study.launch_anyway) == ("paper", 2, True)
+    assert (study.data, study.models) == ("007", ["a", "b"])
+    with pytest.raises(UserError, match="'protocol' is no key with a value"):
+        load_study(path, ["protocol"])
+    with pytest.raises(UserError, match="unknown key"):
+        load_study(path, ["portocol=paper"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ def write_gguf(original: Original, tmp_path: Path) -> Callable[..., Path]:
 
     told: keys in place of, or beside, those that a converter writes; None leaves one out.
     extra: tensors beside the model's. without: a tensor that is left out.
+    heads: of attention, and of keys and values.
     """
 
     def write(
@@ -93,6 +95,7 @@ def write_gguf(original: Original, tmp_path: Path) -> Callable[..., Path]:
         extra: Mapping[str, torch.Tensor] | None = None,
         without: str | None = None,
         model: Any = None,
+        heads: tuple[int, int] = (4, 2),
     ) -> Path:
         from gguf import GGMLQuantizationType, GGUFWriter, quantize
 
@@ -101,7 +104,7 @@ def write_gguf(original: Original, tmp_path: Path) -> Callable[..., Path]:
         writer = GGUFWriter(path, str(keys.pop("general.architecture")))
         for key, value in keys.items():
             _add(writer, key, value)
-        tensors = {**_tensors(model or original.model), **(extra or {})}
+        tensors = {**_tensors(model or original.model, heads), **(extra or {})}
         for tensor_name, value in tensors.items():
             kind = next((k for part, k in (kinds or {}).items() if part in tensor_name), "F32")
             quantised = GGMLQuantizationType[kind]
@@ -118,8 +121,6 @@ def write_gguf(original: Original, tmp_path: Path) -> Callable[..., Path]:
 
 
 def _metadata(original: Original) -> dict[str, Any]:
-    import json
-
     vocab = original.tokenizer.get_vocab()
     tokens = sorted(vocab, key=vocab.__getitem__)
     merges = json.loads(original.tokenizer.to_str())["model"]["merges"]
@@ -161,17 +162,16 @@ def _add(writer: Any, key: str, value: Any) -> None:
         adders[type(value)](key, value)
 
 
-def _tensors(model: Any) -> dict[str, torch.Tensor]:
+def _tensors(model: Any, heads: tuple[int, int]) -> dict[str, torch.Tensor]:
     found = {}
     for name, value in model.state_dict().items():
         if name == "lm_head.weight":
             continue  # the embedding's
         _, _, inside = name.partition("model.layers.")
         layer, _, part = inside.partition(".")
-        heads = {"q_proj": SIZES["num_attention_heads"], "k_proj": SIZES["num_key_value_heads"]}
-        for projection, num_heads in heads.items():
+        for projection, num_heads in zip(("q_proj", "k_proj"), heads, strict=True):
             if projection in name:
-                value = _turned(value, int(num_heads))
+                value = _turned(value, num_heads)
         found[f"blk.{layer}.{NAMES[part]}" if inside else NAMES[name]] = value
     return found
 

