@@ -44,6 +44,9 @@ class AppliedSteps:
         groups: parameter -> name of its group; those that are not 16-bit are passed over.
         seed: of the draw of elements, by a generator of its own.
 
+    Attributes:
+        num_watched: group -> how many of its elements are watched.
+
     Raises TypeError for another optimizer.
     """
 
@@ -62,6 +65,10 @@ class AppliedSteps:
         for group, parameters in members.items():
             for parameter, places in _drawn(parameters, generator):
                 self._group_of[parameter], self._places[parameter] = group, places
+        self.num_watched: dict[str, int] = {}
+        for parameter, group in self._group_of.items():
+            number = self.num_watched.get(group, 0) + self._places[parameter].numel()
+            self.num_watched[group] = number
         self._sums: dict[str, Tensor] = {}
 
     @contextmanager

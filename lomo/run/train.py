@@ -21,6 +21,7 @@ from lomo.record.clock import Clock, TimedStep, summarise
 from lomo.record.schema import Evaluation, Training
 from lomo.record.tracking import History
 from lomo.run import evaluate
+from lomo.run.applied import WatchedSteps, steps_of_training
 from lomo.run.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.run.prepare import prepare_model
 from lomo.specs import TrainSpec
@@ -72,7 +73,8 @@ def work(
             with clock.phase("train"):
                 trainer.train(examples, pad_id=encoder.end_id)
         else:
-            findings.missing["training"] = findings.missing["throughput"] = "nothing is trained"
+            missing = ("training", "throughput", "applied")
+            findings.missing.update(dict.fromkeys(missing, "nothing is trained"))
             trainer.evaluate(spec.selection, step=0, epoch=0)
         trainer.report()
     finally:
@@ -114,6 +116,10 @@ class _Trainer:
             schedule(spec.schedule, optimizer, ratio, num_steps)
             for optimizer, ratio in zip(self.optimizers, self.warmup_ratios, strict=True)
         ]
+        self.watched = WatchedSteps(
+            *(spec, self.engine, self.model, self.optimizers, self.history, self.findings),
+            steps_of_training(num_steps),
+        )
         losses: list[list[float]] = []
         timed: list[TimedStep] = []
         self.model.train()
@@ -147,13 +153,14 @@ class _Trainer:
         self.deadline.check(step - 1 or None)
         self.findings.step = step
         started = synchronise(self.device)
-        result: StepResult = training_step(
-            self.model,
-            self.optimizers,
-            micro_batches(batch.to(self.device), self.spec.gradient_accumulation),
-            max_grad_norm=self.spec.max_grad_norm,
-            engine=self.engine,
-        )
+        with self.watched.step(step):
+            result: StepResult = training_step(
+                self.model,
+                self.optimizers,
+                micro_batches(batch.to(self.device), self.spec.gradient_accumulation),
+                max_grad_norm=self.spec.max_grad_norm,
+                engine=self.engine,
+            )
         rates = [schedule.get_last_lr()[0] for schedule in schedules]
         self.num_skipped_steps += result.skipped
         for schedule in schedules:
