@@ -20,6 +20,8 @@ FLOORS = (
     "lomo.specs",
     "lomo.optim",
     "lomo.tasks",
+    "lomo.contained",
+    "lomo.suites",
     "lomo.engines",
     "lomo.model",
     "lomo.methods",
@@ -57,6 +59,7 @@ WITHOUT_TORCH = (
     "lomo.pipeline.status",
     "lomo.forecast.estimates",
     "lomo.record.schema",
+    "lomo.suites.humaneval",
 )
 
 

@@ -9,7 +9,7 @@ from lomo.memory.asked.fits import fingerprint_of_fits, trained_methods
 from lomo.model.registry import registry
 
 from ..paper.fits import FILE, WhatFits, read_fits
-from ..text import published
+from ..text import render
 from ..text.names import method_title
 from ..text.units import GIB
 
@@ -24,7 +24,7 @@ def explorer() -> dict[str, Any] | None:
     data: JSON of the axes, and for each cell in their order the largest batch and the GiB: of the
     peak where one sequence fits, else what is missing.
     """
-    folder = published.FOLDER / FOLDER
+    folder = render.PUBLISHED / FOLDER
     if not (folder / FILE).is_file():
         return None
     found = read_fits(folder)

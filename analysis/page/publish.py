@@ -13,7 +13,7 @@ from lomo.record.schema import PROTOCOL_VERSION, Record
 from lomo.study.plan import Plan, read_plan
 from lomo.system.files import whole, write_text
 
-from ..records.read import read_records
+from ..records.collect import read_records
 from ..text.names import listed, status_text
 
 

@@ -18,8 +18,7 @@ from ..records.costs import costs, zero_shot
 from ..records.histories import SMOOTHED_SHARE
 from ..text.grid import Table
 from ..text.names import NOT_RUN
-from ..text.published import link_from
-from ..text.render import environment
+from ..text.render import environment, link_from
 from ..text.units import decimals
 from ..verdicts.all import all_verdicts
 from ..verdicts.verdict import VERDICTS

@@ -19,7 +19,7 @@ from lomo.specs import AblationSpec, MeasureSpec
 from lomo.system.files import write_text
 
 from ..records.comparable import PAPER_SETTING
-from ..text import published
+from ..text import render
 from ..text.names import SUMMED_PARTS
 
 TERMS = (*SUMMED_PARTS, "total")
@@ -145,7 +145,7 @@ def _published(folder: Path) -> Sequence[Predicted]:
 
 def paper_predictions(which: str) -> Sequence[Predicted]:
     """All of TODAY or JUNE_2023, in their list's order; none where they are not installed."""
-    return _published(published.FOLDER / which)
+    return _published(render.PUBLISHED / which)
 
 
 def publish_predictions(made: Path, to: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from lomo.model import june_2023
 from lomo.study.plan import read_plan
 
 from ..paper.predictions import TERMS, Predicted, beside, read_predictions
-from ..paper.reasons import (
+from ..paper.printed import (
     difference,
     printed_number,
     printed_peak,

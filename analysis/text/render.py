@@ -1,7 +1,10 @@
-"""A table for readers -> Markdown, LaTeX (booktabs) and a small HTML page; its data -> CSV."""
+"""A table for readers -> Markdown, LaTeX (booktabs) and a small HTML page; its data -> CSV. A page
+links to what was measured and predicted, and committed: results/published of this checkout.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,11 +12,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lomo.record.made import PUBLISHED
 from lomo.system.files import write_text
 
 from .grid import Table
 from .latex import floats
-from .published import link_from
 from .units import EN_DASH
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -99,3 +102,8 @@ def write_table(table: Table, folder: Path) -> list[Path]:
         paths.append(folder / f"{table.name}.{suffix}")
         write_text(paths[-1], text)
     return paths
+
+
+def link_from(folder: Path) -> str:
+    """The way there from a page in `folder`, as a link has it."""
+    return Path(os.path.relpath(PUBLISHED, folder)).as_posix()

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..paper.predictions import ABSENT, JUNE_2023, TODAY, Predicted, file_of, find, remake
-from ..paper.printed import printed
-from ..paper.reasons import difference, signed, why_memory, why_throughput
+from ..paper.printed import difference, printed, signed, why_memory, why_throughput
 from ..records.collected import Collected
 from ..tables.throughput import SPEED
 from ..text.grid import Block, Cell, Notes, Table

@@ -14,8 +14,7 @@ from lomo.study.cards import CARDS
 
 from ..paper import predictions as paper_predictions
 from ..paper.predictions import JUNE_2023, Predicted, file_of, find
-from ..paper.printed import value_text
-from ..paper.reasons import difference, signed, why_throughput
+from ..paper.printed import difference, signed, value_text, why_throughput
 from ..records.comparable import PAPER_GPU
 from ..text.units import GIB, decimals
 from .costs import (

@@ -6,11 +6,10 @@ import argparse
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lomo.advise.answer import Advice
 from lomo.advise.question import add_options, question_of
 from lomo.errors import UserError
 from lomo.model.registry import RANDOM_WEIGHTS, registry
@@ -19,6 +18,9 @@ from lomo.study.plan import make_plan
 from lomo.system.command import NO, QUIET, Command, waiting
 from lomo.system.files import write_text
 from lomo.system.processes import quieten
+
+if TYPE_CHECKING:
+    from lomo.advise.answer import Advice
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,14 +11,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lomo.advise.rows import Fit, RowKind, Setting, budget_bytes
+from lomo.advise.rows import Fit, RowKind, Setting
 from lomo.errors import UserError
-from lomo.forecast.duration import LAYER_S, SUSTAINED
-from lomo.speed.flops import backwards_per_step, hardware_flops_per_step
+from lomo.forecast.duration import SUSTAINED, Sizes, work_of
+from lomo.memory.predicted.closed_form import BYTES
+from lomo.record.made import PUBLISHED
 from lomo.study.cards import CARDS, Card, card_seen
+from lomo.study.machine import budget_bytes
 
 if TYPE_CHECKING:
     from lomo.model.architecture import Architecture
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 # Share of a card's peak: the speeds that others published (docs/advise.md) lie in this band.
 LOW, HIGH = 0.30, 0.90
-PUBLISHED = Path(__file__).resolve().parents[2] / "results/published"
 # Bytes a trained parameter that an update reads and writes; counted from the optimizers' code.
 UPDATE_BYTES = {
     "lomo": 6,
@@ -38,7 +38,6 @@ UPDATE_BYTES = {
 }
 # Bytes a score of eager attention that a pass reads and writes: the softmax and its copies.
 SCORE_BYTES = 40
-WEIGHT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes a second between cards, one direction: NVLink by the vendor's papers, half of it taken.
 LINKS = {"A100": 150e9, "H100": 225e9, "H200": 225e9, "B200": 450e9}
 # Between cards without it: what LOMO's paper had in 2023, and what a host can pass on at most.
@@ -104,36 +103,27 @@ def step_seconds(
     if peak is None or card.bytes_per_s is None:
         return f"not known of {card.name}; with a name such as 'RTX 4090' it is"
     assert kind.method is not None
-    num_backwards = backwards_per_step(kind.method, kind.hyper, setting.max_grad_norm) or 2
+    trained = model.num_parameters if kind.trains_all else 0
+    sizes = Sizes(model.config, model.num_parameters, trained)
     try:
-        flops = hardware_flops_per_step(
-            model.config,
-            num_parameters=model.num_parameters,
-            num_trainable_parameters=model.num_parameters if kind.trains_all else 0,
-            batch_size=batch_size,
-            sequence_length=num_tokens,
-            activation_checkpointing=setting.checkpointing,
-            num_backwards=num_backwards,
-            attention=setting.attention,
-            head_recomputed=setting.head_loss == "fused",
-        )
+        work = work_of(setting.spec(kind, model.name), sizes, batch_size, num_tokens)
     except ValueError as error:
         return str(error)
-    layers = _size(model, "num_hidden_layers", "n_layer")
+    num_backwards = work.num_backwards
     forwards = 1 + num_backwards * setting.checkpointing
-    weights = WEIGHT_BYTES[setting.dtype] * model.num_parameters
+    weights = BYTES[setting.dtype] * model.num_parameters
     reading = weights * (forwards + num_backwards * (1 + kind.trains_all)) / card.bytes_per_s
-    computing = flops / (share * peak)
+    computing = work.flops / (share * peak)
     if setting.attention == "eager":
+        layers = _size(model, "num_hidden_layers", "n_layer")
         scores = layers * _size(model, "num_attention_heads", "n_head") * batch_size * num_tokens**2
         computing += SCORE_BYTES * scores * (forwards + num_backwards) / card.bytes_per_s
-    hosting = LAYER_S * (layers + 1) * num_backwards
     # Over several cards each pass gathers the weights, and gradients are added up.
     passes = 1 + num_backwards * (1 + kind.trains_all)
     others = 1 - 1 / setting.num_gpus
     messages = weights * others * passes / _link(card, pcie)
     updating = UPDATE_BYTES.get(kind.method, 0) * model.num_parameters / setting.num_gpus
-    return max(computing, reading, hosting, messages) + updating / card.bytes_per_s
+    return max(computing, reading, work.host_s, messages) + updating / card.bytes_per_s
 
 
 def _link(card: Card, pcie: float) -> float:

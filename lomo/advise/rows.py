@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from lomo import methods
 from lomo.advise import known
 from lomo.errors import UserError
+from lomo.memory.asked.cells import Switches
 from lomo.specs import MeasureSpec
 from lomo.study.config import Attention, Dtype, Engine, HeadLoss
-from lomo.study.machine import GIB, RESERVE_GIB
+from lomo.study.machine import budget_bytes
 
 if TYPE_CHECKING:
     from lomo.model.architecture import Architecture
@@ -96,29 +97,24 @@ class Setting:
         """One process, or each weight split over the cards."""
         return "single" if self.num_gpus == 1 else "fsdp2"
 
+    @property
+    def switches(self) -> Switches:
+        """Those that `predict` and `fits` know as well."""
+        return Switches(
+            self.dtype, self.attention, self.head_loss, self.checkpointing, self.max_grad_norm
+        )
+
     def spec(self, kind: RowKind, model: str, batch_size: int = 1) -> MeasureSpec:
         """The step, as a run would be told it."""
         assert kind.method is not None
         hyper = methods.describe(kind.method).hyper.model_validate(kind.hyper)
-        return MeasureSpec(
-            study="advise",
-            run_id="advise",
+        return self.switches.spec(
+            "advise",
             model=model,
-            model_path=model,
             method=kind.method,
             hyper=hyper.model_dump(),
-            device="auto",
-            dtype=self.dtype,
-            attention=self.attention,
-            activation_checkpointing=self.checkpointing,
-            head_loss=self.head_loss,
             batch_size=batch_size,
-            max_grad_norm=self.max_grad_norm,
-            timeout_s=None,
-            num_threads=1,
             sequence_length=self.sequence_length,
-            num_warmup_steps=1,
-            num_timed_steps=2,
             engine=self.engine,
             num_devices=self.num_gpus,
         )
@@ -128,7 +124,7 @@ def cheapest(architecture: Architecture, sequence_length: int, num_gpus: int) ->
     """The switches that take least memory and that this model has."""
     from transformers import AutoModelForCausalLM
 
-    from lomo.model.causality import attention_of
+    from lomo.model.causal_lm import attention_of
     from lomo.model.registry import check_head_loss
 
     model_class: Any = AutoModelForCausalLM._model_mapping[type(architecture.config)]
@@ -177,11 +173,6 @@ class Row:
         """How it fits the card at `place`, None where not even one sequence does."""
         fit = self.fits[place] if self.fits else None
         return fit if fit is not None and fit.batch_size else None
-
-
-def budget_bytes(gib: float) -> int:
-    """What of a card's GiB a step may take."""
-    return int((gib - RESERVE_GIB) * GIB)
 
 
 def rows_of(

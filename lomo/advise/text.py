@@ -15,12 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lomo.advise import known
-from lomo.advise.answer import Advice, Walls
+from lomo.advise.answer import Advice, Walls, command, sentence, walls
 from lomo.advise.costs import HIGH, LOW, Speed
-from lomo.advise.rows import Row, budget_bytes
-from lomo.advise.sentence import command, sentence, walls
+from lomo.advise.rows import Row
 from lomo.forecast.duration import SUSTAINED
-from lomo.study.machine import GIB, RESERVE_GIB
+from lomo.study.machine import GIB, RESERVE_GIB, budget_bytes
 
 WIDTH, WIDEST = 100, 120
 NOT_KNOWN = "not known"

@@ -1,23 +1,26 @@
-"""The command `plan`: a study and a machine in, what each run will take out."""
+"""The command `plan`: a study and a machine in, what each run will take out, as text."""
 
 from __future__ import annotations
 
 import argparse
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lomo.errors import UserError
+from lomo.forecast.estimates import Estimates, read_estimates
+from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, TrainSpec
 from lomo.study.cards import card_of
-from lomo.study.machine import Machine, find_machine, given_machine
+from lomo.study.config import load_study
+from lomo.study.machine import GIB, Machine, find_machine, given_machine
+from lomo.study.native_dtype import slow_dtypes, slow_words
+from lomo.study.plan import Plan, make_plan, read_plan
 from lomo.system.command import Command, say_aside
+from lomo.system.files import write_text
 from lomo.system.processes import settle
-
-if TYPE_CHECKING:
-    from lomo.study.plan import Plan
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def answer(options: argparse.Namespace, say: Callable[[str], None]) -> str:
     """The plan with its estimates, as text. Raises UserError for what cannot be asked."""
     plan, machine = check(options)
-    from lomo.forecast.estimates import read_estimates
     from lomo.forecast.make import make_estimates
-    from lomo.forecast.text import plan_line, plan_table
-    from lomo.system.files import write_text
 
     if options.estimates is not None:
         estimates = read_estimates(options.estimates)
@@ -94,7 +94,6 @@ class Planning:
 
 def start(plan: Plan, estimates: Path, num_processes: int) -> Planning:
     """Begins to estimate a plan's runs into the file; the line of all is printed at the end."""
-    from lomo.system.files import write_text
 
     results = estimates.parent
     written, log = results / ".start" / "plan.json", results / "logs" / "estimate.log"
@@ -111,8 +110,6 @@ def start(plan: Plan, estimates: Path, num_processes: int) -> Planning:
 
 def check(options: argparse.Namespace) -> tuple[Plan, Machine]:
     """The plan and the machine that are asked for. Raises UserError; imports no torch."""
-    from lomo.study.config import load_study
-    from lomo.study.plan import make_plan, read_plan
 
     if options.study.name == "plan.json":
         plan = read_plan(options.study.parent)
@@ -140,3 +137,157 @@ def run(options: argparse.Namespace) -> None:
 
 
 COMMANDS = {"plan": Command(add_options, run)}
+
+
+_NUM_LISTED = 12  # runs that do not fit, named one by one
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in task, seed, trial or round only, and the sum of their seconds."""
+
+    model: str
+    method: str
+    setting: str
+    num_runs: int
+    peak_bytes: int | None
+    fit: str
+    seconds: float | None
+
+
+def plan_line(plan: Plan, estimates: Estimates) -> str:
+    """The whole plan in one line."""
+    runs = list(estimates.runs.values())
+    peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
+    machine = estimates.machine
+    memory = f"at most {_gib(max(peaks, default=None))} GiB a device"
+    if machine.device_bytes is not None:
+        memory += f" of {_gib(machine.device_bytes)}"
+    lacking = len(estimates.will_not_fit())
+    short = len(estimates.of_fit("too few devices"))
+    launched = [run.seconds for run in runs if run.fit not in ("does not fit", "too few devices")]
+    fits = "all fit" if not lacking else f"{lacking} will not fit"
+    fits += f", {short} ask for more devices" if short else ""
+    if any(run.fit == "unknown" for run in runs):
+        fits = "what fits is not known"
+    return (
+        f"plan of {plan.study.study} on {_machine(machine)}: {len(runs)} runs, {memory}, {fits}; "
+        f"{duration(_sum(launched))} for what fits, one run after the other"
+        f"{_bases(estimates)}; {_gib(estimates.disk_bytes)} GiB of disk" + _slow(plan, estimates)
+    )
+
+
+def _bases(estimates: Estimates) -> str:
+    """The base models that are trained before the runs, and how long that takes."""
+    if not estimates.bases:
+        return ""
+    num, seconds = len(estimates.bases), _sum(list(estimates.bases.values()))
+    return f", after {duration(seconds)} for {num} base model{'s' if num > 1 else ''}"
+
+
+def _slow(plan: Plan, estimates: Estimates) -> str:
+    """A line for each dtype that this CPU is slow in, with the runs that take it."""
+    if estimates.machine.kind != "cpu":
+        return ""
+    runs = Counter(run.dtype for run in plan.runs.values())
+    slow = slow_dtypes(estimates.speed.flops_per_s, runs)
+    return "".join(
+        f"\n{runs[dtype]} runs are slow: {slow_words(dtype, factor)}"
+        for dtype, factor in slow.items()
+    )
+
+
+def plan_table(plan: Plan, estimates: Estimates) -> str:
+    """Every run of the plan, those alike in one line, and the line of all at the end."""
+    head = ["model", "method", "setting", "runs", "GiB a device", "", "time"]
+    grid = [head]
+    for row in rows(plan, estimates):
+        cells = [row.model, row.method, row.setting, str(row.num_runs)]
+        grid.append([*cells, _gib(row.peak_bytes), row.fit, duration(row.seconds)])
+    widths = [max(len(line[column]) for line in grid) for column in range(len(head))]
+    right = {3, 4, 6}
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in grid
+    ]
+    return "\n".join([*lines, "", *_notes(plan, estimates), plan_line(plan, estimates)])
+
+
+def rows(plan: Plan, estimates: Estimates) -> list[Row]:
+    """The runs of a plan, those alike taken together, in the plan's order."""
+    groups: dict[tuple[str, str, str, int | None, str], list[float | None]] = {}
+    for run_id, run in plan.runs.items():
+        told = estimates.runs[run_id]
+        key = (run.model, _variant(run), _setting(run), told.peak_bytes, told.fit)
+        groups.setdefault(key, []).append(told.seconds)
+    return [
+        Row(model, method, setting, len(seconds), peak, fit, _sum(seconds))
+        for (model, method, setting, peak, fit), seconds in groups.items()
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words: 40 s, 12 min, 3.4 h, 12 days."""
+    if seconds is None:
+        return "?"
+    for size, name, places in ((86_400, "days", 1), (3600, "h", 1), (60, "min", 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{places}f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def _variant(run: TrainSpec | MeasureSpec) -> str:
+    if isinstance(run, PeerSpec):
+        return run.variant
+    if isinstance(run, AblationSpec):
+        return run.cell
+    return f"{run.method}-r{run.hyper['rank']}" if "rank" in run.hyper else run.method
+
+
+def _setting(run: TrainSpec | MeasureSpec) -> str:
+    length = run.max_length if isinstance(run, TrainSpec) else run.sequence_length
+    parts = ["train" if isinstance(run, TrainSpec) else "measure", f"{run.batch_size} x {length}"]
+    parts += [run.dtype, *(["eager"] if run.attention == "eager" else [])]
+    parts += ["checkpointed"] if run.activation_checkpointing else []
+    parts += ["fused head"] if run.head_loss == "fused" else []
+    parts += ["compiled"] if isinstance(run, MeasureSpec) and run.compile == "layers" else []
+    if run.engine != "single":
+        parts.append(f"{run.engine} x {run.num_devices}")
+    return " ".join(parts)
+
+
+def _notes(plan: Plan, estimates: Estimates) -> list[str]:
+    notes = []
+    lacking = estimates.will_not_fit()
+    if lacking:
+        more = len(lacking) - _NUM_LISTED
+        notes.append(
+            "will not fit, so recorded as predicted_oom and not launched, unless the study says "
+            f"launch_anyway: true: {', '.join(lacking[:_NUM_LISTED])}"
+            + (f" and {more} more" if more > 0 else "")
+        )
+    if short := len(estimates.of_fit("too few devices")):
+        notes.append(f"too few devices: recorded as unsupported and not launched ({short} runs)")
+    reasons = Counter(run.reason for run in estimates.runs.values() if run.reason)
+    notes += [f"{reason} ({num} runs)" for reason, num in reasons.items()]
+    if estimates.machine.origin == "unknown":
+        notes.append("no GPU is here: say which one it will be, such as --gpu 80 --gpus 8")
+    return notes
+
+
+def _machine(machine: Machine) -> str:
+    if machine.kind == "cpu":
+        return "a CPU"
+    return machine.name if machine.num_devices == 1 else f"{machine.num_devices} x {machine.name}"
+
+
+def _gib(num_bytes: int | None) -> str:
+    return "?" if num_bytes is None else f"{num_bytes / GIB:.2f}"
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -118,6 +118,35 @@ def _training_seconds(run: TrainSpec, sizes: Sizes, machine: Machine, rate: floa
     return num_steps * step + scoring + calls * _host_seconds(sizes) / 3
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one step takes of one device: operations, host seconds, and how often it goes back."""
+
+    flops: float
+    host_s: float
+    num_backwards: int
+
+
+def work_of(run: TrainSpec | MeasureSpec, sizes: Sizes, rows: int, sequence_length: int) -> Work:
+    """Of a step of `rows` sequences. Raises ValueError where its operations can't be told."""
+    num_backwards = 1
+    if not isinstance(run, PeerSpec):
+        # Ghost norms in the product cost about one backward more.
+        num_backwards = backwards_per_step(run.method, run.hyper, run.max_grad_norm) or 2
+    flops = hardware_flops_per_step(
+        sizes.config,
+        num_parameters=sizes.num_parameters,
+        num_trainable_parameters=sizes.num_trainable_parameters,
+        batch_size=rows,
+        sequence_length=sequence_length,
+        activation_checkpointing=run.activation_checkpointing,
+        num_backwards=num_backwards,
+        attention=run.attention,
+        head_recomputed=run.head_loss == "fused",
+    )
+    return Work(flops, num_backwards * _host_seconds(sizes), num_backwards)
+
+
 def _step_seconds(
     run: TrainSpec | MeasureSpec,
     sizes: Sizes,
@@ -127,26 +156,12 @@ def _step_seconds(
     sequence_length: int,
 ) -> float | None:
     """One step of one device's share; None where its operations can't be told."""
-    num_backwards = 1
-    if not isinstance(run, PeerSpec):
-        # Ghost norms in the product cost about one backward more.
-        num_backwards = backwards_per_step(run.method, run.hyper, run.max_grad_norm) or 2
     try:
-        flops = hardware_flops_per_step(
-            sizes.config,
-            num_parameters=sizes.num_parameters,
-            num_trainable_parameters=sizes.num_trainable_parameters,
-            batch_size=rows,
-            sequence_length=sequence_length,
-            activation_checkpointing=run.activation_checkpointing,
-            num_backwards=num_backwards,
-            attention=run.attention,
-            head_recomputed=run.head_loss == "fused",
-        )
+        work = work_of(run, sizes, rows, sequence_length)
     except ValueError:
         return None
-    computing, hosting = flops / rate, num_backwards * _host_seconds(sizes)
-    return computing + hosting if machine.kind == "cpu" else max(computing, hosting)
+    computing = work.flops / rate
+    return computing + work.host_s if machine.kind == "cpu" else max(computing, work.host_s)
 
 
 def _host_seconds(sizes: Sizes) -> float:

@@ -20,7 +20,7 @@ from lomo.model.architecture import (
     entry_architecture,
     without_bytes,
 )
-from lomo.model.matching import check_weights
+from lomo.model.weights import check_weights
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.machine import GIB, Machine, Speed
 from lomo.study.plan import Plan
@@ -138,8 +138,11 @@ def _kept_bytes(run: TrainSpec | MeasureSpec, sizes: Sizes) -> int:
 
 
 def _download_bytes(plan: Plan, counts: Mapping[str, int]) -> int:
-    """Weights of the hub's models, as they are there: 16 bits each."""
-    return sum(2 * counts[name] for name, model in plan.models.items() if model.weights == "hub")
+    """Weights that are fetched, as they then lie here: the hub's in 16 bits, dequantised in 32."""
+    bytes_each = {"hub": 2, "package": 4}
+    return sum(
+        bytes_each.get(model.weights, 0) * counts[name] for name, model in plan.models.items()
+    )
 
 
 def _num_trained(

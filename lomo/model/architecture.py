@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from lomo.errors import UserError, nearest
 from lomo.model import june_2023
-from lomo.model.causality import attention_of, check_causal
+from lomo.model.causal_lm import attention_of, check_causal, experts_note, language_part
 from lomo.model.checkpoint import check_present, check_unquantised, read_config
 from lomo.model.hub import config_from_hub
-from lomo.model.nested import experts_note, language_part
 from lomo.model.registry import REGISTRY, ModelEntry, check_head_loss, registry, snapshot_hint
 
 if TYPE_CHECKING:

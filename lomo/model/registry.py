@@ -47,13 +47,24 @@ class ModelEntry(Strict):
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
     name: str = Field("", description="filled in from the key or the folder")
-    weights: Literal["pretrain", "hub", "local", "random"] = Field(description="where from")
+    weights: Literal["pretrain", "hub", "package", "local", "random"] = Field(
+        description="where from"
+    )
     architecture: dict[str, Any] | None = Field(
         None, description="Hugging Face config values, `model_type` among them"
     )
     hub: str | None = Field(None, description="repository on the hub")
     revision: str | None = Field(
         None, pattern=r"^[0-9a-f]{40}$", description="commit on the hub, 40 hex digits"
+    )
+    package: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.]+$",
+        description="package of the package index, NAME==VERSION, that carries a GGUF file",
+    )
+    file: str | None = Field(None, description="the GGUF file inside the package")
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="of the GGUF file, 64 hex digits"
     )
     path: str | None = Field(None, description="local folder")
     paper: Literal["7B", "13B", "30B", "65B"] | None = Field(
@@ -66,13 +77,15 @@ class ModelEntry(Strict):
         needs = {
             "pretrain": ("architecture", "pretrain"),
             "hub": ("hub", "revision"),
+            "package": ("package", "file", "sha256", "architecture"),
             "local": ("path",),
             "random": ("architecture",),
         }[self.weights]
         lacking = [name for name in needs if getattr(self, name) is None]
         if lacking:
             raise ValueError(f"weights: {self.weights} needs {', '.join(lacking)}")
-        unused = {"hub", "revision", "path", "pretrain"} - set(needs)
+        places = {"hub", "revision", "package", "file", "sha256", "path", "pretrain"}
+        unused = places - set(needs)
         given = sorted(name for name in unused if getattr(self, name) is not None)
         if given:
             raise ValueError(f"weights: {self.weights} does not use {', '.join(given)}")

@@ -21,7 +21,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from lomo.study.machine import GIB
-from lomo.system.command import NO, Command
+from lomo.system.command import NO, Command, tell
 
 State = Literal["ok", "note", "bad"]
 
@@ -231,7 +231,7 @@ def disk() -> Finding:
 
 def locks() -> Finding:
     """Whether this folder's disk keeps locks: without them two pipelines write one study."""
-    from lomo.system.lock import hold, is_held
+    from lomo.system.files import hold, is_held
 
     try:
         with tempfile.TemporaryDirectory(dir=".", prefix=".doctor-") as folder:
@@ -296,9 +296,7 @@ LOOKS: tuple[Callable[[], Finding], ...] = (
 
 def run(options: argparse.Namespace) -> int:
     """The command `doctor`."""
-    text, code = answer(options)
-    print(text)
-    return code
+    return tell(answer(options))
 
 
 COMMANDS = {"doctor": Command(add_options, run)}

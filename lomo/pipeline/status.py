@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.forecast.text import duration
+from lomo.forecast.command import duration
 from lomo.record import made
 from lomo.study.plan import Plan
 from lomo.system.command import Command
-from lomo.system.lock import is_held
+from lomo.system.files import is_held
 
 # Jobs that are no runs: a part of the log's name, and what stands when they are done.
 OTHER_JOBS = {

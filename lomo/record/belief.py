@@ -131,8 +131,9 @@ def _read_one(
         return Read(None, error)
     if found:
         return Read(None, _fault("; ".join(found), path))
-    # Of the same model each says the same, but of the hash of the weights, which is told by itself.
-    facts = record.model.model_dump_json(exclude={"weights_sha256"}) if record.model else None
+    # Of the same model each says the same, but of the weights, whose hash is told by itself.
+    told_apart = {"weights_sha256", "weights_from"}
+    facts = record.model.model_dump_json(exclude=told_apart) if record.model else None
     return Read(keep(record), None, scored_on, None if facts is None else hash(facts))
 
 

@@ -23,6 +23,8 @@ from lomo.system.files import write_text
 # What was measured or predicted, and committed; in a checkout alone.
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 NAME = ".made.json"  # of a folder of data or weights
+# What is told in a folder of weights that were not made here.
+ORIGINS = ("imported.json", "fetched.json")
 
 
 class Made(NamedTuple):
@@ -65,6 +67,13 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def origin_of(folder: Path, weights_sha256: str | None) -> dict[str, Any]:
+    """What a model's folder tells of where these weights are from; {} where it tells nothing."""
+    told = (read(folder / name) for name in ORIGINS)
+    ours = [note for note in told if note.pop("weights_sha256", None) == weights_sha256 and note]
+    return {name: value for note in ours for name, value in note.items()}
 
 
 def names_in(index: Path) -> list[str]:

@@ -46,7 +46,6 @@ NOT_DEFINING = frozenset(
         "lomo.errors",
         "lomo.system.files",
         "lomo.study.inputs",
-        "lomo.system.lock",
         "lomo.methods",
         "lomo.methods.peers",
         "lomo.model.registry",

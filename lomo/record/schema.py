@@ -121,6 +121,9 @@ class ModelFacts(Block):
     tied_embeddings: bool
     dtype: str
     weights_sha256: str | None
+    # What the folder's own notes tell of just these weights: hub and revision, package, or GGUF
+    # file with its quantisation; empty where it has none.
+    weights_from: dict[str, Any] = Field(default_factory=dict)
 
 
 class Evaluation(Block):

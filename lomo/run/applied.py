@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lomo.engines.single import Single
-from lomo.optim import AdaLomo, Lomo, MasterCopy
-from lomo.optim.applied import AppliedSteps
 from lomo.record.applied import EVENT
 from lomo.record.tracking import History
 from lomo.run.findings import Findings
@@ -45,6 +43,8 @@ def steps_of_training(num_steps: int) -> frozenset[int]:
 class WatchedSteps:
     """Watches some steps of a run and tells its history what came of each.
 
+    Optimizers say themselves what they intend, so that the code of one defines no run of another.
+
     Where that can't be done or means nothing, `findings` gets the reason and no step is watched.
     """
 
@@ -59,10 +59,10 @@ class WatchedSteps:
         steps: Collection[int],
     ) -> None:
         self._history, self._steps = history, steps
-        self._watched: AppliedSteps | None = None
+        self._watched: Any = None
         named = model.named_parameters()
         trained: dict[Tensor, str] = {p: group_of(name) for name, p in named if p.requires_grad}
-        holders = [o for o in optimizers if any(p.element_size() == 2 for p in _held(o))]
+        holders: list[Any] = [o for o in optimizers if any(p.element_size() == 2 for p in _held(o))]
         reason = why_not_watched(spec, engine, holders, steps)
         if reason is not None:
             findings.missing["applied"] = reason
@@ -70,8 +70,7 @@ class WatchedSteps:
         findings.missing["applied"] = "no watched step was reached, or it was skipped"
         (holder,) = holders
         own = {parameter: trained[parameter] for parameter in _held(holder) if parameter in trained}
-        self._intended = "master_copy" if isinstance(holder, MasterCopy) else "rule"
-        self._watched = AppliedSteps(holder, own)
+        self._watched = holder.applied_steps(own)
         self._num_parameters: dict[str, int] = {}
         for parameter, group in own.items():
             number = self._num_parameters.get(group, 0) + parameter.numel()
@@ -96,7 +95,7 @@ class WatchedSteps:
             if math.isfinite(of.applied_intended) and math.isfinite(of.intended_squares)
         }
         if groups:
-            self._history.add(EVENT, step=number, intended=self._intended, groups=groups)
+            self._history.add(EVENT, step=number, intended=self._watched.intended, groups=groups)
 
 
 def why_not_watched(
@@ -116,7 +115,7 @@ def why_not_watched(
         return "not taken where weights are spread over devices"
     if spec.hyper.get("update") == "gemm":
         return "a product that updates tells no step"
-    others = [type(o).__name__ for o in holders if not isinstance(o, Lomo | AdaLomo | MasterCopy)]
+    others = [type(o).__name__ for o in holders if not hasattr(o, "applied_steps")]
     if others or len(holders) > 1:
         return f"the steps of {' and '.join(others) or 'two optimizers'} can't be watched"
     return None if steps else "no step before the clock starts"

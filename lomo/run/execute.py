@@ -21,6 +21,7 @@ from lomo.errors import UserError
 from lomo.record.applied import applied_in
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
+from lomo.record.made import origin_of
 from lomo.record.provenance import ENTRY, fingerprint_of, read_provenance
 from lomo.record.schema import Evidence, Record, Status, read_record, write_record
 from lomo.record.tracking import History
@@ -114,6 +115,9 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
         raise
     # From what was told: a run that was begun by another process has told the most there.
     findings.applied = applied_in(read_lines(folder / "history.jsonl"))
+    if findings.model is not None:
+        origin = origin_of(Path(spec.model_path), findings.model.weights_sha256)
+        findings.model = findings.model.model_copy(update={"weights_from": origin})
     record = as_record(spec, status, evidence, provenance, clock, findings)
     with clock.phase("save"):
         history.close(record)

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from lomo.engines.single import Single
-from lomo.engines.step import StepPhase, training_step
+from lomo.engines.single import Single, StepPhase, training_step
 from lomo.memory.measured.counters import (
     GRANULE_BYTES,
     allocator_settings,

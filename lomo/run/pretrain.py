@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lomo.engines.step import training_step
+from lomo.engines.single import training_step
 from lomo.model.registry import ModelEntry, Pretraining
 from lomo.system.files import read_text, whole
 from lomo.tasks.batches import Batch

@@ -13,8 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from lomo.engines.single import Single
-from lomo.engines.step import StepResult, training_step
+from lomo.engines.single import Single, StepResult, training_step
 from lomo.methods import Prepared
 from lomo.model.weights import load_tokenizer, num_rows
 from lomo.record.clock import Clock, TimedStep, summarise

@@ -9,10 +9,12 @@ from lomo.model.checkpoint import weight_files
 from lomo.model.registry import ModelEntry, looked_from
 from lomo.study.config import Study
 from lomo.study.machine import has_gpu
-from lomo.tasks.jsonl import broken_link
+from lomo.tasks.lines import broken_link
 from lomo.tasks.superglue import GIVEN, check_splits, files_of, find_file
 
 SPLITS = ("train", "val")
+# Weights that the fetch rule gets, once for all studies.
+FETCHED = ("hub", "package")
 
 
 def data_folder(study: Study) -> str:
@@ -44,7 +46,7 @@ def model_folder(entry: ModelEntry, study: str, seed: int | None = None) -> str:
     """
     if entry.path is not None:
         return Path(entry.path).as_posix()
-    if entry.weights == "hub":
+    if entry.weights in FETCHED:
         return f"resources/models/{entry.name}"
     folder = f"results/{study}/models/{entry.name}"
     return f"{folder}/s{seed}" if entry.weights == "pretrain" and seed is not None else folder
@@ -57,7 +59,7 @@ def model_files(entry: ModelEntry, study: str, seed: int | None = None) -> list[
         weights = weight_files(Path(folder), where=folder)
         names = [path.as_posix() for path in weights]
         return [f"{folder}/config.json", f"{folder}/tokenizer.json", *names]
-    if entry.weights == "hub":
+    if entry.weights in FETCHED:
         return [f"{folder}/fetched.json"]
     trained = entry.weights == "pretrain" and seed is not None
     return [f"{folder}/{'model.safetensors' if trained else 'config.json'}"]

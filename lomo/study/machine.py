@@ -46,6 +46,11 @@ class Speed(Strict):
     why_unknown: str | None = None
 
 
+def budget_bytes(gib: float) -> int:
+    """What of a card's GiB a step may take."""
+    return int((gib - RESERVE_GIB) * GIB)
+
+
 def find_machine(device: Literal["auto", "cpu", "cuda"]) -> Machine:
     """This machine as a study with that `device` will use it.
 

@@ -57,6 +57,13 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int | None]
 
 
+def tell(answer: tuple[str, int]) -> int:
+    """Prints a command's answer; gives the exit code that stands beside it."""
+    text, code = answer
+    print(text)
+    return code
+
+
 def say(line: str) -> None:
     """A line on stdout, at once."""
     print(f"{CLEAR if os.environ.get(SILENT) else ''}{line}", flush=True)

@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from lomo.errors import UserError
 from lomo.tasks.entry import TaskFiles, outside
-from lomo.tasks.jsonl import broken_link, read_objects
-from lomo.tasks.layouts import EXPORTED, Document, exported_layout, own_layout
+from lomo.tasks.lines import (
+    EXPORTED,
+    Document,
+    broken_link,
+    exported_layout,
+    own_layout,
+    read_objects,
+)
 
 if TYPE_CHECKING:
     import datasets

@@ -16,7 +16,7 @@ from analysis.page.explorer import explorer
 from analysis.page.findings import CLAIMS, KINDS, counts_by_kind, findings, kind_of
 from analysis.paper.fits import read_fits
 from analysis.records.collected import load
-from analysis.text import published
+from analysis.text import render
 from analysis.verdicts.all import all_verdicts
 from analysis.verdicts.verdict import DIFFERS, NEVER_RUN, REPRODUCED, Verdict
 
@@ -133,7 +133,7 @@ def test_the_explorer_holds_the_published_answers() -> None:
     asked = explorer()
     assert asked is not None
     data = json.loads(asked["data"])
-    found = read_fits(published.FOLDER / "what-fits")
+    found = read_fits(render.PUBLISHED / "what-fits")
     assert len(data["cells"]) == 2 * len(found.cells)
     place = data["models"].index("qwen3-8b") * len(data["methods"])
     place = (place + [m for m, _ in data["methods"]].index("lomo")) * len(data["counts"])

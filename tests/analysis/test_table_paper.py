@@ -13,7 +13,7 @@ import pytest
 from analysis.paper.predictions import JUNE_2023, TODAY, publish_predictions
 from analysis.paper.printed import printed
 from analysis.records.collected import load
-from analysis.text import published
+from analysis.text import render
 from analysis.verdicts.all import all_verdicts, table_verdicts
 from analysis.verdicts.at_paper_size import paper_memory, paper_throughput
 from analysis.verdicts.predicted import predicted_throughput_verdict
@@ -51,7 +51,7 @@ def test_predicted_verdicts_are_counted_and_link_to_their_file(built: Path) -> N
     of = Counter(v.source for v in verdicts if v.basis == PREDICTED)
     assert of == {"Table 1": 30, "Table 2": 18, "Figure 2": 12, "Claim": 2}
     files = {file for v in verdicts for file in v.prediction.split()}
-    assert files and all((published.FOLDER / file).is_file() for file in files)
+    assert files and all((render.PUBLISHED / file).is_file() for file in files)
     assert "(57 predicted)" in table_verdicts(load(built)).caption
     assert not [v for v in verdicts if v.order and v.basis == PREDICTED]
 
@@ -68,7 +68,7 @@ def test_out_of_memory_is_judged_by_the_card() -> None:
 def test_without_published_predictions_nothing_is_judged_by_them(
     built: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    monkeypatch.setattr(render, "PUBLISHED", tmp_path)
     verdicts = all_verdicts(load(built))
     table = {v.verdict for v in verdicts if v.source == "Table 1"}
     assert table == {NOT_COMPARABLE}
@@ -81,8 +81,8 @@ def test_without_published_predictions_nothing_is_judged_by_them(
 def test_a_prediction_by_other_code_is_shown_as_stale(
     built: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stale: bool
 ) -> None:
-    shutil.copytree(published.FOLDER / JUNE_2023, tmp_path / JUNE_2023)
-    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    shutil.copytree(render.PUBLISHED / JUNE_2023, tmp_path / JUNE_2023)
+    monkeypatch.setattr(render, "PUBLISHED", tmp_path)
     for path in (tmp_path / JUNE_2023).rglob("*-*.json"):
         told = json.loads(path.read_text())
         spec = told["spec"]
@@ -99,7 +99,7 @@ def test_a_prediction_by_other_code_is_shown_as_stale(
 
 def test_publishing_again_writes_what_changed_alone(tmp_path: Path) -> None:
     made, to = tmp_path / "made", tmp_path / "to"
-    shutil.copytree(published.FOLDER / JUNE_2023, made)
+    shutil.copytree(render.PUBLISHED / JUNE_2023, made)
     assert len(publish_predictions(made, to)) == 17
     path = made / "memory/llama-7b/lomo/512x8-float16-eager-plain.json"
     told = json.loads(path.read_text())
@@ -115,7 +115,7 @@ def test_publishing_again_writes_what_changed_alone(tmp_path: Path) -> None:
 def test_tables_are_of_other_sources_where_a_published_prediction_has_changed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shutil.copytree(published.FOLDER / JUNE_2023, tmp_path / JUNE_2023)
+    shutil.copytree(render.PUBLISHED / JUNE_2023, tmp_path / JUNE_2023)
     monkeypatch.setattr(made, "PUBLISHED", tmp_path)
     before = made._published.__wrapped__()
     assert made._published.__wrapped__() == before and before["predicting"]
@@ -137,5 +137,5 @@ def test_a_published_prediction_is_what_the_code_predicts(name: str) -> None:
     plan = make_plan(load_study(ROOT / "config" / "paper.yaml"), source="config/paper.yaml")
     asked = next(asked for asked in study.asked_by(plan) if asked.name == name)
     now = study._predicted(asked, plan.models["llama-7b"])
-    told = json.loads((published.FOLDER / TODAY / f"{name}.json").read_text())
+    told = json.loads((render.PUBLISHED / TODAY / f"{name}.json").read_text())
     assert (told["spec"], told["ledger"]) == (now["spec"], now["ledger"])

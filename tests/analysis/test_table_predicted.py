@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.cli import main
-from analysis.paper.reasons import difference
+from analysis.paper.printed import difference
 from lomo import methods
 from lomo.specs import MeasureSpec
 

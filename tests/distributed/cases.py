@@ -13,8 +13,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
 from lomo import methods
-from lomo.engines.single import ALONE, Single
-from lomo.engines.step import training_step
+from lomo.engines.single import ALONE, Single, training_step
 from lomo.methods import Prepared
 from lomo.model.head_loss import fuse_head_loss
 from lomo.optim import AdaLomo, Lomo

@@ -15,6 +15,7 @@ from lomo import methods
 from lomo.cli import main
 from lomo.errors import UserError
 from lomo.forecast import command as plan_command
+from lomo.forecast.command import duration, plan_line, plan_table
 from lomo.forecast.duration import Sizes
 from lomo.forecast.estimates import (
     RESERVE_BYTES,
@@ -27,7 +28,6 @@ from lomo.forecast.estimates import (
     resources_of,
 )
 from lomo.forecast.make import PROCESS_BYTES, _estimate, _num_trained, _sizes_in, make_estimates
-from lomo.forecast.text import duration, plan_line, plan_table
 from lomo.memory.predicted.steps import step_of
 from lomo.model.registry import RANDOM_WEIGHTS
 from lomo.specs import MeasureSpec, TrainSpec

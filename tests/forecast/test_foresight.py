@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lomo.cli import main
-from lomo.forecast.unlaunched import ANYWAY, forget_unlaunched
+from lomo.forecast.estimates import ANYWAY, forget_unlaunched
 from lomo.record.schema import Device, read_record
 from lomo.specs import MeasureSpec
 from lomo.study.config import Study

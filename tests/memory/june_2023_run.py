@@ -40,7 +40,7 @@ def main(folder: str, given: str) -> None:
 def _run(config: Any, spec: MeasureSpec) -> Any:
     import torch
 
-    from lomo.engines.step import training_step
+    from lomo.engines.single import training_step
     from lomo.memory.measured.ledger import StepMeter
     from lomo.methods import prepare
     from lomo.tasks.batches import Batch

@@ -14,13 +14,10 @@ import pytest
 from transformers import BloomConfig, DeepseekV3Config
 
 from lomo.cli import main
-from lomo.memory.asked.cells import Cell
-from lomo.memory.asked.fits import shown_models
-from lomo.memory.asked.fits_text import as_text
+from lomo.memory.asked.cells import Cell, Hint
+from lomo.memory.asked.fits import as_text, shown_models
 from lomo.memory.asked.fitting import (
-    RESERVE_GIB,
     Answer,
-    Hint,
     asked,
     card_counts,
     find,
@@ -28,6 +25,7 @@ from lomo.memory.asked.fitting import (
 )
 from lomo.memory.predicted.predict import predict
 from lomo.model.registry import registry
+from lomo.study.machine import RESERVE_GIB
 from tests.memory.predictions import CONFIGS, SIZES, small
 
 GIB = 2**30

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from analysis.paper.predictions import Predicted, read_predictions
-from analysis.paper.reasons import difference, printed_number, printed_term
+from analysis.paper.printed import difference, printed_number, printed_term
 from lomo.errors import UserError
 from lomo.memory.predicted.study import NUM_DEVICES, TABLE_1, asked_of_june_2023
 from lomo.model import architecture, june_2023

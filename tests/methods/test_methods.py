@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from lomo import methods
-from lomo.engines.step import training_step
+from lomo.engines.single import training_step
 from lomo.errors import UserError
 from lomo.methods import lora
 from lomo.model.weights import load_model

@@ -18,8 +18,7 @@ import yaml
 from torch import nn
 
 from lomo import methods
-from lomo.engines.single import ALONE
-from lomo.engines.step import training_step
+from lomo.engines.single import ALONE, training_step
 from lomo.errors import UserError
 from lomo.memory.measured.meter import StorageMeter
 from lomo.methods import peers

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from lomo.errors import UserError
-from lomo.model.causality import check_causal
+from lomo.model.causal_lm import check_causal
 from lomo.model.weights import load_model
 
 # As large as people have them: the check makes its own small copy.

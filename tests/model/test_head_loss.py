@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2Config, PhiConfig
 
 from lomo import methods
-from lomo.engines.step import training_step
+from lomo.engines.single import training_step
 from lomo.errors import UserError
 from lomo.memory.predicted.predict import predict
 from lomo.model.head_loss import fuse_head_loss, head_loss

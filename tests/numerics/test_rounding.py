@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lomo.optim.arithmetic import sgd_step
+from lomo.optim import lomo
 from lomo.optim.arithmetic.rounding import Stream, generator_for, write_rounded_
-from lomo.optim.arithmetic.sgd_step import sgd_step_
+from lomo.optim.lomo import sgd_step_
 
 from .rounding_reference import finite_numbers, neighbours, z_score
 
@@ -212,21 +212,21 @@ class FakeTensor:
 
 
 def test_the_kernel_is_for_contiguous_tensors_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose: Any = sgd_step._kernels_for
-    monkeypatch.setattr(sgd_step, "_triton_kernels", lambda: math)  # any module
+    choose: Any = lomo._kernels_for
+    monkeypatch.setattr(lomo, "_triton_kernels", lambda: math)  # any module
     gpu, strided, cpu = FakeTensor(), FakeTensor(contiguous=False), FakeTensor(is_cuda=False)
     wide = FakeTensor(dtype=torch.float32)
     assert choose(gpu, gpu) is math
     pairs = ((gpu, strided), (strided, gpu), (cpu, cpu), (wide, wide))
     assert [choose(*pair) for pair in pairs] == [None] * 4
-    monkeypatch.setattr(sgd_step, "_triton_kernels", lambda: None)
+    monkeypatch.setattr(lomo, "_triton_kernels", lambda: None)
     assert choose(gpu, gpu) is None
 
 
 def test_without_triton_there_is_no_kernel() -> None:
-    sgd_step._triton_kernels.cache_clear()
+    lomo._triton_kernels.cache_clear()
     is_installed = importlib.util.find_spec("triton") is not None
-    assert (sgd_step._triton_kernels() is not None) == is_installed
+    assert (lomo._triton_kernels() is not None) == is_installed
 
 
 class LargestAllocation(TorchDispatchMode):

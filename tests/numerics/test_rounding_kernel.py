@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lomo.optim.arithmetic import sgd_step
+from lomo.optim import lomo
 from lomo.optim.arithmetic.rounding import Stream
-from lomo.optim.arithmetic.sgd_step import sgd_step_
+from lomo.optim.lomo import sgd_step_
 
 from .rounding_reference import finite_numbers, neighbours
 from .test_rounding import DTYPES, MAX_Z, both_types, update
@@ -188,6 +188,6 @@ def test_on_a_gpu_other_strides_are_updated_in_chunks(dtype: torch.dtype) -> Non
 def test_on_a_gpu_without_triton_it_is_updated_in_chunks(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sgd_step, "_triton_kernels", lambda: None)
+    monkeypatch.setattr(lomo, "_triton_kernels", lambda: None)
     weight = torch.ones(64, 32, device="cuda").to(dtype)
     assert torch.equal(update(weight, weight / 4), torch.full_like(weight, 0.75))

@@ -14,12 +14,12 @@ import pytest
 
 from lomo.cli import main
 from lomo.pipeline import snakefile
-from lomo.pipeline.progress import Progress, line_of
+from lomo.pipeline.snakefile import Progress, line_of
 from lomo.pipeline.status import Study, as_text
 from lomo.study.config import Study as StudyConfig
 from lomo.study.plan import Plan, make_plan
 from lomo.system.command import CLEAR, SILENT
-from lomo.system.lock import hold, is_held
+from lomo.system.files import hold, is_held
 
 STUDY = {
     "study": "made-up",

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from lomo.engines.step import training_step
+from lomo.engines.single import training_step
 from lomo.memory.measured import counters
 from lomo.memory.measured.ledger import Ledger
 from lomo.memory.measured.meter import StorageMeter

@@ -257,7 +257,7 @@ def test_skipped_steps_are_counted(
 def test_a_bad_step_leaves_weights_and_state_alone(plan: Plan, method: str) -> None:
     import torch
 
-    from lomo.engines.step import training_step
+    from lomo.engines.single import training_step
     from lomo.methods import prepare
     from lomo.model.weights import load_model
     from lomo.tasks.batches import random_batch
@@ -281,7 +281,7 @@ def test_a_bad_step_leaves_weights_and_state_alone(plan: Plan, method: str) -> N
 def test_an_infinite_loss_of_a_measured_step_is_divergence(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lomo.engines.step import StepResult
+    from lomo.engines.single import StepResult
     from lomo.run import measure
 
     monkeypatch.setattr(measure, "training_step", lambda *_, **__: StepResult(float("inf"), None))

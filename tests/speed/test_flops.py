@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig, Qwen3Config
 
 from lomo import methods
-from lomo.engines.step import training_step
+from lomo.engines.single import training_step
 from lomo.model.weights import checkpoint_activations
 from lomo.speed.flops import backwards_per_step, hardware_flops_per_step, model_flops_per_token
 from lomo.study.cards import peak_flops_per_s

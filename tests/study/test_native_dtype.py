@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lomo.errors import UserError
+from lomo.forecast.command import plan_line
 from lomo.forecast.estimates import Estimates
-from lomo.forecast.text import plan_line
 from lomo.study import native_dtype
 from lomo.study.config import Study
 from lomo.study.machine import Machine, Speed

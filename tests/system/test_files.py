@@ -30,8 +30,7 @@ from lomo.system.files import (
 ROOT = Path(__file__).parents[2]
 # May write by themselves: they write no file of results, or nothing that must be whole.
 OWN_WRITERS = {
-    "lomo/system/files.py",  # all others write by it
-    "lomo/system/lock.py",  # an empty file
+    "lomo/system/files.py",  # all others write by it; a lock is an empty file
     "lomo/forecast/command.py",  # a log
     "lomo/record/tracking.py",  # a history, line by line
     "lomo/engines/launch.py",  # torchrun's file of errors

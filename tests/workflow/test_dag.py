@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from lomo.forecast.estimates import UNKNOWN, read_estimates, resources_of
-from lomo.forecast.unlaunched import record_without_launch
+from lomo.forecast.estimates import UNKNOWN, read_estimates, record_without_launch, resources_of
 from lomo.record.clock import Clock
 from lomo.record.schema import read_record
 from lomo.specs import MeasureSpec

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lomo.errors import UserError
-from lomo.system.lock import hold
+from lomo.system.files import hold
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -12,6 +12,7 @@ from lomo.study import native_dtype
 from lomo.forecast import command as plan_command
 from lomo.system.command import INTERRUPTED, end_once, refuse
 from lomo.pipeline.snakefile import (
+    Progress,
     as_typed,
     check_given_config,
     failed_logs,
@@ -19,13 +20,11 @@ from lomo.pipeline.snakefile import (
     settle_place,
 )
 from lomo.errors import UserError
-from lomo.forecast.estimates import resources_of
-from lomo.forecast.unlaunched import forget_unlaunched
+from lomo.forecast.estimates import forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, model_files, task_files
-from lomo.system.lock import hold
+from lomo.system.files import hold
 from lomo.study.plan import plan_from_config
 from lomo.model.registry import with_random_weights
-from lomo.pipeline.progress import Progress
 from lomo.record.provenance import fingerprint, fingerprint_of
 
 # Named as it is seen from the working folder, where results/ and resources/ are made.

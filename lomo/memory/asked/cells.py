@@ -4,8 +4,11 @@ switch more would let more fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from lomo.specs import Attention, Dtype, HeadLoss, MeasureSpec
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,39 @@ class Cell:
 class Switches:
     """What all cells share beside method and cards; attention None: what each model has."""
 
-    dtype: str = "bfloat16"
-    attention: str | None = None
-    head_loss: str = "model"
+    dtype: Dtype = "bfloat16"
+    attention: Attention | None = None
+    head_loss: HeadLoss = "model"
     checkpointing: bool = True
     max_grad_norm: float | None = None
     rank: int | None = None
+
+    def spec(
+        self, command: str, *, model: str, method: str, hyper: Mapping[str, Any], **sizes: Any
+    ) -> MeasureSpec:
+        """A step that a command asks for, as a run would be told it.
+
+        sizes: batch_size, sequence_length, engine, num_devices.
+        """
+        return MeasureSpec(
+            study=command,
+            run_id=command,
+            model=model,
+            model_path=model,
+            method=method,
+            hyper=dict(hyper),
+            device="auto",
+            dtype=self.dtype,
+            attention=self.attention or "sdpa",
+            activation_checkpointing=self.checkpointing,
+            head_loss=self.head_loss,
+            max_grad_norm=self.max_grad_norm,
+            timeout_s=None,
+            num_threads=1,
+            num_warmup_steps=1,
+            num_timed_steps=2,
+            **sizes,
+        )
 
 
 DEFAULT = Switches()

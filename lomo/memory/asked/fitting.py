@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from lomo.errors import UserError
 from lomo.memory.asked import predict as ask
 from lomo.memory.asked.cells import DEFAULT, Cell, Hint, Switches, more_switches, tight_cells
-from lomo.model.causality import attention_of
-from lomo.study.machine import GIB, RESERVE_GIB
+from lomo.model.causal_lm import attention_of
+from lomo.study.machine import budget_bytes
 from lomo.system.command import shown
 
 if TYPE_CHECKING:
@@ -152,42 +152,42 @@ def _place(cell: Cell, sequence_length: int) -> tuple[str, int, int, tuple[float
     return cell.method, cell.num_gpus, sequence_length, (cell.gpu_gib,)
 
 
-def largest_batch(peak: Callable[[int], int], budget_bytes: int) -> int:
-    """The largest batch whose peak is within the budget, 0 if not even 1 is.
+def largest_batch(peak: Callable[[int], int], budget: int) -> int:
+    """The largest batch whose peak is within the budget (bytes), 0 if not even 1 is.
 
     peak: batch -> bytes, never falling. Asked few times if it is (nearly) a line, and always at
     the answer and at one more.
     """
     fits = (1, peak(1))
     above: tuple[int, int] | None = None
-    if fits[1] > budget_bytes:
+    if fits[1] > budget:
         return 0
     probe, num_slow = FIRST_PROBE, 0
     while True:
         before, width = fits, above[0] - fits[0] if above else 0
         point = (probe, peak(probe))
-        if point[1] > budget_bytes:
+        if point[1] > budget:
             above = point
         else:
             fits = point
         if above is None:
-            guess = _crossing(before, fits, budget_bytes)
+            guess = _crossing(before, fits, budget)
             probe = min(max(guess, fits[0] + 1), LARGEST_STRIDE * fits[0])
             continue
         left = above[0] - fits[0]
         if left == 1:
             return fits[0]
         num_slow = num_slow + 1 if 2 * left > width > 0 else 0
-        guess = _crossing(fits, above, budget_bytes) if num_slow < 2 else fits[0] + left // 2
+        guess = _crossing(fits, above, budget) if num_slow < 2 else fits[0] + left // 2
         probe = min(max(guess, fits[0] + 1), above[0] - 1)
 
 
-def _crossing(low: tuple[int, int], high: tuple[int, int], budget_bytes: int) -> int:
+def _crossing(low: tuple[int, int], high: tuple[int, int], budget: int) -> int:
     """The last batch within the budget, on the line through two points (batch, bytes)."""
     rise = high[1] - low[1]
     if rise <= 0:
         return LARGEST_STRIDE * high[0]
-    return low[0] + (budget_bytes - low[1]) * (high[0] - low[0]) // rise
+    return low[0] + (budget - low[1]) * (high[0] - low[0]) // rise
 
 
 def _cells(question: _Question) -> list[Cell]:
@@ -204,10 +204,10 @@ def _cells(question: _Question) -> list[Cell]:
         peak = PeakByBatch(architecture, spec)
         cells = []
         for gpu_gib in question.gpus_gib:
-            budget_bytes = int((gpu_gib - RESERVE_GIB) * GIB)
-            batch_size = largest_batch(peak, budget_bytes)
+            budget = budget_bytes(gpu_gib)
+            batch_size = largest_batch(peak, budget)
             peak_bytes = peak(max(batch_size, 1))
-            missing_bytes = max(peak_bytes - budget_bytes, 0)
+            missing_bytes = max(peak_bytes - budget, 0)
             numbers = batch_size, peak_bytes, missing_bytes
             cells.append(Cell(*where, gpu_gib, *numbers, account=peak.account))
     except UserError as error:

@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lomo.errors import UserError
+from lomo.memory.asked.cells import Switches
 from lomo.study.cards import card_of
-from lomo.system.command import QUIET, Command, waiting
+from lomo.system.command import NO, QUIET, Command, tell, waiting
 from lomo.system.processes import quieten
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 
 CARD_HELP = "its GiB, such as 24, or its name, such as 'RTX 4090'"
-DOES_NOT_FIT = 3  # the exit code
 WRAPS = ("layer", "sublayer", "linear")
 
 
@@ -86,7 +86,6 @@ def _limit(text: str) -> float:
 def spec_of(options: argparse.Namespace) -> MeasureSpec:
     """What is asked, as a run would be told it. Raises UserError for what cannot be."""
     from lomo import engines, methods
-    from lomo.specs import MeasureSpec
 
     methods.check_name(options.method, where="--method")
     described = methods.describe(options.method)
@@ -104,27 +103,27 @@ def spec_of(options: argparse.Namespace) -> MeasureSpec:
             fix="leave --engine out, or take fsdp2 or zero3",
         )
     engines.check(engine, options.world_size, options.method, where="--")
-    return MeasureSpec(
-        study="predict",
-        run_id="predict",
+    return switches_of(options).spec(
+        "predict",
         model=options.model,
-        model_path=options.model,
         method=options.method,
         hyper=_hyper(options),
-        device="auto",
-        dtype=options.dtype,
-        attention=options.attention or "sdpa",
-        activation_checkpointing=options.checkpointing,
-        head_loss=options.head_loss,
         batch_size=options.batch_size,
-        max_grad_norm=options.max_grad_norm,
-        timeout_s=None,
-        num_threads=1,
         sequence_length=options.seq_len,
-        num_warmup_steps=1,
-        num_timed_steps=2,
         engine=engine,
         num_devices=options.world_size,
+    )
+
+
+def switches_of(options: argparse.Namespace) -> Switches:
+    """The options of `add_switches`."""
+    return Switches(
+        dtype=options.dtype,
+        attention=options.attention,
+        head_loss=options.head_loss,
+        checkpointing=options.checkpointing,
+        max_grad_norm=options.max_grad_norm,
+        rank=options.rank,
     )
 
 
@@ -172,15 +171,13 @@ def answer(options: argparse.Namespace, *, progress: bool = False) -> tuple[str,
         prediction = predict(architecture, spec, wrap=options.wrap)
     fitting = card is None or fits(prediction.ledger.peak_bytes, card)
     text = (as_json if options.json else as_text)(options, architecture, prediction, card)
-    return text, 0 if fitting else DOES_NOT_FIT
+    return text, 0 if fitting else NO
 
 
 def run(options: argparse.Namespace) -> int:
     """The command `predict`."""
     quieten()
-    text, code = answer(options, progress=not QUIET)
-    print(text)
-    return code
+    return tell(answer(options, progress=not QUIET))
 
 
 COMMANDS = {"predict": Command(add_options, run)}

@@ -13,7 +13,7 @@ from typing import Any
 from lomo.memory.predicted.predict import Prediction
 from lomo.model.architecture import Architecture
 from lomo.study.cards import Card
-from lomo.study.machine import GIB, RESERVE_GIB
+from lomo.study.machine import GIB, RESERVE_GIB, budget_bytes
 
 # Methods of which a run on one CPU process was met to the byte, by model type.
 ON_ONE = {
@@ -70,7 +70,7 @@ def fits(peak_bytes: int, card: Card) -> bool:
 
 def missing_bytes(peak_bytes: int, card: Card) -> int:
     """What a card lacks for a peak and for what is kept; 0 or less where it fits."""
-    return peak_bytes - int((card.gib - RESERVE_GIB) * GIB)
+    return peak_bytes - budget_bytes(card.gib)
 
 
 def as_json(

@@ -8,8 +8,7 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from lomo.memory.measured.meter import StorageMeter
-from lomo.memory.measured.moments import Category, Moment, corrected
+from lomo.memory.measured.meter import Category, Moment, StorageMeter, corrected
 from lomo.memory.measured.tensors import plain_tensors, tensors_in
 from lomo.optim.hooks import observing
 

@@ -14,8 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lomo.engines.single import Single
-from lomo.engines.step import StepPhase, training_step
+from lomo.engines.single import Single, StepPhase, training_step
 from lomo.errors import UserError
 from lomo.memory.measured.counters import GRANULE_BYTES
 from lomo.memory.measured.ledger import Ledger, StepMeter
