@@ -20,6 +20,7 @@ from lomo.study.config import (
     Generated,
     Measure,
     Peers,
+    Rounding,
     Setting,
     Study,
     Target,
@@ -48,6 +49,7 @@ _BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`base` of `ablation`", Setting),
     ("A change of `ablation`", Change),
     ("`generated`", Generated),
+    ("`rounding`", Rounding),
     ("A model (`config/models.yaml`)", ModelEntry),
     ("`pretrain` of a model", Pretraining),
 )
