@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..records.collected import Collected
+from ..rounding.table import table_rounding
 from ..tables.ablation import table_ablation
 from ..tables.hyperparameters import table_hyperparameters
 from ..tables.memory import table_memory
@@ -33,6 +34,7 @@ TABLES: dict[str, Callable[[Collected], Table]] = {
 SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {
     "peers": table_peers,
     "ablation": table_ablation,
+    "rounding": table_rounding,
 }
 
 

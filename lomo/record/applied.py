@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lomo.record.schema import Applied, AppliedShare
 
 EVENT = "applied"
+NOTHING_ASKED = "no watched element was to move"
+# Group -> what names one of its parameters, over the families of today; the first that fits.
+GROUPS = {
+    "norms": r"norm|\bln_|layer_?norm",
+    "head": r"\blm_head\b|\bembed_out\b",
+    "embeddings": r"embed|\bwte\b|\bwpe\b",
+    "attention": r"attn|attention",
+    "mlp": r"mlp|feed_forward|\bfc\d?\b|experts",
+}
+OTHER = "other"
+APPLIED_GROUPS = (*GROUPS, OTHER)
 # What a history's event holds of each group, summed over the watched elements of a step.
 SUMMED = ("applied_intended", "intended_squares", "num_asked", "num_moved")
+
+
+def group_of(name: str) -> str:
+    """The group of a parameter by its name: one of GROUPS, or `other`."""
+    return next((group for group, words in GROUPS.items() if re.search(words, name)), OTHER)
 
 
 def applied_in(events: Iterable[Mapping[str, Any]]) -> Applied | None:
@@ -40,9 +57,6 @@ def applied_in(events: Iterable[Mapping[str, Any]]) -> Applied | None:
         groups={name: _share_of(group) for name, group in groups.items()},
         missing={} if share is not None else {"share": NOTHING_ASKED},
     )
-
-
-NOTHING_ASKED = "no watched element was to move"
 
 
 def _summed(of_steps: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,26 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lomo.engines.single import Single
-from lomo.record.applied import EVENT
+from lomo.record.applied import EVENT, group_of
 from lomo.record.tracking import History
 from lomo.run.findings import Findings
 from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
 
 # Of a training, evenly over its steps.
 MOST_STEPS = 16
-# Group -> what names one of its parameters, over the families of today; the first that fits.
-GROUPS = {
-    "norms": r"norm|\bln_|layer_?norm",
-    "head": r"\blm_head\b|\bembed_out\b",
-    "embeddings": r"embed|\bwte\b|\bwpe\b",
-    "attention": r"attn|attention",
-    "mlp": r"mlp|feed_forward|\bfc\d?\b|experts",
-}
-
-
-def group_of(name: str) -> str:
-    """The group of a parameter by its name: one of GROUPS, or `other`."""
-    return next((group for group, words in GROUPS.items() if re.search(words, name)), "other")
 
 
 def steps_of_training(num_steps: int) -> frozenset[int]:

@@ -60,6 +60,17 @@ def part() -> dict[str, Any]:
     return {k: v for k, v in study.items() if k not in ("lora_rank", "memory", "throughput")}
 
 
+def rounding() -> dict[str, Any]:
+    """Two methods under all treatments, LoRA among them; one model, two tasks, three seeds."""
+    study = synthetic.study_dict()
+    section = {key: value for key, value in study["superglue"].items() if key != "grids"}
+    settings = {key: value for key, value in section["settings"].items() if key != "dtype"}
+    section |= {"methods": ["lora", "sgd", "lomo"], "tasks": ["rte", "boolq"]}
+    section |= {"settings": settings | SHORT, "seeds": [1, 2, 3]}
+    sections = ("superglue", "lora_rank", "memory", "throughput")
+    return {k: v for k, v in study.items() if k not in sections} | {"rounding": section}
+
+
 class Varied:
     """A change of records: each run's own draws, the same for the same study and run id."""
 
@@ -198,6 +209,7 @@ def _estimates(plan: Plan, folder: Path) -> None:
 
 
 STUDIES = {"dev": (dev, 0.12), "test": (test, 0.08), "part": (part, 0.3)}
+STUDIES["rounding"] = (rounding, 0.1)
 
 
 def collected(name: str, folder: Path) -> Collected:

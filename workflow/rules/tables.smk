@@ -11,6 +11,7 @@ TABLES = (
     "verdicts",
     *(["table_peers"] if PLAN.study.peers else []),
     *(["table_ablation"] if PLAN.study.ablation else []),
+    *(["table_rounding"] if PLAN.study.rounding else []),
 )
 FIGURES = (
     "fig1_gradients",
@@ -22,6 +23,7 @@ FIGURES = (
     "overview",
     *(["fig_peers"] if PLAN.study.peers else []),
     *(["fig_ablation"] if PLAN.study.ablation else []),
+    *(["fig_rounding"] if PLAN.study.rounding else []),
     *(
         expand(
             "fig_{quantity}_{over}",
