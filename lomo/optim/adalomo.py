@@ -181,13 +181,13 @@ class AdaLomo(FusedBackward):
         if places is None:
             type(self)._write(self, parameter, gradient, factors, keep, stream)
             return
-        before = parameter.take(places).float()
+        before = parameter.take(places)
         step = gradient.take(places).float().neg_()
         index = torch.unravel_index(places, parameter.shape)
         for factor in factors:
             step.mul_(factor.expand(parameter.shape)[index])
         if keep is not None:
-            step.add_(before * (keep - 1.0))
+            step.add_(before.float() * (keep - 1.0))
         type(self)._write(self, parameter, gradient, factors, keep, stream)
         applied.note(parameter, step, before)
 

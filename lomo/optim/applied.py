@@ -70,7 +70,12 @@ class AppliedSteps:
                 self._group_of[parameter], self._places[parameter] = group, places
                 number = self.num_watched.get(group, 0) + places.numel()
                 self.num_watched[group] = number
-        self._sums: dict[str, Tensor] = {}
+        # Group -> its number, on the device of its parameters.
+        self._numbers = {
+            group: torch.tensor([number], device=members[group][0].device)
+            for number, group in enumerate(members)
+        }
+        self._noted: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -86,26 +91,40 @@ class AppliedSteps:
         return self._places.get(parameter)
 
     def note(self, parameter: Tensor, intended: Tensor, before: Tensor) -> None:
-        """Takes note of the watched elements: intended steps, and what they were before; fp32."""
-        applied = parameter.take(self._places[parameter]).float() - before
-        asked, wide = intended != 0, intended.double()
-        moved = asked & (applied != 0)
-        sums = torch.stack([wide.dot(applied.double()), wide.dot(wide), asked.sum(), moved.sum()])
-        group = self._group_of[parameter]
-        so_far = self._sums.get(group)
-        self._sums[group] = sums if so_far is None else so_far.add_(sums)
+        """Takes note of a watched parameter whose update was just made.
+
+        Args:
+            intended: steps of its watched elements, fp32.
+            before: what these were, in the parameter's dtype.
+        """
+        places = self._places[parameter]
+        number = self._numbers[self._group_of[parameter]].expand(places.shape)
+        self._noted.append((number, intended, before, parameter.take(places)))
 
     def read(self) -> dict[str, Sums]:
         """The sums of each group since they were last read. Waits for the device once."""
-        if not self._sums:
+        if not self._noted:
             return {}
-        table: Any = torch.stack(list(self._sums.values())).tolist()
-        found = {
-            group: Sums(dot, squares, int(asked), int(moved))
-            for group, (dot, squares, asked, moved) in zip(self._sums, table, strict=True)
+        # All at once: beside a step's large kernels many small ones are what costs.
+        numbers, intended, before, after = (
+            torch.cat(parts) for parts in zip(*self._noted, strict=True)
+        )
+        self._noted.clear()
+        applied, wide = (after.float() - before.float()).double(), intended.double()
+        asked = intended != 0
+        moved = asked & (applied != 0)
+        columns = torch.stack([wide * applied, wide * wide, asked.double(), moved.double()], dim=1)
+        groups = torch.arange(len(self._numbers), device=numbers.device)
+        # A product, and no scatter: the same bits each time on a GPU as well.
+        table: Any = ((numbers == groups.unsqueeze(1)).double() @ columns).tolist()
+        there = set(numbers.tolist())
+        return {
+            group: Sums(dot, squares, int(num_asked), int(num_moved))
+            for number, (group, (dot, squares, num_asked, num_moved)) in enumerate(
+                zip(self._numbers, table, strict=True)
+            )
+            if number in there
         }
-        self._sums = {}
-        return found
 
 
 def _drawn(parameters: list[Tensor], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -197,11 +197,13 @@ class Lomo(FusedBackward):
             type(self)._update(self, parameter, gradient, slot, scale)
             return
         group = self.param_groups[slot.group_index]
-        before = parameter.take(places).float()
+        before = parameter.take(places)
         step = gradient.take(places).float().mul_(scale)
         if self.clip_value is not None:
             step.clamp_(-self.clip_value, self.clip_value)
-        step.add_(before, alpha=float(group["weight_decay"])).mul_(-float(group["lr"]))
+        if group["weight_decay"]:
+            step.add_(before.float(), alpha=float(group["weight_decay"]))
+        step.mul_(-float(group["lr"]))
         if isinstance(scale, Tensor):  # 0: the gradient was not finite
             step = torch.where(scale > 0, step, 0.0)
         type(self)._update(self, parameter, gradient, slot, scale)

@@ -106,7 +106,7 @@ class MasterCopy(ExactStateOptimizer):
         if places is None:
             type(self)._step_one(self, parameter, options)
             return
-        before = parameter.take(places).float()
+        before = parameter.take(places)
         master = self.state[parameter]["master"].take(places)
         type(self)._step_one(self, parameter, options)
         step = self.state[parameter]["master"].take(places) - master

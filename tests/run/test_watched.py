@@ -64,12 +64,12 @@ def test_stochastic_rounding_applies_more_in_a_run(
 ) -> None:
     shares = {}
     for rounding in ("nearest", "stochastic"):
-        hyper = {"learning_rate": 0.003, "rounding": rounding}
+        hyper = {"learning_rate": 0.001, "rounding": rounding}
         folder = tmp_path / rounding
         record = record_of(study_dict, "lomo", "train", folder, dtype="bfloat16", hyper=hyper)
         assert record.applied is not None and record.applied.share is not None
         shares[rounding] = record.applied.share
-    assert shares["nearest"] < 0.8 and abs(shares["stochastic"] - 1) < 0.1
+    assert shares["nearest"] < 0.8 and abs(shares["stochastic"] - 1) < 0.3
 
 
 @pytest.mark.parametrize(
