@@ -2,10 +2,10 @@
 
     python benchmarks/applied_cost.py [--method lomo|adalomo|master] [--width 768 --layers 8]
 
-Steps of a LLaMA (4 x 256 tokens, or other ones) in bfloat16 with and without watching, interleaved in one process,
+Steps of a LLaMA (4 x 256 tokens) in bfloat16 with and without watching, interleaved in one process,
 in changing order. CPU time, so that a busy machine does not count. Two numbers of a watched step:
 the watching's own time over a step's, and the ratio of whole steps; median, and the range of the
-middle half. A training watches 16 of its steps: of N steps the cost is 16 / N of that.
+middle half. A training watches an eighth of its steps and 16 at most: the cost is that part of it.
 """
 
 from __future__ import annotations

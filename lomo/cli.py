@@ -2,7 +2,7 @@
 
 Exit codes: 0 the command did its work (a run's record may still say oom or diverged), 2 what the
 user can mend (a mistake, a full disk), 3 the answer is no (nothing that was asked fits the card),
-130 Ctrl-C, 1 a bug.
+130 Ctrl-C and 143 SIGTERM (a training, started again, goes on from what it has saved), 1 a bug.
 """
 
 from __future__ import annotations

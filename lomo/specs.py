@@ -13,6 +13,10 @@ Attention = Literal["eager", "sdpa"]
 HeadLoss = Literal["model", "fused"]
 Compile = Literal["none", "layers"]
 Engine = Literal["single", "fsdp2", "zero3"]
+# How epoch and trial are selected, and what a study must have for it (docs/protocol.md).
+Protocol = Literal["paper", "sound"]
+Split = Literal["dev", "test"]
+SELECTION: dict[Protocol, Split] = {"paper": "test", "sound": "dev"}
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
 
@@ -57,7 +61,13 @@ class TrainSpec(RunSpec):
     max_length: int = Field(ge=8)
     schedule: Literal["linear", "constant"]
     eval_batch_size: int = Field(ge=1)
-    selection: Literal["dev", "test"]
+    protocol: Protocol
+    checkpoint_interval_s: float | None = Field(600.0, gt=0)
+
+    @property
+    def selection(self) -> Split:
+        """The split that selects the epoch."""
+        return SELECTION[self.protocol]
 
 
 class MeasureSpec(RunSpec):

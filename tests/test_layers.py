@@ -40,6 +40,7 @@ FLOORS = (
     "lomo.cli",
     "lomo.__main__",
     "analysis.text",
+    "analysis.statistics",
     "analysis.records",
     "analysis.paper",
     "analysis.tables",

@@ -10,18 +10,19 @@ from statistics import median
 
 from ..text.names import listed
 from ..text.units import decimals
-from ..verdicts.all import anchor
+from ..verdicts.all import anchor, tested_text
 from ..verdicts.verdict import (
+    ACCURACY,
     MEASURED,
     MEASURED_ON,
+    MEMORY,
     NEVER_RUN,
-    PREDICTED,
+    SPEED,
     TESTED,
     VERDICTS,
     Verdict,
 )
 
-MEMORY, SPEED, ACCURACY, SETTINGS = KINDS = ("memory", "speed", "accuracy", "settings")
 _NUMBER = re.compile(r"-?[\d,]+(?:\.\d+)?")
 
 
@@ -66,7 +67,7 @@ CLAIMS = (
     Claim(
         MEMORY,
         "The GiB that Tables 1 and 2 print, and the cards that hold them",
-        lambda v: v.source in ("Table 1", "Table 2") and kind_of(v) == MEMORY,
+        lambda v: v.source in ("Table 1", "Table 2") and v.kind == MEMORY,
         "paper_table1",
     ),
     Claim(
@@ -135,32 +136,6 @@ def findings(verdicts: Sequence[Verdict]) -> list[Finding]:
     return found
 
 
-def kind_of(verdict: Verdict) -> str:
-    """What a verdict is about: one of KINDS."""
-    what = f"{verdict.source} {verdict.what}".lower()
-    if "tokens/s" in what or "speed" in what or "throughput" in what or "time" in what.split():
-        return SPEED
-    if verdict.source == "Table 4":
-        return SETTINGS
-    accurate = verdict.source in ("Table 3", "Figure 3") or "accuracy" in what or "rank" in what
-    return ACCURACY if accurate or "lora with lomo" in what else MEMORY
-
-
-def counts_by_kind(verdicts: Sequence[Verdict]) -> list[tuple[str, list[str]]]:
-    """For each of KINDS, how many have each of VERDICTS; of those predicted, how many."""
-    rows = []
-    for kind in KINDS:
-        texts = []
-        for name in VERDICTS:
-            of = [v for v in verdicts if (kind_of(v), v.verdict) == (kind, name)]
-            predicted = sum(v.basis == PREDICTED for v in of)
-            more = f" ({predicted} predicted)" if predicted else ""
-            texts.append(f"{len(of)}{more}" if of else "")
-        if any(texts):
-            rows.append((kind, texts))
-    return rows
-
-
 def _basis(of: Sequence[Verdict]) -> str:
     """What verdicts stand on, and whether printed numbers among them were never run."""
     bases = list(dict.fromkeys(v.basis for v in of if v.verdict in TESTED))
@@ -195,7 +170,8 @@ def _detail(of: Sequence[Verdict]) -> str:
         return f"{len(off)} totals and peaks: the median is {middle} % off, the furthest {most} %"
     orders = [v for v in tested if v.order and v.measured]
     if orders:
-        return str(orders[0].measured)
+        told = tested_text(orders[0])
+        return f"{orders[0].measured}{f'; {told}' if told else ''}"
     return "; ".join(f"{v.measured}, printed {v.printed}{_bound(v)}" for v in tested)
 
 

@@ -21,9 +21,9 @@ from ..text.names import NOT_RUN
 from ..text.render import environment, link_from
 from ..text.units import decimals
 from ..verdicts.all import all_verdicts
-from ..verdicts.verdict import VERDICTS
+from ..verdicts.verdict import VERDICTS, counts_by_kind
 from .explorer import explorer
-from .findings import counts_by_kind, findings
+from .findings import findings
 from .tables import tables_of
 
 BAND = (
@@ -95,7 +95,7 @@ def make_report(results: Path) -> Path:
             summary=summary(collected),
             contents=_contents(tables, figures, asked is not None),
             findings=findings(verdicts),
-            kinds=counts_by_kind(verdicts),
+            kinds=[(k, list(of.values())) for k, of in counts_by_kind(verdicts).items()],
             verdict_names=VERDICTS,
             figures=figures,
             tables=tables,

@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ..statistics.intervals import (
+    Interval,
+    mean_interval,
+    sample_stderr,
+    seed_interval,
+    share_interval,
+)
 from ..text.names import worst_status
 from .collected import Collected
-from .intervals import Interval, Z, mean_interval, sample_interval, sample_stderr, seed_interval
 
 AVERAGE = "average"
 
@@ -36,6 +42,8 @@ class Cell:
     seeds: Interval | None
     # Of an average: the seeds that every task has.
     by_seed: dict[int, float]
+    # Of a task: seed -> run. Empty for an average.
+    run_of: dict[int, str]
     num_planned_seeds: int
     num_examples: int | None
     run_ids: tuple[str, ...]
@@ -86,44 +94,6 @@ def average_over(cells: Sequence[Cell], tasks: Collection[str], **wanted: object
     key = (first.model, first.variant)
     some = [c for c in cells if (c.model, c.variant) == key and c.task in tasks]
     return _average(some) if some else None
-
-
-@dataclass(frozen=True)
-class Gap:
-    """By how much one accuracy is above another, as a fraction, and what leaves it open.
-
-    error: half of the wider 95 % interval of the difference. open: the sources of error that it is
-    within; empty where it is decided.
-    """
-
-    value: float
-    error: float
-    open: tuple[str, ...]
-
-
-def gap(first: Cell, second: Cell, margin: float = 0.0) -> Gap | None:
-    """How far `first` is above `second` and a margin; None where one of them has no value."""
-    if first.accuracy is None or second.accuracy is None:
-        return None
-    value = first.accuracy - second.accuracy - margin
-    of_sample = Z * math.hypot(first.stderr or 0.0, second.stderr or 0.0)
-    of_seeds = math.hypot(_half(first.seeds), _half(second.seeds))
-    errors = {"the error of the test sample": of_sample, "the seeds' interval": of_seeds}
-    # 1e-9: equal accuracies must not differ by a rounding of binary fractions.
-    within = tuple(name for name, error in errors.items() if abs(value) < error - 1e-9)
-    return Gap(value, max(of_sample, of_seeds), within)
-
-
-def gains_nothing(cells: Sequence[Cell], cell: Cell) -> bool | None:
-    """Whether training left a cell where zero-shot is, within the error, or below; None if that
-    can't be told."""
-    base = find(cells, model=cell.model, task=cell.task, method="zero_shot")
-    found = gap(cell, base) if base is not None and cell.method != "zero_shot" else None
-    return None if found is None else found.value <= 1e-9 or bool(found.open)
-
-
-def _half(interval: Interval | None) -> float:
-    return (interval[1] - interval[0]) / 2 if interval else 0.0
 
 
 def variants(cells: Sequence[Cell], model: str) -> list[str]:
@@ -195,9 +165,10 @@ def _cell(rows: Sequence[Any], selection: str) -> Cell:
         trial=trial,
         accuracy=mean,
         stderr=_mean(errors) if errors else None,
-        sample=sample_interval(mean, examples) if mean is not None and examples else None,
+        sample=share_interval(mean, examples) if mean is not None and examples else None,
         seeds=seed_interval(list(by_seed.values())),
         by_seed=by_seed,
+        run_of={row.seed: row.run_id for row in ended},
         num_planned_seeds=len({row.seed for row in rows}),
         num_examples=examples,
         run_ids=tuple(row.run_id for row in (ended or rows)),
@@ -230,6 +201,7 @@ def _average(cells: Sequence[Cell]) -> Cell:
         sample=mean_interval(values, samples) if whole else None,
         seeds=seed_interval(list(by_seed.values())),
         by_seed=by_seed,
+        run_of={},
         num_planned_seeds=max(cell.num_planned_seeds for cell in cells),
         num_examples=None,
         run_ids=tuple(run_id for cell in cells for run_id in cell.run_ids) if whole else (),

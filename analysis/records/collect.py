@@ -1,7 +1,7 @@
 """Collect: the plan and its records -> one tidy table, one row a run of the plan.
 
 First the gate: a record that is cut or not believed (lomo/record/belief.py), records of another
-protocol, of two versions of the same method's code, or of two sets of weights under one model name
+protocol, of two versions of the same method's code, or of two sets of weights in one model's folder
 stop there and never reach a table.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -17,7 +17,8 @@ import pandas as pd
 
 from lomo.errors import UserError
 from lomo.record.applied import APPLIED_GROUPS
-from lomo.record.belief import read_believed
+from lomo.record.belief import Keep, read_believed
+from lomo.record.evidence import Scored
 from lomo.record.schema import (
     PROTOCOL_VERSION,
     AllocatorPeaks,
@@ -44,8 +45,9 @@ class Origin(NamedTuple):
     kind: str
     group: tuple[str, ...]  # method, kind, task, engine
     fingerprint: str
-    model: str | None
-    # A run that failed early names no model, one with random weights no file.
+    model: str
+    model_path: str  # a base model that the pipeline trains has one for each seed
+    # A run that failed early names no weights, one with random weights no file.
     weights_sha256: str | None
 
 
@@ -58,26 +60,29 @@ def origin_of(record: Record) -> Origin:
         record.kind,
         tuple(map(str, (spec["method"], record.kind, spec.get("task"), spec.get("engine")))),
         record.provenance.fingerprint,
-        record.model.name if record.model else None,
+        str(spec["model"]),
+        str(spec["model_path"]),
         record.model.weights_sha256 if record.model else None,
     )
 
 
 def read_records(
-    results: Path, plan: Plan, keep: Callable[[Record], Any] = lambda record: record
+    results: Path, plan: Plan, keep: Keep = lambda record, scored: record
 ) -> dict[str, Any]:
     """What `keep` keeps of the records that exist, by run id: the whole record, if not given.
 
     Raises UserError for one that may not be used.
     """
-    read = read_believed(results, plan.runs, lambda record: (origin_of(record), keep(record)))
+    read = read_believed(
+        results, plan.runs, lambda record, scored: (origin_of(record), keep(record, scored))
+    )
     check_one_origin([origin for origin, _ in read.values()], where=str(results / "runs"))
     return {run_id: kept for run_id, (_, kept) in read.items()}
 
 
 def check_one_origin(origins: Iterable[Origin], *, where: str) -> None:
-    """Raises UserError unless all follow this protocol, each method one code, each model one file
-    of weights."""
+    """Raises UserError unless all follow this protocol, each method one code, each model's folder
+    one file of weights."""
     weights: dict[str, dict[str, str]] = {}
     codes: dict[tuple[str, ...], dict[str, str]] = {}
     for origin in origins:
@@ -98,15 +103,15 @@ def check_one_origin(origins: Iterable[Origin], *, where: str) -> None:
                 allowed="one fingerprint for each method, task, engine and kind of run",
                 fix="delete the folders of the older runs and run the pipeline again",
             )
-        if origin.model is None or origin.weights_sha256 is None:
+        if origin.weights_sha256 is None:
             continue
-        seen = weights.setdefault(origin.model, {})
+        seen = weights.setdefault(origin.model_path, {})
         seen.setdefault(origin.weights_sha256, origin.run_id)
         if len(seen) > 1:
             raise UserError(
                 f"the runs of {origin.model} used different weights: {_two(seen)}",
                 where=where,
-                allowed="one weights_sha256 for each model",
+                allowed="one weights_sha256 for each model's folder",
                 fix="delete the folders of the older runs and run the pipeline again",
             )
 
@@ -136,13 +141,16 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(("rank", "seed", "trial", "round"), WHOLE),
     **dict.fromkeys(("status", "message", "hyper", "dtype", "attention"), TEXT),
     "activation_checkpointing": FLAG,
-    **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train"), WHOLE),
+    **dict.fromkeys(("batch_size", "sequence_length", "epochs", "num_train", "num_test"), WHOLE),
+    "protocol": TEXT,
     "max_grad_norm": REAL,
     "schedule": TEXT,
     **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
+    "test_accuracy_token_mean": REAL,
     **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
     "num_skipped_steps": WHOLE,
     **dict.fromkeys(("num_train_examples", "num_cut_train", "num_test_seen"), WHOLE),
+    "num_dev_shared": WHOLE,
     **dict.fromkeys(("num_cut_test", "num_ties"), WHOLE),
     **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
     **_columns_of(Throughput, ""),
@@ -232,6 +240,7 @@ def _measured(record: Record) -> dict[str, Any]:
             row[name] = getattr(record.training, name)
         row["num_train_examples"] = record.training.num_train_examples
         row["num_test_seen"] = record.training.num_test_seen
+        row["num_dev_shared"] = record.training.num_dev_shared
         row["num_cut_train"] = record.training.num_cut
         for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)
@@ -257,6 +266,7 @@ def _accuracy(record: Record) -> dict[str, Any]:
         "dev_accuracy": next(same_epoch, None),
         "test_accuracy": result.value if result.split == "test" else None,
         "test_stderr": result.stderr,
+        "test_accuracy_token_mean": result.other_metrics.get("acc_token_mean"),
         "num_test_examples": result.num_examples,
         "num_cut_test": result.num_cut if result.split == "test" else None,
         "num_ties": result.num_ties if result.split == "test" else None,
@@ -310,11 +320,34 @@ def _values(block: Any) -> dict[str, Any]:
 
 
 def collect(results: Path) -> pd.DataFrame:
-    """Reads plan and records of `results` and writes tables/records.csv and .parquet."""
+    """Reads plan and records of `results` and writes tables/records.csv and .parquet, and which
+    examples are right as tables/outcomes.parquet."""
     plan = read_plan(results)
-    frame = tidy(plan, read_records(results, plan, row_of))
+    read = read_records(results, plan, lambda record, scored: (row_of(record), scored))
+    frame = tidy(plan, {run_id: row for run_id, (row, _) in read.items()})
+    _write_outcomes(results, {run_id: of for run_id, (_, of) in read.items() if of is not None})
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_text(results / "tables" / "records.csv", csv_text(frame))
     write_bytes(results / "tables" / "records.parquet", buffer.getvalue())
     return frame
+
+
+def outcomes_path(results: Path) -> Path:
+    """Where the outcomes of single examples lie (analysis/records/outcomes.py reads them)."""
+    return results / "tables" / "outcomes.parquet"
+
+
+def _write_outcomes(results: Path, scored: Mapping[str, Scored]) -> None:
+    """One row a scored run: a hash of which examples, 0 or 1 for each, and its group's number."""
+    frame = pd.DataFrame(
+        {
+            "run_id": list(scored),
+            "examples": pd.array([each.examples for each in scored.values()], "Int64"),
+            "right": [each.right for each in scored.values()],
+            "groups": [each.groups for each in scored.values()],
+        }
+    )
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_bytes(outcomes_path(results), buffer.getvalue())

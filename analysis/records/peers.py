@@ -11,6 +11,8 @@ from lomo.errors import UserError
 from lomo.study.config import Target
 from lomo.system.files import read_lines
 
+from ..statistics.intervals import Interval
+from ..statistics.speed import paired_ratio
 from ..text.names import worst_status
 from .collected import Collected
 
@@ -43,6 +45,20 @@ class Entry:
     def time_ratio(self) -> float | None:
         """The median over rounds of the step's time over the floor's."""
         return median(self.time_ratios) if self.time_ratios else None
+
+    @property
+    def time_interval(self) -> Interval | None:
+        """The 95 % interval of the ratio over rounds, by Student's t of its logarithm; None of one
+        round."""
+        found = paired_ratio(self.time_ratios)
+        return found.interval if found else None
+
+    @property
+    def time_p(self) -> float | None:
+        """How often chance alone is so far from the time's target; None without a target, or of
+        one round."""
+        found = paired_ratio(self.time_ratios)
+        return found.p(self.target.time_ratio) if found and self.target else None
 
     @property
     def memory_met(self) -> bool | None:
@@ -119,6 +135,11 @@ def _entry(collected: Collected, name: str, rows: dict[int, Any], floors: dict[i
 
 def fastest_step_s(collected: Collected, row: Any) -> float:
     """Seconds of the fastest timed step of a run: what disturbs a step only makes it longer."""
+    return min(timed_steps(collected, row))
+
+
+def timed_steps(collected: Collected, row: Any) -> list[float]:
+    """Seconds of a run's timed steps, in their order. Raises UserError where there is none."""
     path = collected.run_folder(row.run_id) / "history.jsonl"
     steps = [event["step_s"] for event in read_lines(path) if event.get("event") == "step"]
     timed = [float(step) for step in steps[int(row.num_warmup_steps) :]]
@@ -128,7 +149,7 @@ def fastest_step_s(collected: Collected, row: Any) -> float:
             where=str(path),
             fix="delete its folder and run the pipeline again: only that run is repeated",
         )
-    return min(timed)
+    return timed
 
 
 def clipping(row: Any) -> str:

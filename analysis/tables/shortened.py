@@ -1,12 +1,15 @@
-"""What an accuracy does not show by itself: examples cut or trained on, and scores that tie."""
+"""What an accuracy does not show by itself: which examples it is of, ties, and the other score."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..records.accuracy import Cell
+from ..records.accuracy import AVERAGE, Cell
 from ..records.collected import Collected
+from ..text.names import method_title
+from ..text.units import percent
 
 # From this share of a cell's examples on, a cut is no detail.
 MUCH = 0.1
@@ -70,6 +73,69 @@ def seen_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> lis
     if not found:
         return []
     return [f"Warning: examples of test that are trained on, too: {', '.join(found)}."]
+
+
+def shared_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> list[str]:
+    """How many examples of dev have a passage that is tested, too."""
+    found = {
+        f"{row.task} ({row.num_dev_shared})": None
+        for row in _reported(collected, section, cells)
+        if row.num_dev_shared
+    }
+    if not found:
+        return []
+    return [
+        "Examples of the split that selects whose passage stands in an example of test, too: "
+        f"{', '.join(found)}."
+    ]
+
+
+def fewer_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> list[str]:
+    """The tasks that have fewer examples than were asked for."""
+    found: dict[str, None] = {}
+    for row in _reported(collected, section, cells):
+        for name, num, asked in (
+            ("training", row.num_train_examples, row.num_train),
+            ("test", row.num_test_examples, row.num_test),
+        ):
+            if num is not None and num < asked:
+                found[f"{row.task} ({num} of {asked} for {name})"] = None
+    if not found:
+        return []
+    return [f"Fewer examples than were asked for, all of them used: {', '.join(found)}."]
+
+
+def token_mean_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> list[str]:
+    """The values that the mean over a candidate's tokens would give, where they are others."""
+    rows = {row.run_id: row for row in _reported(collected, section, cells)}
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        by_mean = [
+            rows[run_id].test_accuracy_token_mean for run_id in cell.run_ids if run_id in rows
+        ]
+        if cell.accuracy is None or cell.task == AVERAGE or None in by_mean or not by_mean:
+            continue
+        mean = math.fsum(by_mean) / len(by_mean)
+        if abs(mean - cell.accuracy) > 1e-9:
+            ranks = {other.rank for other in cells if other.method == cell.method}
+            title = method_title(cell.method, cell.rank if len(ranks) > 1 else None)
+            told = f"{title} {percent(mean)}"
+            found.setdefault(f"{cell.model} {cell.task}", []).append(told)
+    score = "Candidates are ranked by the total of their tokens' log-likelihoods (the paper's code)"
+    if not found:
+        return [f"{score}; by their mean (the paper's words) all values are the same."]
+    others = "; ".join(f"{of}: {', '.join(values)}" for of, values in found.items())
+    return [f"{score}. By their mean (the paper's words) some values are others: {others}."]
+
+
+def budget_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> list[str]:
+    """How many trials each method had, where they are not as many."""
+    trained = [c for c in cells if c.task != AVERAGE and c.method != "zero_shot"]
+    found = {cell.method: cell.num_trials for cell in trained}
+    if len(set(found.values())) < 2:
+        return []
+    told = ", ".join(f"{method_title(method)} {number}" for method, number in found.items())
+    return [f"Unequal budgets, trials of a cell: {told}. More trials find a better best."]
 
 
 def _reported(collected: Collected, section: str, cells: Sequence[Cell]) -> list[Any]:

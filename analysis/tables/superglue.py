@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import pandas as pd
 
@@ -11,13 +12,24 @@ from ..records import accuracy
 from ..records.accuracy import AVERAGE
 from ..records.collected import Collected
 from ..records.comparable import computed_notes, why_not_accuracy
-from ..records.intervals import apart
+from ..records.compared import GAIN_LEVEL, behind, compared, gains_nothing
+from ..statistics.several import holm
 from ..text.grid import Block, Cell, Table
-from ..text.names import NOT_RUN, PAPER_TASKS, listed, method_title, status_text, task_title
+from ..text.names import NOT_RUN, PAPER_TASKS, listed, status_text, task_title
 from ..text.units import decimals, percent
-from .shortened import cut_notes, seen_notes, tie_notes
+from .ranks import alike_over, mean_ranks, rank_notes, ranks_and_alike, variant_title
+from .shortened import (
+    budget_notes,
+    cut_notes,
+    fewer_notes,
+    seen_notes,
+    shared_notes,
+    tie_notes,
+    token_mean_notes,
+)
 
 SECTION = "superglue"
+LEVEL = 0.05
 
 
 def table_superglue(collected: Collected) -> Table:
@@ -33,24 +45,40 @@ def table_superglue(collected: Collected) -> Table:
     )
 
 
-def variant_title(cells: Sequence[accuracy.Cell], cell: accuracy.Cell) -> str:
-    """The method's name, with the rank where a method stands with more than one."""
-    ranks = {other.rank for other in cells if other.method == cell.method}
-    return method_title(cell.method, cell.rank if len(ranks) > 1 else None)
+@cache
+def winners(collected: Collected) -> frozenset[tuple[str, str, str]]:
+    """The cells (model, variant, task) that are decided to be above every other method's on the
+    same model and task, by paired tests, corrected for the columns of the table."""
+    cells = accuracy.accuracy_cells(collected, SECTION)
+    columns: dict[tuple[str, str], list[accuracy.Cell]] = {}
+    for cell in cells:
+        if cell.accuracy is not None:
+            columns.setdefault((cell.model, cell.task), []).append(cell)
+    best = [max(of, key=lambda c: c.accuracy or 0.0) for of in columns.values()]
+    ps = holm([_p_of_winner(collected, cells, of) for of in columns.values()])
+    return frozenset(
+        (cell.model, cell.variant, cell.task)
+        for cell, p in zip(best, ps, strict=True)
+        if p is not None and p <= LEVEL
+    )
 
 
-def is_winner(cells: Sequence[accuracy.Cell], cell: accuracy.Cell) -> bool:
-    """Whether no interval of the cell meets one of another method on the same model and task."""
-    others = [
-        other
-        for other in cells
-        if (other.model, other.task) == (cell.model, cell.task)
-        and other.variant != cell.variant
-        and other.accuracy is not None
-    ]
-    if cell.accuracy is None or not others:
-        return False
-    return all(apart(cell.intervals, other.intervals) for other in others)
+def _p_of_winner(
+    collected: Collected, cells: Sequence[accuracy.Cell], column: Sequence[accuracy.Cell]
+) -> float | None:
+    """The largest p of a column's best against each other; None where one can't be told."""
+    best = max(column, key=lambda cell: cell.accuracy or 0.0)
+    ps = []
+    for other in column:
+        if other.variant != best.variant:
+            found = compared(collected, behind(cells, best), behind(cells, other))
+            ps.append(None if isinstance(found, str) else found.p)
+    known = [p for p in ps if p is not None]
+    return max(known) if known and len(known) == len(ps) else None
+
+
+def _key(cell: accuracy.Cell) -> tuple[str, str, str]:
+    return (cell.model, cell.variant, cell.task)
 
 
 def gain(cells: Sequence[accuracy.Cell], cell: accuracy.Cell) -> float | None:
@@ -64,19 +92,21 @@ def gain(cells: Sequence[accuracy.Cell], cell: accuracy.Cell) -> float | None:
 def _caption(collected: Collected, cells: Sequence[accuracy.Cell]) -> str:
     if not cells:
         return "Not run: the study has no superglue section."
-    if collected.plan.study.selection == "dev":
+    protocol = collected.plan.study.protocol
+    if protocol == "sound":
         chosen = (
             "Epoch and trial are the best on a split of the training set that is not trained on "
-            "(protocol dev)."
+            "(protocol sound)."
         )
     else:
         chosen = (
             "Epoch and trial are the best on the reported set itself, as in the paper "
-            "(protocol test): read these as upper bounds."
+            "(protocol paper): read these as upper bounds."
         )
     return (
         f"Test accuracy in %, with the standard error of the test sample. {chosen} "
-        "Bold: no 95 % interval of the value meets one of another method. "
+        "Bold: above every other method by paired tests over seeds and examples, p at most "
+        f"{LEVEL:g}, corrected for the columns of the table. "
         "In brackets: the paper's printed value, where it is comparable."
     )
 
@@ -94,7 +124,7 @@ def _blocks(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[Block]
                 if (cell := accuracy.find(cells, model=model, variant=variant, task=task))
             ]
             keys: list[Cell | str] = [model, variant_title(cells, row[0])]
-            rows.append(keys + [_shown(collected, cells, cell) for cell in row])
+            rows.append(keys + [_shown(collected, cell) for cell in row])
             seeds.append(keys + [_seed_text(cell) for cell in row])
             if row[0].method != "zero_shot":
                 gains.append(keys + [decimals(_points(gain(cells, cell)), 1) for cell in row])
@@ -104,6 +134,7 @@ def _blocks(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[Block]
         blocks.append(Block(heads, seeds, 2, heading="95 % interval of the mean over seeds (%)"))
     if any(cell.method == "zero_shot" for cell in cells):
         blocks.append(Block(heads, gains, 2, heading="Points above zero-shot"))
+    blocks += ranks_and_alike(collected, cells, SECTION)
     return blocks
 
 
@@ -111,7 +142,7 @@ def _points(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
 
 
-def _shown(collected: Collected, cells: Sequence[accuracy.Cell], cell: accuracy.Cell) -> Cell:
+def _shown(collected: Collected, cell: accuracy.Cell) -> Cell:
     printed = printed_value(collected, cell)
     beside = None if printed is None else decimals(printed, 1)
     runs = cell.run_ids if cell.status != NOT_RUN else ()
@@ -119,8 +150,8 @@ def _shown(collected: Collected, cells: Sequence[accuracy.Cell], cell: accuracy.
         return Cell(status_text(cell.status), printed=beside, runs=runs)
     num, planned = len(cell.by_seed), cell.num_planned_seeds
     remarks = [f"{num} of {planned} seeds"] if num < planned else []
-    remarks += ["no gain"] if accuracy.gains_nothing(cells, cell) else []
-    bold = is_winner(cells, cell)
+    remarks += ["no gain"] if gains_nothing(collected, SECTION)[_key(cell)] else []
+    bold = _key(cell) in winners(collected)
     remark = ", ".join(remarks) or None
     return Cell(percent(cell.accuracy), percent(cell.stderr), beside, bold, remark, runs)
 
@@ -161,13 +192,18 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
             f"Trials that did not end well or have not run: {trials}, in {cells_text}; "
             "records.csv names them."
         )
-    if any(accuracy.gains_nothing(cells, cell) for cell in cells):
+    if any(gains_nothing(collected, SECTION).values()):
         notes.append(
-            "No gain: not above zero-shot by more than the 95 % error of the two. Such a value "
-            "shows nothing of its method there, and is no baseline for another."
+            "No gain: not above zero-shot by a paired test over seeds and examples, one-sided at "
+            f"{GAIN_LEVEL:g}. Such a value shows nothing of its method there; a method of which a "
+            "third of the cells are so is no baseline for another."
         )
+    notes += rank_notes(collected, cells, SECTION)
     notes += _skipped_notes(collected, cells)
-    for told in (cut_notes, seen_notes, tie_notes):
+    for told in (
+        *(budget_notes, token_mean_notes, fewer_notes),
+        *(cut_notes, seen_notes, shared_notes, tie_notes),
+    ):
         notes += told(collected, SECTION, cells)
     notes += computed_notes(collected.rows(SECTION))
     if any(cell.status == "not_run" for cell in cells):
@@ -211,6 +247,11 @@ def _skipped_notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list
 def _data(collected: Collected, cells: Sequence[accuracy.Cell]) -> pd.DataFrame:
     """One row a cell; accuracies are fractions, the printed value is in %."""
     rows = []
+    rank_of = {
+        (model, variant): rank
+        for model in collected.models(SECTION)
+        for variant, rank in mean_ranks(cells, model)[0].items()
+    }
     for cell in cells:
         low, high = cell.sample or (None, None)
         seed_low, seed_high = cell.seeds or (None, None)
@@ -225,13 +266,15 @@ def _data(collected: Collected, cells: Sequence[accuracy.Cell]) -> pd.DataFrame:
                 "seed_low": seed_low,
                 "seed_high": seed_high,
                 "above_zero_shot": gain(cells, cell),
-                "no_gain": accuracy.gains_nothing(cells, cell),
-                "winner": is_winner(cells, cell),
+                "no_gain": gains_nothing(collected, SECTION)[_key(cell)],
+                "winner": _key(cell) in winners(collected),
+                "alike_over_seeds": alike_over(collected, cells, cell),
+                "mean_rank": rank_of.get((cell.model, cell.variant)),
                 "trial": cell.trial,
                 "num_trials": cell.num_trials,
                 "num_usable_trials": cell.num_usable_trials,
                 "num_examples": cell.num_examples,
-                "selection": collected.plan.study.selection,
+                "protocol": collected.plan.study.protocol,
                 "printed_percent": printed_value(collected, cell),
                 "run_id": " ".join(cell.run_ids),
             }

@@ -62,3 +62,13 @@ def percent(fraction: object, places: int = 1) -> str:
     """A fraction as percent without the sign; an en dash where it is missing."""
     known = number(fraction)
     return EN_DASH if known is None else decimals(100 * known, places)
+
+
+def p_text(p: float) -> str:
+    """A p for readers."""
+    return "under 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def p_is(p: float) -> str:
+    """A p in a sentence."""
+    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"

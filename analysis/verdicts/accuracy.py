@@ -6,6 +6,7 @@ hyper-parameters must be equal.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lomo.specs import TrainSpec
@@ -14,7 +15,7 @@ from ..records import accuracy
 from ..records.accuracy import AVERAGE, Cell, accuracy_cells, average_over, tasks_of
 from ..records.collected import Collected
 from ..records.comparable import why_absent, why_not_accuracy
-from ..records.intervals import Z, sample_stderr
+from ..statistics.intervals import Z, sample_stderr
 from ..tables.hyperparameters import shown, tried
 from ..text.names import NOT_RUN as STATUS_NOT_RUN
 from ..text.names import PAPER_TASKS, method_title, task_title
@@ -97,7 +98,9 @@ def _judged_accuracy(collected: Collected, cell: Any, what: str, found: Cell) ->
     run_id = " ".join(found.run_ids)
     seeds = (found.seeds[1] - found.seeds[0]) / 2 if found.seeds else 0.0
     error = 100 * max(Z * found.stderr, seeds)
-    return judged(cell, what, run_id, 100 * found.accuracy, tolerance, "%", 1, notes, error)
+    made = judged(cell, what, run_id, 100 * found.accuracy, tolerance, "%", 1, notes, error)
+    # Zero-shot has no seed that could turn it round.
+    return replace(made, num_seeds=len(found.by_seed) if found.method != "zero_shot" else None)
 
 
 def hyperparameter_verdict(collected: Collected, cell: Any) -> Verdict:

@@ -6,7 +6,7 @@ A verdict is reproduced, differs, undecided, not comparable or not run, always w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from itertools import groupby
 
 import pandas as pd
@@ -14,10 +14,23 @@ import pandas as pd
 from ..records.collected import Collected
 from ..text.grid import Block, Cell, Table
 from ..text.names import listed
-from ..text.units import EN_DASH
+from ..text.units import EN_DASH, decimals, p_is, p_text, percent
+from .decided import LEVEL
 from .numbers import number_verdicts
 from .orders import order_verdicts
-from .verdict import DIFFERS, MEASURED, MEASURED_ON, NEVER_RUN, PREDICTED, TESTED, VERDICTS, Verdict
+from .verdict import (
+    DIFFERS,
+    KINDS,
+    MEASURED,
+    MEASURED_ON,
+    NEVER_RUN,
+    PREDICTED,
+    SPEED,
+    TESTED,
+    Tested,
+    Verdict,
+    counts_by_kind,
+)
 
 
 def all_verdicts(collected: Collected) -> list[Verdict]:
@@ -46,26 +59,29 @@ def table_verdicts(collected: Collected) -> Table:
         name="verdicts",
         title="Verdicts",
         caption=(
-            f"The paper's claims and printed numbers against this study: {counted(verdicts)}. "
+            f"The paper's claims and printed numbers against this study. {counted(verdicts)}. "
             "Claims about which is larger can be tested on any model; numbers only where model, "
             "data and setting are the paper's, or where they were predicted for them. Undecided: "
             "within the error of what was measured, which is no evidence for the claim, nor "
-            "against it."
+            f"against it. Orders of accuracy and speed are decided by a test: p at most {LEVEL:g}, "
+            "corrected by Holm for the claims of the same table (docs/protocol.md)."
         ),
         blocks=_blocks(verdicts),
-        notes=["verdicts.csv lists every printed number on a line of its own, with its run ids."],
-        data=pd.DataFrame([asdict(verdict) for verdict in verdicts]),
+        notes=_notes(verdicts),
+        data=_data(verdicts),
     )
 
 
 def counted(verdicts: Sequence[Verdict]) -> str:
-    """How many verdicts of each name, and how many of those are of predictions."""
+    """How many verdicts of each name, kind by kind, and how many of those are of predictions."""
     texts = []
-    for name in VERDICTS:
-        of = [verdict for verdict in verdicts if verdict.verdict == name]
-        predicted = sum(verdict.basis == PREDICTED for verdict in of)
-        texts.append(f"{len(of)} {name}" + (f" ({predicted} predicted)" if predicted else ""))
-    return ", ".join(texts)
+    for kind, of in counts_by_kind(verdicts).items():
+        parts = []
+        for name, text in of.items():
+            number, _, predicted = text.partition(" ")
+            parts += [f"{number} {name}{f' {predicted}' if predicted else ''}"] if text else []
+        texts.append(f"{kind.capitalize()}: {', '.join(parts)}")
+    return "; ".join(texts)
 
 
 def anchor(verdicts: Sequence[Verdict], verdict: Verdict) -> str:
@@ -74,19 +90,13 @@ def anchor(verdicts: Sequence[Verdict], verdict: Verdict) -> str:
 
 
 def _blocks(verdicts: Sequence[Verdict]) -> list[Block]:
-    orders = [verdict for verdict in verdicts if verdict.order]
     numbers = [verdict for verdict in verdicts if not verdict.order]
     judged = [v for v in numbers if v.verdict in TESTED]
-    blocks = [
-        Block(
-            ["claim", "measured", "verdict", "why"],
-            [[v.what, _measured(v), _verdict(v), v.reason] for v in orders],
-            1,
-            heading="Claims, as orders",
-            prose=frozenset({"measured", "verdict", "why"}),
-            anchors=[anchor(verdicts, v) for v in orders],
-        )
-    ]
+    blocks = []
+    for kind in KINDS:
+        orders = [v for v in verdicts if v.order and v.kind == kind]
+        if orders:
+            blocks.append(_orders(orders, kind, [anchor(verdicts, v) for v in orders]))
     for predicted, heading in (
         (False, "Printed numbers"),
         (True, "Printed numbers, predicted in the paper's setting"),
@@ -105,6 +115,83 @@ def _blocks(verdicts: Sequence[Verdict]) -> list[Block]:
             )
         )
     return blocks
+
+
+def _orders(verdicts: Sequence[Verdict], kind: str, anchors: Sequence[str]) -> Block:
+    """Claims of one kind; with what the test says of them, where one of them was put to one."""
+    rows: list[list[Cell | str]] = []
+    tests = any(v.tested for v in verdicts)
+    for v in verdicts:
+        told: list[Cell | str] = [_difference(v), _n(v), _p(v), _smallest(v)] if tests else []
+        rows.append([v.what, _measured(v), *told, _verdict(v), v.reason])
+    heads = ["difference (95 %)", "n", "p", "seen from"] if tests else []
+    return Block(
+        ["claim", "measured", *heads, "verdict", "why"],
+        rows,
+        1,
+        heading=f"Claims, as orders: {kind}",
+        prose=frozenset({"measured", "difference (95 %)", "n", "verdict", "why"}),
+        anchors=anchors,
+    )
+
+
+def tested_text(verdict: Verdict) -> str:
+    """What a test says of an order, in words; "" where there was none."""
+    if verdict.tested is None:
+        return ""
+    p = "" if verdict.tested.p is None else f", {p_is(verdict.tested.p)}"
+    return f"{_difference(verdict)}{p}, {_n(verdict)}"
+
+
+def _difference(verdict: Verdict) -> str:
+    found, unit = verdict.tested, "%" if verdict.kind == SPEED else "points"
+    if found is None:
+        return EN_DASH
+    text = f"{percent(found.difference)} {unit}"
+    if found.difference_low is None:
+        return text
+    return f"{text} ({percent(found.difference_low)} to {percent(found.difference_high)})"
+
+
+def _n(verdict: Verdict) -> str:
+    found = verdict.tested
+    if found is None:
+        return EN_DASH
+    if found.num_steps is not None:
+        return f"{found.num_steps} steps"
+    seeds = "1 seed" if found.num_seeds == 1 else f"{found.num_seeds} seeds"
+    return f"{seeds}, {decimals(found.num_examples, 0)} examples"
+
+
+def _p(verdict: Verdict) -> str:
+    known = verdict.tested.p if verdict.tested else None
+    return EN_DASH if known is None else p_text(known)
+
+
+def _smallest(verdict: Verdict) -> str:
+    return percent(verdict.tested.smallest_difference if verdict.tested else None)
+
+
+def _notes(verdicts: Sequence[Verdict]) -> list[str]:
+    notes = ["verdicts.csv lists every printed number on a line of its own, with its run ids."]
+    if any(v.tested for v in verdicts):
+        notes.append(
+            "Difference: in points of accuracy, or in % of the slower's speed. p: corrected for "
+            "the claims of its table. Seen from: the least difference, beyond what the claim asks "
+            "for, that four of five such studies would decide at that number of claims."
+        )
+    return notes
+
+
+def _data(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """One row a verdict; what a test says of an order is in fractions."""
+    names = [each.name for each in fields(Tested)]
+    rows = [
+        {**v.row(), "kind": v.kind, **{name: getattr(v.tested, name, None) for name in names}}
+        for v in verdicts
+    ]
+    whole = [name for name in names if name.startswith("num_")]
+    return pd.DataFrame(rows).astype(dict.fromkeys(whole, "Int64"))
 
 
 def _numbers(verdicts: Sequence[Verdict], heading: str, anchors: Sequence[str]) -> Block:

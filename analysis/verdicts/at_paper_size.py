@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -194,7 +194,7 @@ def _table(
 ) -> Table:
     predictions = [of for row in rows for of in (row.then, row.today) if of is not None]
     data = [
-        {"row": row.cells[column].row, "column": column, **asdict(verdict)}
+        {"row": row.cells[column].row, "column": column, **verdict.row()}
         for row in rows
         for column, verdict in row.verdicts.items()
         if verdict is not None

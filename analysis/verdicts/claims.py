@@ -104,6 +104,8 @@ def _judged(claim: Any, cells: Sequence[Verdict]) -> Verdict:
     reason = "computed from the cells that it stands on"
     if verdict == UNDECIDED:
         reason += f", whose error is {decimals(error, 1)} {claim.unit}"
+    if any(cell.num_seeds == 1 for cell in cells):
+        verdict, reason = UNDECIDED, f"{reason}; one seed: another could turn it round"
     return Verdict(
         "Claim", claim.row, words, text, tolerance, verdict, reason, False, run_id, error or None
     )

@@ -6,6 +6,7 @@ the same. A rank that ends badly takes all others with it.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -14,14 +15,18 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 from lomo.errors import UserError
+from lomo.system.interrupts import Interrupted, noted
 
 _RANK = "RANK"
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun gives each rank a file for its last words
+_PR_SET_PDEATHSIG = 1
 _STARTED_AT = "LOMO_STARTED_AT"
 
 
@@ -44,10 +49,20 @@ def rank_started_at() -> float | None:
     return None if started_at is None else float(started_at)
 
 
+def end_with_launcher() -> None:
+    """This rank is killed when the process that has started it dies.
+
+    A launcher that was killed lets go of the run's folder, and the next one would meet its ranks
+    there.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def launch(arguments: Sequence[str], num_devices: int, *, started_at: float) -> None:
     """Runs `python -m lomo` with `arguments` in `num_devices` ranks, and waits for all.
 
-    Raises UserError for what a rank found to be the user's mistake, RankFailed for all else.
+    A SIGTERM or Ctrl-C is handed on to the ranks, which end when they have saved. Raises UserError
+    for what a rank found to be the user's mistake, Interrupted, and RankFailed for all else.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -64,22 +79,48 @@ def launch(arguments: Sequence[str], num_devices: int, *, started_at: float) -> 
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,
         monitor_interval=0.1,
+        signals_to_handle="SIGHUP,SIGQUIT",  # of the others it would kill the ranks after 30 s
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "lomo", *arguments)
+        with noted(_hand_on) as asked:
+            elastic_launch(config, sys.executable)("-m", "lomo", *arguments)
     except ChildFailedError as error:
-        raise _cause(error.failures) from None
+        cause = _cause(error.failures)
+        if asked.number is not None and not isinstance(cause, Interrupted):
+            name = signal.Signals(asked.number).name
+            cause = Interrupted(f"ended by {name} before the ranks had begun", asked.number)
+        raise cause from None
     finally:
         del os.environ[_STARTED_AT]
 
 
+def _hand_on(number: int) -> None:
+    ranks = [
+        child for child in psutil.Process().children(recursive=True) if _RANK in _environment(child)
+    ]
+    if not ranks:
+        raise Interrupted(f"ended by {signal.Signals(number).name} before the ranks", number)
+    for rank in ranks:
+        with suppress(psutil.Error):
+            rank.send_signal(number)
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
 def _cause(failures: Mapping[int, Any]) -> Exception:
     """Of all ranks that ended badly the one that began it; the others lost their connection."""
-    order = {"user": 0, "oom": 0, "killed": 1, "bug": 2, "ended": 3}
+    order = {"user": 0, "oom": 0, "interrupted": 0, "killed": 1, "bug": 2, "ended": 3}
     found = [_words(rank, failure) for rank, failure in sorted(failures.items())]
     words = min(found, key=lambda words: (order[words["kind"]], words["at"]))
     if words["kind"] == "user":
         return UserError(**words["error"])
+    if words["kind"] == "interrupted":
+        return Interrupted(words["message"].partition(": ")[2], words["number"])
     kind = "oom" if words["kind"] == "oom" else "bug"
     return RankFailed(words["message"], kind=kind, step=words.get("step"))
 
@@ -122,6 +163,10 @@ def last_words() -> Iterator[None]:
         if not _tell(error, "user", error={"what": error.what, **given}):
             raise
         sys.exit(2)
+    except Interrupted as error:
+        if not _tell(error, "interrupted", number=error.number):
+            raise
+        sys.exit(error.exit_code)
     except RankFailed as error:
         if not _tell(error, error.kind, step=error.step):
             raise
@@ -135,7 +180,7 @@ def _tell(cause: Exception, kind: str, **more: object) -> bool:
     path = os.environ.get(_ERROR_FILE)
     if not (is_rank() and path):
         return False
-    name = "" if isinstance(cause, RankFailed) else f"{type(cause).__name__}: "
+    name = "" if isinstance(cause, RankFailed | Interrupted) else f"{type(cause).__name__}: "
     message = f"{name}{cause}"
     # The outer keys are torchrun's.
     extra = {"timestamp": str(int(time.time())), "at": time.time(), "kind": kind, **more}

@@ -29,6 +29,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "study", type=Path, help="study file, such as config/tiny.yaml, or a results/.../plan.json"
     )
     parser.add_argument(
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of the study with other values, as snakemake takes them: protocol=sound",
+    )
+    parser.add_argument(
         "--gpu", metavar="CARD", help="plan for a card: its GiB, or a name such as 'RTX 4090'"
     )
     parser.add_argument("--gpus", type=int, help="and so many of them (default: 1)")
@@ -112,9 +119,15 @@ def check(options: argparse.Namespace) -> tuple[Plan, Machine]:
     """The plan and the machine that are asked for. Raises UserError; imports no torch."""
 
     if options.study.name == "plan.json":
+        if options.config:
+            raise UserError(
+                "a plan is made, and its study's keys are in it",
+                where="--config",
+                fix="give the study file",
+            )
         plan = read_plan(options.study.parent)
     else:
-        plan = make_plan(load_study(options.study), source=str(options.study))
+        plan = make_plan(load_study(options.study, options.config), source=str(options.study))
     if options.gpu is not None and options.estimates is not None:
         raise UserError("those in --estimates are for a machine already", where="--gpu")
     if options.gpu is None:

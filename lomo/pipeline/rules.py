@@ -12,7 +12,7 @@ from typing import Any
 
 from lomo.errors import UserError
 from lomo.system.command import QUIET, SILENT, Command, json_argument, say, say_aside
-from lomo.system.processes import settle
+from lomo.system.processes import quieten, settle
 
 
 def _list_options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,13 @@ def _run(options: argparse.Namespace) -> None:
     spec = read_spec(json_argument(options.spec, "--spec"), where="--spec")
     check_model(spec, where="--spec")
     settle(spec.num_threads)
-    from lomo.engines.launch import is_rank, last_words, leave, rank_started_at
+    from lomo.engines.launch import (
+        end_with_launcher,
+        is_rank,
+        last_words,
+        leave,
+        rank_started_at,
+    )
     from lomo.forecast.estimates import record_without_launch
     from lomo.record.clock import Clock
     from lomo.run.execute import execute, finished, launch_ranks
@@ -64,6 +70,7 @@ def _run(options: argparse.Namespace) -> None:
     from lomo.system.files import exclusive
 
     if is_rank():
+        end_with_launcher()
         with last_words():
             done = execute(spec, options.out, Clock(started_at=rank_started_at()))
         if os.environ["RANK"] == "0":
@@ -187,6 +194,7 @@ def _fetch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
+    quieten()  # a bar in a log is one long line
     from lomo.model import fetch
     from lomo.model.registry import ModelEntry
     from lomo.system.strict import parse
@@ -269,7 +277,7 @@ def _wandb(options: argparse.Namespace) -> None:
 
     plan = read_plan(options.results)
     # What is not believed is told to nobody.
-    read_believed(options.results, plan.runs, keep=lambda record: None)
+    read_believed(options.results, plan.runs, keep=lambda record, scored: None)
     publish(options.results, list(plan.runs))
     note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
 

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from lomo.errors import UserError
 from lomo.forecast.command import duration
@@ -52,27 +52,6 @@ def check_given_config(arguments: Sequence[str]) -> None:
             where="--config",
             fix=f"write one: --config {' '.join(map(''.join, entries))}",
         )
-
-
-_TEXT_KEYS = ("study", "title", "data", "note", "models")
-
-
-def as_typed(config: dict[str, Any], entries: Iterable[str] | None) -> dict[str, Any]:
-    """`config`, with the text of `entries` (key=value) where the study wants text.
-
-    A list of models, [a, b], and a value in quotes are read as YAML.
-    """
-    typed = dict(config)
-    for entry in entries or ():
-        key, _, value = entry.partition("=")
-        value = value.strip()
-        if key not in _TEXT_KEYS or not value:
-            continue
-        is_list = key == "models" and isinstance(config.get(key), list)
-        is_quoted = value[0] in "\"'" and value[-1] == value[0] and len(value) > 1
-        if not (is_list or is_quoted):
-            typed[key] = value
-    return typed
 
 
 def settle_place(checkout: str | Path) -> None:

@@ -209,7 +209,7 @@ def _look_at_predictions(results: Path, plan: Plan, found: Standing) -> None:
 
 
 def _is_of(rule: str, file: Path) -> bool:
-    predicted, collected = file.name.startswith("predicted_"), file.stem == "records"
+    predicted, collected = file.name.startswith("predicted_"), file.stem in ("records", "outcomes")
     return not predicted and (collected if rule == "collect" else not collected)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from lomo import methods
 from lomo.errors import UserError
 from lomo.record import evidence
+from lomo.record.evidence import Scored
 from lomo.record.schema import Evaluation, Memory, Record, Training, read_record
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.system import processes
@@ -24,6 +25,7 @@ from lomo.system import processes
 MOST_NAMED = 50  # records in one message
 MANY = 1000  # records, from which on it pays to read them in several processes
 AT_ONCE = 100  # of which a process is given so many
+Keep = Callable[[Record, Scored | None], Any]
 AGAIN = "pipeline again: only what was deleted is repeated"
 
 
@@ -60,10 +62,10 @@ class Read(NamedTuple):
 def read_believed(
     results: Path,
     planned: Mapping[str, TrainSpec | MeasureSpec],
-    keep: Callable[[Record], Any] = lambda record: record,
+    keep: Keep = lambda record, scored: record,
 ) -> dict[str, Any]:
-    """What `keep` keeps of the records of a results folder that exist, by run id, in the plan's
-    order: the whole record, if it is not given.
+    """What `keep` keeps of the records of a results folder that exist, and of what their samples
+    say, by run id, in the plan's order: the whole record, if it is not given.
 
     Raises UserError that names every record that is not believed.
     """
@@ -99,7 +101,7 @@ def read_believed(
 def _read(
     results: Path,
     planned: Sequence[tuple[str, TrainSpec | MeasureSpec]],
-    keep: Callable[[Record], Any],
+    keep: Keep,
 ) -> Iterator[tuple[str, Read]]:
     """The records that exist, in the plan's order; of many, each process reads a part at a time."""
 
@@ -117,24 +119,24 @@ def _read(
         yield from parts[number]
 
 
-def _read_one(
-    results: Path, run_id: str, spec: TrainSpec | MeasureSpec, keep: Callable[[Record], Any]
-) -> Read | None:
+def _read_one(results: Path, run_id: str, spec: TrainSpec | MeasureSpec, keep: Keep) -> Read | None:
     """The record of a run, and what is wrong with it; None if it has none."""
     path = results / "runs" / run_id / "record.json"
     if not os.path.lexists(path):
         return None
     try:
         record = read_record(path)
-        found, scored_on = _examined(record, spec, path.parent)
+        found, scored = _examined(record, spec, path.parent)
     except UserError as error:
         return Read(None, error)
     if found:
         return Read(None, _fault("; ".join(found), path))
-    # Of the same model each says the same, but of the weights, whose hash is told by itself.
-    told_apart = {"weights_sha256", "weights_from"}
+    # Of the same model each says the same, but of the weights, whose hash is told by itself, and
+    # why there is none: where nothing is trained they may be random.
+    told_apart = {"weights_sha256", "weights_from", "missing"}
     facts = record.model.model_dump_json(exclude=told_apart) if record.model else None
-    return Read(keep(record), None, scored_on, None if facts is None else hash(facts))
+    scored_on = scored.examples if scored else None
+    return Read(keep(record, scored), None, scored_on, None if facts is None else hash(facts))
 
 
 def _fault(problem: str, path: Path) -> UserError:
@@ -175,24 +177,24 @@ def doubts(record: Record, planned: TrainSpec | MeasureSpec, folder: Path) -> li
 
 def _examined(
     record: Record, planned: TrainSpec | MeasureSpec, folder: Path
-) -> tuple[list[str], int | None]:
-    """The doubts, and a hash of the examples that it was scored on, None if on none."""
+) -> tuple[list[str], Scored | None]:
+    """The doubts, and what its samples say, None if there are none."""
     odd = _unheld(planned_claims(record, planned))[:3] or list(_lacking(record))
     odd = odd or _unheld(_claims(record, planned))
     if odd:
         return odd, None
-    scored_on = None
+    scored = None
     for name, claims in evidence.claims_of_files(record, planned).items():
         try:
             lines = evidence.read_json_lines(folder / name)
             odd += _unheld(Claim(*told) for told in claims(lines))
-            if name == evidence.SAMPLES:
-                scored_on = evidence.examples_in(lines)
+            if name == evidence.SAMPLES and record.result is not None:
+                scored = evidence.scored_in(lines, record.result.metric)
         except evidence.Broken as error:
             odd.append(str(error))
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             odd.append(f"{name} does not hold what it has to ({type(error).__name__}: {error})")
-    return odd, scored_on
+    return odd, scored
 
 
 def _unheld(claims: Iterable[Claim]) -> list[str]:
@@ -233,6 +235,8 @@ def _lacking(record: Record) -> Iterator[str]:
         if needed is not None and there != needed:
             verb = "has no" if needed else "has a"
             yield f"{verb} {name}, though the {record.kind} run's status is {record.status}"
+    if record.resumed_at_steps and record.training is None:
+        yield "resumed_at_steps are not empty, though nothing was trained"
     if measured and record.evaluations:
         yield "evaluations are not empty, though a measured run is not scored"
 
@@ -269,7 +273,7 @@ def _claims(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     if isinstance(planned, TrainSpec) and record.status == "ok":
         yield from _scores(record, planned)
     if isinstance(planned, TrainSpec) and record.training is not None:
-        yield from _steps(record.training, planned, well=record.status == "ok")
+        yield from _steps(record.training, planned, record.resumed_at_steps, record.status == "ok")
 
 
 def _ledger(memory: Memory, kind: str) -> Iterator[Claim]:
@@ -313,12 +317,17 @@ def _shares(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     yield Claim("efficiency.energy_j_per_token", token_j, "a step's gives", of_token)
 
 
-def _steps(training: Training, planned: TrainSpec, *, well: bool) -> Iterator[Claim]:
+def _steps(
+    training: Training, planned: TrainSpec, joints: Sequence[int], well: bool
+) -> Iterator[Claim]:
     found = training.num_train_examples
     yield Claim("training.num_train_examples", found, "at most", min(found, planned.num_train))
     for key, most in (("num_cut", found), ("num_skipped_steps", training.num_steps)):
         told = getattr(training, key)
         yield Claim(f"training.{key}", told, "at most", min(told, most))
+    yield Claim("resumed_at_steps", list(joints), "in order", sorted(joints))
+    last = max(joints, default=0)
+    yield Claim("resumed_at_steps", last, "at most", min(last, training.num_steps))
     if well:
         each = math.ceil(found / planned.batch_size)
         yield Claim("training.num_epochs", training.num_epochs, "the plan says", planned.epochs)
@@ -354,7 +363,7 @@ def _scores(record: Record, planned: TrainSpec) -> Iterator[Claim]:
         yield Claim("result (split, epoch, step)", result, "the best evaluation is", picked)
         num_test = sum(e.split == "test" for e in record.evaluations)
         if planned.selection == "dev":
-            yield Claim("evaluations of test", num_test, "under selection: dev", 1)
+            yield Claim("evaluations of test", num_test, "under protocol: sound", 1)
         if trained:
             key = "training.selected_epoch"
             yield Claim(key, trained.selected_epoch, "the best evaluation is of", best.epoch)

@@ -14,14 +14,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 
 from lomo.record import schema as record
 from lomo.record.schema import Throughput
 
+# Of a training: first steps allocate and choose kernels, those of a resumed one again.
+NUM_WARMUP_STEPS = 3
+
 Phase = Literal["load", "compile", "train", "evaluate", "save"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class Clock:
@@ -45,8 +49,16 @@ class Clock:
 
     @property
     def wall_s(self) -> float:
-        """Seconds since the process was created."""
+        """Seconds since the process was created, and those of earlier ones that are carried on."""
         return time.perf_counter() - self._started
+
+    def carry_on(self, before: record.Clock) -> None:
+        """Counts on from the clock of an earlier process, which did the work so far."""
+        self._charge()
+        for phase in PHASES:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + getattr(before, f"{phase}_s")
+        self._seconds[None] = self._seconds.get(None, 0.0) + before.other_s
+        self._started -= before.wall_s
 
     def loaded(self) -> None:
         """Ends the load phase that began with the process."""
@@ -73,9 +85,8 @@ class Clock:
     def read(self) -> record.Clock:
         """All phases as the record holds them; `other_s` is what no phase claimed."""
         self._charge()
-        phases: tuple[Phase, ...] = ("load", "compile", "train", "evaluate", "save")
         return record.Clock(
-            **{f"{phase}_s": self._seconds.get(phase, 0.0) for phase in phases},
+            **{f"{phase}_s": self._seconds.get(phase, 0.0) for phase in PHASES},
             other_s=self._seconds.get(None, 0.0),
             wall_s=self._mark - self._started,
         )
@@ -101,13 +112,27 @@ class TimedStep:
     num_padded_tokens: int
 
 
-def summarise(steps: Sequence[TimedStep], *, num_warmup_steps: int, world_size: int) -> Throughput:
+def after_warmup(num_steps: int, num_warmup_steps: int, resumed_at: Sequence[int]) -> list[int]:
+    """Indices of the steps that are timed: the first of each process warm up."""
+    warm = {start + step for start in (0, *resumed_at) for step in range(num_warmup_steps)}
+    return [index for index in range(num_steps) if index not in warm]
+
+
+def summarise(
+    steps: Sequence[TimedStep],
+    *,
+    num_warmup_steps: int,
+    world_size: int,
+    resumed_at: Sequence[int] = (),
+) -> Throughput:
     """The throughput of `steps` after the warm-up. Raises ValueError with fewer than two left.
 
     Tokens without padding over seconds, both summed over the timed steps; the spread is the 10th
-    and 90th percentile over steps.
+    and 90th percentile over steps. `resumed_at`: the steps after which another process went on,
+    and warmed up as well.
     """
-    timed = list(steps[num_warmup_steps:])
+    chosen = after_warmup(len(steps), num_warmup_steps, resumed_at)
+    timed = [steps[index] for index in chosen]
     if len(timed) < 2:
         raise ValueError(f"{len(timed)} timed steps give no spread; at least 2 are needed")
     tokens = sum(step.num_tokens for step in timed)
@@ -119,7 +144,7 @@ def summarise(steps: Sequence[TimedStep], *, num_warmup_steps: int, world_size: 
         tokens_per_s_per_device_p10=deciles[0],
         tokens_per_s_per_device_p90=deciles[-1],
         step_s_median=statistics.median(step.seconds for step in timed),
-        num_warmup_steps=num_warmup_steps,
+        num_warmup_steps=len(steps) - len(timed),
         num_timed_steps=len(timed),
         num_tokens_timed=tokens,
         padding_fraction=1 - tokens / padded,

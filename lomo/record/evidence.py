@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
 from lomo.record.applied import applied_in
-from lomo.record.clock import TimedStep, summarise
+from lomo.record.clock import NUM_WARMUP_STEPS, TimedStep, summarise
 from lomo.record.schema import Record
 from lomo.specs import MeasureSpec, TrainSpec
 
@@ -18,6 +18,18 @@ SAMPLES, HISTORY = "samples.jsonl", "history.jsonl"
 Lines = Sequence[Mapping[str, Any]]
 # (key, what the record says, who says otherwise, what they say)
 Claims = Iterator[tuple[str, Any, str, Any]]
+
+
+class Scored(NamedTuple):
+    """What a run's samples say, example by example, short enough to keep of ten thousand runs.
+
+    examples: a hash of which examples they are. right: "1" for each that is right, "0" for each
+    other. groups: the number of what each shares with others, where the task has such.
+    """
+
+    examples: int
+    right: str
+    groups: tuple[int, ...] | None
 
 
 class Broken(Exception):
@@ -64,9 +76,14 @@ def outcomes(log_likelihoods: Sequence[Sequence[float]], labels: Sequence[int]) 
     return [float(first == label) for first, label in zip(likeliest, labels, strict=True)]
 
 
-def examples_in(lines: Lines) -> int:
-    """A hash of which examples samples are of: their numbers and labels."""
-    return hash(tuple([(line["doc_id"], line["label"]) for line in lines]))
+def scored_in(lines: Lines, metric: str) -> Scored:
+    """What is kept of samples: which they are (their numbers and labels), and which are right."""
+    grouped = bool(lines) and "group" in lines[0]
+    return Scored(
+        hash(tuple([(line["doc_id"], line["label"]) for line in lines])),
+        "".join(["1" if line[metric] else "0" for line in lines]),
+        tuple([int(line["group"]) for line in lines]) if grouped else None,
+    )
 
 
 def _samples(record: Record, lines: Lines) -> Claims:
@@ -90,6 +107,12 @@ def _samples(record: Record, lines: Lines) -> Claims:
     if result.stderr is not None and number > 1:
         spread = math.sqrt(mean * (1 - mean) / (number - 1))
         yield "result.stderr", result.stderr, "its samples give", spread
+    means = [
+        [total / length for total, length in zip(totals, line["num_tokens"], strict=True)]
+        for totals, line in zip(likelihoods, lines, strict=True)
+    ]
+    told = [line["acc_token_mean"] for line in lines]
+    yield "acc_token_mean of samples.jsonl", told, "its means say", outcomes(means, labels)
     for metric, value in result.other_metrics.items():
         own = sum(line[metric] for line in lines) / number
         yield f"result.other_metrics.{metric}", value, "its samples give", own
@@ -166,7 +189,13 @@ def _speed(record: Record, steps: Lines, num_tokens: int | None) -> Claims:
         for line in steps
         for tokens in (line["num_tokens"] if num_tokens is None else num_tokens,)
     ]
-    again = summarise(timed, num_warmup_steps=speed.num_warmup_steps, world_size=speed.world_size)
+    joints = record.resumed_at_steps
+    again = summarise(
+        timed,
+        num_warmup_steps=NUM_WARMUP_STEPS if joints else speed.num_warmup_steps,
+        world_size=speed.world_size,
+        resumed_at=joints,
+    )
     for key in type(speed).model_fields:
         # Padding is not in a training's history; a measured run has none.
         if key != "missing" and (key != "padding_fraction" or num_tokens is not None):

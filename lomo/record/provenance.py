@@ -45,6 +45,7 @@ NOT_DEFINING = frozenset(
         "lomo.engines.launch",
         "lomo.errors",
         "lomo.system.files",
+        "lomo.system.interrupts",
         "lomo.study.inputs",
         "lomo.methods",
         "lomo.methods.peers",

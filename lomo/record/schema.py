@@ -151,6 +151,7 @@ class Training(Block):
     num_train_examples: Whole
     num_cut: Whole  # of these, to fit `max_length`
     num_test_seen: Whole  # examples of test that are among them, whatever their label
+    num_dev_shared: Whole  # examples of dev whose passage is that of an example of test
     num_tokens: Whole
     first_loss: float | None
     last_loss: float | None
@@ -296,6 +297,10 @@ class Record(Block):
     clock: Clock
     model: ModelFacts | None
     training: Training | None
+    # Steps after which another process went on with the training, from what an earlier one saved;
+    # and what was saved and could not be gone on from, each with the reason.
+    resumed_at_steps: list[Whole] = Field(default_factory=list)
+    checkpoints_refused: list[str] = Field(default_factory=list)
     evaluations: list[Evaluation]
     # The evaluation that the protocol reports (an element of `evaluations`).
     result: Evaluation | None

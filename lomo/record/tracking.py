@@ -55,6 +55,23 @@ class History:
             raise (cannot_write(self._path, error) or error) from None
         self._tell("add", {"event": event, **values})
 
+    def text(self) -> str:
+        """All lines so far."""
+        return self._path.read_text(encoding="utf-8")
+
+    def begin_with(self, text: str) -> None:
+        """Begins with the lines of an earlier process, which did the work so far, told W&B too."""
+        try:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise (cannot_write(self._path, error) or error) from None
+        if self._wandb is not None:
+            last = [json.loads(line)["step"] for line in text.splitlines()]
+            self._wandb.go_on_after(max(last, default=0))
+
     def close(self, record: Record | None) -> None:
         """Ends the history; without a record the run was the user's mistake, or met a bug."""
         with suppress(OSError):  # a line that the disk did not take was told when it was added
@@ -133,6 +150,10 @@ class WandbRun:
         # W&B drops what goes back in steps, and the kept epoch may be scored after later ones.
         self._last_step = max(self._last_step, event["step"])
         self._run.log({**numbers, f"{prefix}/of_step": event["step"]}, step=self._last_step)
+
+    def go_on_after(self, step: int) -> None:
+        """Steps up to `step` were told by an earlier process."""
+        self._last_step = max(self._last_step, step)
 
     def finish(self, record: Record | None) -> None:
         """Ends the run, with what the record found."""

@@ -1,14 +1,15 @@
 """Scoring by lm-eval: one task, one model in, accuracy and per-example results out.
 
 The authors' code ranks candidates by the sum of their tokens' log-likelihoods, and so do we:
-lm-eval's `acc` (docs/decisions/003-score-by-sum.md).
+lm-eval's `acc` (docs/decisions/003-score-by-sum.md). What the paper's words say instead, the mean
+over a candidate's tokens, is told beside it: `acc_token_mean`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -19,25 +20,31 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
+from lomo.record.evidence import outcomes
 from lomo.record.schema import Evaluation
 from lomo.specs import TrainSpec
 from lomo.system.files import write_text
 from lomo.tasks import registry
+from lomo.tasks.superglue import files_of
 from lomo.tasks.tokens import Encoder
 
-METRIC = "acc"
+METRIC, TOKEN_MEAN = "acc", "acc_token_mean"
 
 # lm-eval prints a paragraph for each task it loads and each batch it scores.
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 class QuietLM(HFLM):
-    """lm-eval's model with our tokens, and without a progress bar for each batch of requests."""
+    """lm-eval's model with our tokens, and without a progress bar for each batch of requests.
 
-    def __init__(self, encoder: Encoder, **options: Any) -> None:
+    together: the field by which examples belong to each other, as MultiRC's by their passage.
+    """
+
+    def __init__(self, encoder: Encoder, together: str | None = None, **options: Any) -> None:
         super().__init__(tokenizer=encoder.tokenizer, **options)
-        self.encoder = encoder
+        self.encoder, self.together = encoder, together
         self.num_cut = 0  # documents of the last evaluation that were too long
+        self.num_tokens: dict[int, list[int]] = {}  # of each candidate, by document
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-likelihood of each (context, continuation), and whether greedy decoding gives it.
@@ -45,8 +52,8 @@ class QuietLM(HFLM):
         The continuations of one document follow one and the same context (lomo/tasks/tokens.py).
         """
         pairs = []
-        self.num_cut = 0
-        for (_, _, context), group in groupby(
+        self.num_cut, self.num_tokens = 0, {}
+        for (_, document, context), group in groupby(
             requests, key=lambda request: (request.task_name, request.doc_id, request.args[0])
         ):
             answers = [request.args[1] for request in group]
@@ -55,6 +62,7 @@ class QuietLM(HFLM):
                 ((context, answer), encoded.prompt, tokens)
                 for answer, tokens in zip(answers, encoded.answers, strict=True)
             ]
+            self.num_tokens[document] = [len(tokens) for tokens in encoded.answers]
             longest = len(encoded.prompt) + max(map(len, encoded.answers))
             self.num_cut += longest > self.max_length + 1
         scores: list[tuple[float, bool]] = self._loglikelihood_tokens(pairs, disable_tqdm=True)
@@ -81,6 +89,7 @@ def wrap(model: nn.Module, encoder: Encoder, spec: TrainSpec, device: str) -> Qu
     """The model as lm-eval sees it."""
     return QuietLM(
         encoder,
+        files_of(spec.task).together,
         pretrained=model,
         device=device,
         batch_size=spec.eval_batch_size,
@@ -106,7 +115,8 @@ def score(
         if key.endswith(",none") and isinstance(value, float)
     }
     stderr = metrics.get(f"{METRIC}_stderr")
-    samples = _per_example(outcome["samples"][name])
+    samples = _per_example(outcome["samples"][name], lm.num_tokens, lm.together)
+    metrics[TOKEN_MEAN] = sum(sample[TOKEN_MEAN] for sample in samples) / len(samples)
     evaluation = Evaluation(
         split=split,
         step=step,
@@ -132,16 +142,28 @@ def _is_tie(sample: dict[str, Any]) -> bool:
     return scores.count(max(scores)) > 1
 
 
-def _per_example(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "doc_id": sample["doc_id"],
-            "label": sample["target"],
-            "log_likelihoods": [float(response[0]) for response in sample["filtered_resps"]],
-            **{metric: sample[metric] for metric in sample["metrics"]},
-        }
-        for sample in sorted(samples, key=lambda sample: int(sample["doc_id"]))
-    ]
+def _per_example(
+    samples: Sequence[dict[str, Any]], num_tokens: Mapping[int, list[int]], together: str | None
+) -> list[dict[str, Any]]:
+    groups: dict[Any, int] = {}
+    entries = []
+    for sample in sorted(samples, key=lambda sample: int(sample["doc_id"])):
+        totals = [float(response[0]) for response in sample["filtered_resps"]]
+        numbers = num_tokens[sample["doc_id"]]
+        means = [total / number for total, number in zip(totals, numbers, strict=True)]
+        group = groups.setdefault(sample["doc"][together], len(groups)) if together else None
+        entries.append(
+            {
+                "doc_id": sample["doc_id"],
+                **({"group": group} if together else {}),
+                "label": sample["target"],
+                "log_likelihoods": totals,
+                "num_tokens": numbers,
+                **{metric: sample[metric] for metric in sample["metrics"]},
+                TOKEN_MEAN: outcomes([means], [sample["target"]])[0],
+            }
+        )
+    return entries
 
 
 def write_samples(path: Path, samples: Sequence[dict[str, Any]]) -> None:

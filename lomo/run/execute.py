@@ -26,6 +26,7 @@ from lomo.record.provenance import ENTRY, fingerprint_of, read_provenance
 from lomo.record.schema import Evidence, Record, Status, read_record, write_record
 from lomo.record.tracking import History
 from lomo.run.findings import Findings, RunStopped
+from lomo.run.resume.checkpoints import forget
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.system.files import read_lines
 
@@ -71,6 +72,7 @@ def launch_ranks(
         provenance = read_provenance(spec, device)
         record = as_record(spec, "oom", evidence, provenance, clock)
         write_record(folder / "record.json", record)
+        forget(folder)
     finally:
         for left in folder.glob(".rank*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -123,6 +125,8 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
         history.close(record)
     record = record.model_copy(update={"clock": clock.read()})
     write_record(folder / "record.json", record)
+    if not engine.rank:
+        forget(folder)
     return record
 
 
@@ -189,6 +193,8 @@ def as_record(
             "spec": spec.model_dump(),
             "provenance": provenance,
             "clock": clock.read(),
+            "resumed_at_steps": findings.resumed_at_steps,
+            "checkpoints_refused": findings.checkpoints_refused,
             "evaluations": findings.evaluations,
             "missing": {
                 name: reasons.get(name, stopped) for name, part in parts.items() if part is None

@@ -45,11 +45,15 @@ class Findings:
     missing: dict[str, str] = field(default_factory=dict)
     step: int | None = None
     num_test_seen: int = 0
+    num_dev_shared: int = 0
+    resumed_at_steps: list[int] = field(default_factory=list)
+    checkpoints_refused: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Deadline:
-    """The time limit of a run, counted from the start of its process.
+    """The time limit of a run, counted from the start of its process, with the work of earlier
+    ones that it goes on from.
 
     `agreed` asks all ranks, so that they stop together.
     """

@@ -8,13 +8,26 @@ that a plan costs milliseconds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
-from lomo.specs import Attention, Compile, Dtype, Engine, HeadLoss, HyperValue, TaskName
+from lomo.errors import UserError
+from lomo.specs import (
+    SELECTION,
+    Attention,
+    Compile,
+    Dtype,
+    Engine,
+    HeadLoss,
+    HyperValue,
+    Protocol,
+    Split,
+    TaskName,
+)
 from lomo.system.strict import Strict, parse, read_yaml
 
 Grid = dict[str, list[HyperValue]]
@@ -58,6 +71,9 @@ class TrainSettings(Strict):
     engine: Engine = Field("single", description="how the model is spread over devices")
     num_devices: int = Field(1, ge=1, description="devices a run, one process each")
     timeout_s: float | None = Field(None, gt=0, description="time limit of one run, in seconds")
+    checkpoint_interval_s: float | None = Field(
+        600.0, gt=0, description="seconds between saves that a killed run goes on from; null: never"
+    )
 
 
 class Accuracy(Strict):
@@ -66,10 +82,11 @@ class Accuracy(Strict):
     models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
     methods: list[str] = Field(min_length=1, description="method ids")
     tasks: list[TaskName] = Field(min_length=1, description="task ids, in the order of the columns")
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
-        [42],
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None = Field(
+        None,
         min_length=1,
-        description="seeds of data order and adapters, and of a base model that is made here",
+        description="seeds of data order and adapters, and of a base model that is made here; null "
+        "for the protocol's: 42, or 42, 43 and 44",
     )
     ranks: list[Annotated[int, Field(ge=1)]] | None = Field(
         None,
@@ -259,9 +276,15 @@ class Study(Strict):
     generated: Generated = Field(
         default_factory=lambda: Generated(), description="only for data: generated"
     )
-    selection: Literal["dev", "test"] = Field(
-        "dev",
-        description="what picks epoch and trial: dev (a split of train), or test (the paper's way)",
+    protocol: Protocol = Field(
+        "sound",
+        description="what picks epoch and trial: a split of train (sound), or the reported "
+        "examples (paper); see docs/protocol.md",
+    )
+    budget: Literal["equal", "unequal"] = Field(
+        "equal",
+        description="unequal: `sound` may have another number of trials for each method, and "
+        "Table 3 says so",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA where there is one"
@@ -290,6 +313,16 @@ class Study(Strict):
     models: str | list[str] | None = Field(
         None, description="given on the command line, replaces `models` of every section"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_its_protocol(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "selection" in data:
+            raise ValueError(
+                "`selection` is now a protocol: write `protocol: sound` for selection: dev, "
+                "`protocol: paper` for selection: test"
+            )
+        return data
 
     @field_validator("launch_anyway", mode="before")
     @classmethod
@@ -320,6 +353,15 @@ class Study(Strict):
         found = {name: getattr(self, name) for name in SECTIONS}
         return {name: section for name, section in found.items() if section is not None}
 
+    @property
+    def selection(self) -> Split:
+        """The split that selects epoch and trial."""
+        return SELECTION[self.protocol]
+
+    def seeds_of(self, section: Accuracy) -> list[int]:
+        """The seeds of a section, or those of the protocol."""
+        return section.seeds or SEEDS[self.protocol]
+
     def models_of(self, section: Section) -> list[str]:
         """The models of a section, or those of the command line."""
         if self.models is None:
@@ -327,9 +369,45 @@ class Study(Strict):
         return [self.models] if isinstance(self.models, str) else self.models
 
 
+SEEDS: dict[Protocol, list[int]] = {"paper": [42], "sound": [42, 43, 44]}
 SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers", "ablation", "rounding")
 
 
-def load_study(path: Path) -> Study:
-    """The study in the YAML file `path`. Raises UserError."""
-    return parse(Study, read_yaml(path), where=str(path))
+def load_study(path: Path, entries: Sequence[str] = ()) -> Study:
+    """The study in the YAML file `path`, with `entries` (key=value) in place of its own.
+
+    Raises UserError.
+    """
+    data = read_yaml(path)
+    for entry in entries:
+        key, sign, value = entry.partition("=")
+        if not sign:
+            raise UserError(
+                f"{entry!r} is no key with a value", where="--config", allowed="KEY=VALUE"
+            )
+        try:
+            data[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            data[key] = value
+    return parse(Study, as_typed(data, entries), where=str(path))
+
+
+_TEXT = ("study", "title", "data", "note", "models")
+
+
+def as_typed(config: dict[str, Any], entries: Iterable[str] | None) -> dict[str, Any]:
+    """`config`, with the text of `entries` (key=value) where the study wants text.
+
+    A list of models, [a, b], and a value in quotes are read as YAML.
+    """
+    typed = dict(config)
+    for entry in entries or ():
+        key, _, value = entry.partition("=")
+        value = value.strip()
+        if key not in _TEXT or not value:
+            continue
+        is_list = key == "models" and isinstance(config.get(key), list)
+        is_quoted = value[0] in "\"'" and value[-1] == value[0] and len(value) > 1
+        if not (is_list or is_quoted):
+            typed[key] = value
+    return typed

@@ -106,4 +106,4 @@ def check_data(study: Study, tasks: set[str], *, where: str) -> None:
                     allowed=f"{', '.join(task_files(task))} in the data folder",
                     fix=f"add it, or leave {task} out of `tasks`",
                 )
-        check_splits(folder, task)
+        check_splits(folder, task, selects=study.protocol == "sound")

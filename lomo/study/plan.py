@@ -22,7 +22,7 @@ from lomo.model.registry import (
     resolve_model,
     with_random_weights,
 )
-from lomo.specs import AblationSpec, HyperValue, MeasureSpec, PeerSpec, Spec, TrainSpec, class_of
+from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, Spec, TrainSpec, class_of
 from lomo.study.ablation import plan_ablation
 from lomo.study.config import Ablation, Accuracy, Measure, Peers, Rounding, Study
 from lomo.study.inputs import check_data, data_folder, model_folder
@@ -34,9 +34,11 @@ from lomo.study.refusals import (
     check_hyper,
     check_length,
     check_method,
+    check_protocol,
     untrainable,
 )
 from lomo.study.rounding import by_treatment
+from lomo.study.trials import resolved_hyper, trials_of
 from lomo.system.files import read_json, read_text
 from lomo.system.strict import Strict, parse
 from lomo.tasks import registry as tasks
@@ -116,24 +118,24 @@ def make_plan(study: Study, *, source: str) -> Plan:
 def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]:
     check_grids(section, where)
     settings = section.settings.model_dump()
-    if study.selection == "test":
+    if study.protocol == "paper":
         settings["num_dev"] = 0  # nothing is selected on it, so nothing is held back
+    tried = {method: trials_of(method, section, where) for method in section.methods}
+    check_protocol(study, section, tried, where)
     specs = []
     for model, method in itertools.product(study.models_of(section), section.methods):
         entry = _entry(study, model, where)
-        methods.check_name(method, where=f"{where}.methods")
         check_method(method, section.settings, f"{where}.settings.")
         check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
         place = f"{where}.settings.head_loss"
         check_head_loss(
             section.settings.head_loss, section.settings.engine, entry.architecture, place
         )
-        variants = _trials(method, section, where)
         # What trains nothing is the same for each seed, unless its base model is another.
         seeded = methods.describe(method).trains or entry.weights == "pretrain"
-        seeds = section.seeds if seeded else section.seeds[:1]
+        seeds = study.seeds_of(section) if seeded else study.seeds_of(section)[:1]
         for (variant, trial, hyper), task, seed in itertools.product(
-            variants, section.tasks, seeds
+            tried[method], section.tasks, seeds
         ):
             specs.append(
                 TrainSpec(
@@ -148,7 +150,7 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
                     seed=seed,
                     trial=trial,
                     device=study.device,
-                    selection=study.selection,
+                    protocol=study.protocol,
                     num_threads=study.num_threads,
                     **settings,
                 )
@@ -188,7 +190,7 @@ def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSp
             model=entry.name,
             model_path=model_folder(entry, study.study),
             method=method,
-            hyper=_hyper(method, {}, where),
+            hyper=resolved_hyper(method, {}, where),
             device=study.device,
             num_threads=study.num_threads,
             **common | setting,
@@ -236,7 +238,7 @@ def _peer_specs(study: Study, section: Peers, where: str) -> list[PeerSpec]:
             model=entry.name,
             model_path=model_folder(entry, study.study),
             method=asked.method,
-            hyper=_hyper(asked.method, asked.hyper, f"{place}.hyper"),
+            hyper=resolved_hyper(asked.method, asked.hyper, f"{place}.hyper"),
             max_grad_norm=asked.max_grad_norm,
             device=study.device,
             num_threads=study.num_threads,
@@ -266,31 +268,6 @@ def _setting(
     head = "" if head_loss == "model" else f"-{head_loss}_head"
     spread = "" if engine == "single" else f"-{engine}-{num_devices}"
     return f"{sequence_length}x{batch_size}-{dtype}-{checkpointing}{head}{spread}"
-
-
-def _trials(
-    method: str, section: Accuracy, where: str
-) -> list[tuple[str, int, dict[str, HyperValue]]]:
-    """(path name of the variant, trial number, hyper-parameters) for each point of the grid."""
-    grid = section.grids.get(method, {})
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    has_rank = "rank" in methods.describe(method).hyper.model_fields
-    if section.ranks and has_rank:
-        points = [{**point, "rank": rank} for rank in section.ranks for point in points]
-    resolved = [_hyper(method, point, f"{where}.grids.{method}") for point in points]
-    for hyper in resolved:
-        check_hyper(method, hyper, section.settings, f"{where}.grids.{method}")
-    trials: dict[str, int] = {}
-    numbered = []
-    for hyper in resolved:
-        variant = f"{method}-r{hyper['rank']}" if has_rank else method
-        trials[variant] = trials.get(variant, -1) + 1
-        numbered.append((variant, trials[variant], hyper))
-    return numbered
-
-
-def _hyper(method: str, point: dict[str, HyperValue], where: str) -> dict[str, HyperValue]:
-    return parse(methods.describe(method).hyper, point, where=where).model_dump()
 
 
 def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
@@ -343,7 +320,7 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     peers_too = isinstance(spec, PeerSpec | AblationSpec)
     methods.check_name(spec.method, where=f"{where}: method", peers_too=peers_too)
     check_method(spec.method, spec, f"{where}: ")
-    _hyper(spec.method, spec.hyper, f"{where}: hyper")
+    resolved_hyper(spec.method, spec.hyper, f"{where}: hyper")
     check_hyper(spec.method, spec.hyper, spec, f"{where}: hyper")
     check_compile(spec, f"{where}: compile")
     if isinstance(spec, TrainSpec):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 from lomo import engines, methods
 from lomo.errors import UserError
 from lomo.methods import support
 from lomo.model.registry import ModelEntry
 from lomo.specs import HyperValue, RunSpec
-from lomo.study.config import Accuracy, TrainSettings
+from lomo.study.config import SEEDS, Accuracy, Study, TrainSettings
 
 
 def check_grids(section: Accuracy, where: str) -> None:
@@ -49,6 +52,42 @@ def check_grids(section: Accuracy, where: str) -> None:
             f"{settings.gradient_accumulation} micro-batches of a batch of {settings.batch_size}",
             where=f"{where}.settings.gradient_accumulation",
             allowed=f"at most {settings.batch_size}, one example each",
+        )
+
+
+def check_protocol(
+    study: Study,
+    section: Accuracy,
+    tried: Mapping[str, Sequence[tuple[str, int, object]]],
+    where: str,
+) -> None:
+    """Refuses what the study's protocol forbids; `tried` has the trials of each method.
+
+    `paper` forbids nothing: its own study has one seed, and one trial of LoRA beside six of LOMO.
+    """
+    if study.protocol != "sound":
+        return
+    seeds, least = sorted(set(study.seeds_of(section))), len(SEEDS["sound"])
+    if len(seeds) < least:
+        raise UserError(
+            f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} under protocol: sound",
+            where=f"{where}.seeds",
+            allowed=f"at least {least}: fewer can't tell a method from its luck",
+            fix=f"write seeds: {SEEDS['sound']}, or leave the key out",
+        )
+    budgets = {
+        method: max(Counter(variant for variant, *_ in trials).values())
+        for method, trials in tried.items()
+        if methods.describe(method).trains
+    }
+    if study.budget == "equal" and len(set(budgets.values())) > 1:
+        told = ", ".join(f"{method} {number}" for method, number in budgets.items())
+        raise UserError(
+            f"unequal numbers of trials under protocol: sound ({told})",
+            where=f"{where}.grids",
+            allowed="as many trials for each method that is trained",
+            fix="give each method as many values; or say that they differ, budget: unequal, also "
+            "on the command line: --config budget=unequal",
         )
 
 

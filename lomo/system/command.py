@@ -1,5 +1,5 @@
 """What all commands share: what they take as JSON, how they tell, also while something takes long,
-and how they end, by themselves or by Ctrl-C, which people press twice.
+and how they end.
 """
 
 from __future__ import annotations
@@ -7,41 +7,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from lomo.errors import UserError
 from lomo.system.files import cannot_use, parse_json, read_text
-
-INTERRUPTED = 128 + signal.SIGINT  # exit code, as a shell tells it
-_PATIENCE_S = 3.0
-
-
-def end_once() -> None:
-    """From now on the first Ctrl-C ends this process in order, and the next do not disturb it.
-
-    One that comes later than _PATIENCE_S after the first ends it at once. Locks and the warm
-    process end with it, and jobs get a Ctrl-C of their own.
-    """
-    first_at: float | None = None
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal first_at
-        if first_at is None:
-            first_at = time.monotonic()
-            signal.default_int_handler(number, frame)
-        elif time.monotonic() - first_at > _PATIENCE_S:
-            os._exit(INTERRUPTED)
-
-    signal.signal(signal.SIGINT, handle)
-
+from lomo.system.interrupts import INTERRUPTED, Interrupted
 
 NO = 3  # exit code of a question whose answer is no
 QUIET = bool(os.environ.get("LOMO_QUIET"))
@@ -95,6 +71,9 @@ def ended(command: Callable[[], object]) -> int:
         sys.stdout.flush()
     except UserError as error:
         return refuse(error)
+    except Interrupted as interrupted:
+        say_aside(str(interrupted))
+        return interrupted.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:

@@ -100,9 +100,24 @@ def num_seen(training: Iterable[Document], tested: Iterable[Document]) -> int:
     return sum(_content(document) in known for document in tested)
 
 
-def check_splits(folder: Path, task: str) -> None:
-    """Reads both files. Raises UserError for a bad line, and where all of val stands in train."""
+def num_shared(selecting: Iterable[Document], tested: Iterable[Document], task: str) -> int:
+    """How many of the `selecting` documents have a passage that `tested` ones have, too."""
+    files = files_of(task)
+    field = files.together or files.passage
+
+    def passage(document: Document) -> Any:
+        return document[field] if field else _content(document)
+
+    known = set(map(passage, tested))
+    return sum(passage(document) in known for document in selecting)
+
+
+def check_splits(folder: Path, task: str, *, selects: bool) -> None:
+    """Reads both files. Raises UserError for a bad line, where all of val stands in train, and
+    where a dev split is asked for (`selects`) and would leave nothing to it or to train."""
     training, tested = (read_documents(folder, task, split) for split in ("train", "val"))
+    if selects:
+        _num_groups(training, folder, task)
     if num_seen(training, tested) == len(tested):
         raise UserError(
             "every example stands in train.jsonl too: what was learnt by heart would be scored",
@@ -121,29 +136,45 @@ def split_documents(
 ) -> dict[str, list[Document]]:
     """Documents of `train`, `dev` and `test`, drawn by `seed`.
 
+    `test`, and without dev (`num_dev` 0) `train` too, are drawn as the authors' code draws them.
+
     `train` and `dev` are disjoint parts of the file's train split; `test` is drawn from val. A
     split smaller than asked for is used whole, as the authors do with COPA and WSC; dev then takes
-    no more than a fifth of train. Without dev (`num_dev` 0) all of it is for train. MultiRC's
+    no more than a fifth of train. MultiRC's
     paragraphs are not divided: each is for train or for dev, and a few may be left over.
     """
     pool = read_documents(folder, task, "train")
-    field = files_of(task).together
-    num_groups = len({document[field] for document in pool}) if field else len(pool)
-    if num_dev and num_groups < 2:
-        raise UserError(
-            f"the file holds one {field or 'example'}; train and dev each need one",
-            where=str(find_file(folder, task, "train")[0]),
-        )
+    test = _drawn(read_documents(folder, task, "val"), num_test, seed)
+    if not num_dev:
+        return {"dev": [], "train": _drawn(pool, num_train, seed), "test": test}
+    field, num_groups = files_of(task).together, _num_groups(pool, folder, task)
     random.Random(seed).shuffle(pool)
     num_dev = min(num_dev, max(1, len(pool) // 5))
     dev, rest = pool[:num_dev], pool[num_dev:]
-    if field and num_dev:
+    if field:
         share = num_dev / (num_dev + min(num_train, len(rest)))
         dev, rest = _apart(pool, field, min(num_groups - 1, max(1, round(share * num_groups))))
-    test = read_documents(folder, task, "val")
-    if len(test) > num_test:
-        test = random.Random(seed).sample(test, num_test)
     return {"dev": dev[:num_dev], "train": rest[:num_train], "test": test}
+
+
+def _drawn(documents: list[Document], number: int, seed: int) -> list[Document]:
+    """At most `number` of them: `random.seed(seed)`, then `random.sample`."""
+    if len(documents) <= number:
+        return documents
+    return random.Random(seed).sample(documents, number)
+
+
+def _num_groups(pool: list[Document], folder: Path, task: str) -> int:
+    """How many parts `pool` can be divided into. Raises UserError for one."""
+    field = files_of(task).together
+    number = len({document[field] for document in pool}) if field else len(pool)
+    if number < 2:
+        raise UserError(
+            f"the file holds one {field or 'example'}; train and dev each need one",
+            where=str(find_file(folder, task, "train")[0]),
+            fix="add examples; or protocol: paper, which selects on the reported ones",
+        )
+    return number
 
 
 def _apart(

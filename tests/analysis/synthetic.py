@@ -12,9 +12,10 @@ from synthetic_steps import history, num_right, samples, steps_per_epoch
 
 import lomo.study.plan
 from analysis.cli import main
-from lomo.record import belief
+from lomo.record import belief, evidence
 from lomo.record.applied import applied_in
 from lomo.record.clock import TimedStep, summarise
+from lomo.record.evidence import Scored
 from lomo.record.schema import Record, write_record
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.config import Study
@@ -42,6 +43,7 @@ def study_dict(**changes: Any) -> dict[str, Any]:
             "models": ["mini"],
             "methods": METHODS,
             "tasks": TASKS,
+            "seeds": [42],
             "settings": settings,
             "grids": {
                 "lomo": {"learning_rate": [0.05, 0.03]},
@@ -53,6 +55,7 @@ def study_dict(**changes: Any) -> dict[str, Any]:
             "methods": ["lora", "lora_lomo"],
             "tasks": ["boolq", "multirc"],
             "ranks": [1, 4, 8],
+            "seeds": [42],
             "settings": settings,
         },
         "memory": {
@@ -90,14 +93,16 @@ def models() -> dict[str, Any]:
 
 
 def plan_of(study: dict[str, Any]) -> Plan:
-    """The plan of a study, with the models above in place of config/models.yaml."""
+    """The plan of a study, with the models above in place of config/models.yaml.
+
+    It may have fewer seeds and other budgets than its protocol asks for: what tables make of them
+    is tested too.
+    """
     known = models()
-    before = lomo.study.plan.resolve_model
-    lomo.study.plan.resolve_model = lambda name, *, where: known[name]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lomo.study.plan, "resolve_model", lambda name, *, where: known[name])
+        patch.setattr(lomo.study.plan, "check_protocol", lambda *_: None)
         return make_plan(parse(Study, study, where="study"), source="config/made-up.yaml")
-    finally:
-        lomo.study.plan.resolve_model = before
 
 
 def sizes(model: str) -> tuple[int, int]:
@@ -179,7 +184,7 @@ def _training(spec: TrainSpec) -> dict[str, Any]:
             "num_examples": spec.num_dev if split == "dev" else spec.num_test,
             "num_cut": 0,
             "num_ties": 0,
-            "other_metrics": {},
+            "other_metrics": {"acc_token_mean": number},
             "missing": {"stderr": "made up"},
         }
 
@@ -197,6 +202,7 @@ def _training(spec: TrainSpec) -> dict[str, Any]:
         "num_train_examples": spec.num_train,
         "num_cut": 0,
         "num_test_seen": 0,
+        "num_dev_shared": 0,
         "num_tokens": sum(event["num_tokens"] for event in steps),
         "first_loss": first[0] if trains else None,
         "last_loss": last[-1] if trains else None,
@@ -295,18 +301,34 @@ def write_results(results: Path, plan: Plan, change: Change | None = None) -> Pa
         )
         missing = {name: "made up" for name in parts if record[name] is None}
         write_record(folder / "record.json", Record.model_validate(record | {"missing": missing}))
-        _write_lines(folder / "history.jsonl", history(spec))
+        _write_lines(folder / "history.jsonl", history(spec, _slower(record, spec)))
         if isinstance(spec, TrainSpec):
-            _write_lines(folder / "samples.jsonl", samples(spec))
+            told = record["result"] or {"value": 0.0, "num_examples": spec.num_test}
+            told = told["value"], told["num_examples"]
+            _write_lines(folder / "samples.jsonl", samples(spec, *told))
         else:
             _write_lines(folder / "timeline.jsonl", _timeline(spec))
     return results
 
 
+def _slower(record: dict[str, Any], spec: TrainSpec | MeasureSpec) -> float:
+    """By how much a record's speed was changed, so that its steps' times say the same."""
+    name = "tokens_per_s_per_device"
+    before, now = (of["throughput"] for of in (record_dict(spec), record))
+    return before[name] / now[name] if spec.kind == "measure" and now else 1.0
+
+
 def collect_unquestioned(results: Path) -> None:
     """Collects records whose numbers a test has set, and which no run's files bear out."""
+
+    def unexamined(record: Record, _: Any, folder: Path) -> tuple[list[str], Scored | None]:
+        if record.result is None or not (folder / evidence.SAMPLES).is_file():
+            return [], None
+        lines = evidence.read_json_lines(folder / evidence.SAMPLES)
+        return [], evidence.scored_in(lines, record.result.metric)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(belief, "_examined", lambda *_: ([], None))
+        patch.setattr(belief, "_examined", unexamined)
         assert main(["collect", "--results", str(results)]) == 0
 
 

@@ -46,12 +46,20 @@ def _step_seconds(method: str, number: int) -> Iterable[float]:
         yield SECONDS.get(method, 0.024) * (1 + 0.06 * (index % 11 - 5) / 10)
 
 
-def samples(spec: TrainSpec) -> Iterable[dict[str, Any]]:
-    """The lines of a run's samples.jsonl."""
-    for index in range(spec.num_test):
-        label, right = index % 2, index < num_right(spec)
+def samples(spec: TrainSpec, value: float, number: int) -> Iterable[dict[str, Any]]:
+    """The lines of a run's samples.jsonl, in so many of which it is right: on what is easy in the
+    task, first of all, and a little by chance. Four of MultiRC's share a passage."""
+    of_task, of_run = random.Random(spec.task), random.Random(spec.run_id)
+    hardness = [of_task.random() + 0.4 * of_run.random() for _ in range(number)]
+    easiest = sorted(range(number), key=hardness.__getitem__)[: round(value * number)]
+    rights = set(easiest)
+    for index in range(number):
+        label, right = index % 2, index in rights
         scores = [-1.0, -2.0] if (label == 0) == right else [-2.0, -1.0]
-        yield {"doc_id": index, "label": label, "log_likelihoods": scores, "acc": float(right)}
+        grouped = {"group": index // 4} if spec.task == "multirc" else {}
+        both = dict.fromkeys(("acc", "acc_token_mean"), float(right))
+        found = {"log_likelihoods": scores, "num_tokens": [1, 1]}
+        yield {"doc_id": index, **grouped, "label": label} | found | both
 
 
 def applied(spec: TrainSpec | MeasureSpec, step: int) -> Iterable[dict[str, Any]]:
@@ -71,14 +79,14 @@ def applied(spec: TrainSpec | MeasureSpec, step: int) -> Iterable[dict[str, Any]
     yield {"event": "applied", "step": step, "intended": intended, "groups": groups}
 
 
-def history(spec: TrainSpec | MeasureSpec) -> Iterable[dict[str, Any]]:
-    """The lines of a run's history.jsonl."""
+def history(spec: TrainSpec | MeasureSpec, slower: float = 1.0) -> Iterable[dict[str, Any]]:
+    """The lines of a run's history.jsonl; of a measured one, its steps so many times slower."""
     if isinstance(spec, MeasureSpec):
         number = spec.num_warmup_steps + spec.num_timed_steps
         for step, seconds in enumerate(_step_seconds(spec.method, number), start=1):
             if step <= spec.num_warmup_steps:
                 yield from applied(spec, step)
-            yield {"event": "step", "step": step, "loss": 3.0, "step_s": seconds}
+            yield {"event": "step", "step": step, "loss": 3.0, "step_s": slower * seconds}
         return
     if spec.method == "zero_shot":
         value = num_right(spec) / spec.num_test

@@ -147,6 +147,13 @@ def test_runs_of_one_model_tell_the_same_of_it(name: str, results: Path) -> None
         assert f"{run_id}/record.json: `model` has other facts" in str(error.value)
 
 
+def test_random_weights_of_a_model_are_no_other_facts_of_it(results: Path) -> None:
+    """What is measured may have them where what is trained has a base: no hash, and why."""
+    edit(results, TRAINED, at("model", "weights_sha256", value=None))
+    edit(results, TRAINED, at("model", "missing", "weights_sha256", value="random weights"))
+    collect(results)
+
+
 @pytest.mark.parametrize("name", RECORDS)
 def test_an_edited_record_is_not_believed(name: str, results: Path) -> None:
     run_id, change, expected = RECORDS[name]

@@ -39,12 +39,15 @@ UNKNOWN = (
 OWN_UNKNOWN: dict[str, tuple[str, ...]] = {
     "trained": (
         # Of the evaluations that are not reported there are no samples.
-        *(f"evaluations.[0-3].{name}" for name in ("num_cut", "num_ties")),
+        *(f"evaluations.[0-3].{name}" for name in ("num_cut", "num_ties", "other_metrics.*")),
         # Held by an upper limit alone, as data may have fewer examples than were asked for.
         *(f"training.num_{name}" for name in ("cut", "skipped_steps", "train_examples")),
-        *("training.num_test_seen", "throughput.padding_fraction"),
+        *("training.num_test_seen", "training.num_dev_shared", "throughput.padding_fraction"),
     ),
-    "zero-shot": tuple(f"evaluations.0.num_{name}" for name in ("cut", "ties", "examples")),
+    "zero-shot": (
+        *(f"evaluations.0.num_{name}" for name in ("cut", "ties", "examples")),
+        "evaluations.0.other_metrics.*",
+    ),
     # Without a peak of the device there is no share of it that would tell.
     "measured": ("efficiency.model_flops_per_token", "efficiency.hardware_flops_per_step"),
     "measured on a GPU": (
@@ -180,7 +183,11 @@ def test_two_examples_have_an_error_too(results: Path) -> None:
     """lm-eval's divides by one less than their number; of one example there is none."""
     record = json.loads((results / "runs" / KINDS["zero-shot"] / "record.json").read_text())
     lines = [
-        {"doc_id": i, "label": i, "log_likelihoods": [1.0, 0.0], "acc": 1.0 - i} for i in (0, 1)
+        {
+            **{"doc_id": i, "label": i, "log_likelihoods": [1.0, 0.0], "num_tokens": [1, 1]},
+            **{"acc": 1.0 - i, "acc_token_mean": 1.0 - i},
+        }
+        for i in (0, 1)
     ]
     told = {"num_examples": 2, "value": 0.5, "num_ties": 0, "other_metrics": {}, "missing": {}}
     for stderr, doubted in ((0.5, []), (0.4, ["result.stderr"])):

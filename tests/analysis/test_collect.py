@@ -116,6 +116,22 @@ def test_another_protocol_is_refused(tmp_path: Path) -> None:
         collect(tmp_path)
 
 
+def test_a_record_of_the_other_protocol_is_refused(tmp_path: Path) -> None:
+    """A table never mixes them: the spec in the record is not that of the plan."""
+    odd = "train/mini/lomo/rte/s42/t0"
+
+    def change(run_id: str, record: dict) -> dict:
+        spec = record["spec"] | ({"protocol": "paper"} if run_id == odd else {})
+        return record | {"spec": spec}
+
+    study = {k: v for k, v in synthetic.study_dict().items() if k in ("study", "title", "data")}
+    section = synthetic.study_dict()["superglue"] | {"methods": ["sgd", "lomo"], "grids": {}}
+    plan = synthetic.plan_of(study | {"superglue": section | {"tasks": ["rte"]}})
+    synthetic.write_results(tmp_path, plan, change)
+    with pytest.raises(UserError, match=r"spec\.protocol is 'paper', the plan says 'sound'"):
+        collect(tmp_path)
+
+
 @pytest.mark.parametrize("spoiled", ["cut", "version"])
 def test_a_spoiled_record_exits_with_2(
     spoiled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

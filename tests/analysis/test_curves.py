@@ -113,7 +113,8 @@ def test_a_long_training_is_shown_by_few_points_from_its_first_step_to_its_last(
 def test_accuracy_is_of_the_split_that_selects_and_costs_no_training_time(
     split: str, tmp_path: Path
 ) -> None:
-    collected = study(tmp_path, seeds=(1,), selection=split)
+    protocol = {"dev": "sound", "test": "paper"}[split]
+    collected = study(tmp_path, seeds=(1,), protocol=protocol)
     first, second = steps([1.0, 1.0], seconds=2.0, tokens=5)
     events = [first, evaluation("dev", 1, 0.5), second, evaluation("test", 2, 0.25)]
     tell(collected, 1, [*events, evaluation("dev", 2, 0.75), evaluation("test", 1, 0.5)])

@@ -13,12 +13,19 @@ from urllib.parse import urlparse
 import pytest
 
 from analysis.page.explorer import explorer
-from analysis.page.findings import CLAIMS, KINDS, counts_by_kind, findings, kind_of
+from analysis.page.findings import CLAIMS, findings
 from analysis.paper.fits import read_fits
 from analysis.records.collected import load
 from analysis.text import render
 from analysis.verdicts.all import all_verdicts
-from analysis.verdicts.verdict import DIFFERS, NEVER_RUN, REPRODUCED, Verdict
+from analysis.verdicts.verdict import (
+    DIFFERS,
+    KINDS,
+    NEVER_RUN,
+    REPRODUCED,
+    Verdict,
+    counts_by_kind,
+)
 
 
 class Page(HTMLParser):
@@ -102,10 +109,13 @@ def test_findings_say_what_they_stand_on(built: Path) -> None:
 def test_each_verdict_is_of_one_kind_and_counted(built: Path) -> None:
     verdicts = all_verdicts(load(built))
     counted = sum(
-        int(text.split(" ")[0]) for _, texts in counts_by_kind(verdicts) for text in texts if text
+        int(text.split(" ")[0])
+        for of in counts_by_kind(verdicts).values()
+        for text in of.values()
+        if text
     )
     assert counted == len(verdicts)
-    kinds = {source: {kind_of(v) for v in verdicts if v.source == source} for source in SOURCES}
+    kinds = {source: {v.kind for v in verdicts if v.source == source} for source in SOURCES}
     assert kinds == {name: set(kind.split()) for name, kind in SOURCES.items()}
     assert set(KINDS) >= {kind for of in kinds.values() for kind in of}
 

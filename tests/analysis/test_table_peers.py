@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from scipy import stats
 
 from analysis.cli import main
 from analysis.figures.peers import figure_peers
@@ -131,9 +133,14 @@ def test_the_table_shows_ratios_spreads_and_exact_bytes(tmp_path: Path) -> None:
     assert "at most 1.9: not met, rounds disagree" in lines["clipped"]
     assert lines["ours"].rstrip(" |").endswith("at most 1.06: met")
     assert "A note." in text
+    low, high = stats.ttest_1samp(np.log(COSTS["clipped"][1]), 0).confidence_interval(0.95)
+    assert f"| {np.exp(low):.2f} to {np.exp(high):.2f} |" in lines["clipped"]
     data = pd.read_csv(tmp_path / "tables" / "table_peers.csv").set_index("variant")
     assert data.loc["clipped", "over_floor_bytes"] == 4 * MIBS + 1
     assert data.loc["sgd", "time_ratios"] == "1.0900 1.1000 1.0800"
+    p = stats.ttest_1samp(np.log(COSTS["clipped"][1]), np.log(1.9)).pvalue
+    assert data.loc["clipped", "time_p"] == pytest.approx(p, rel=1e-4)
+    assert pd.isna(data.loc["sgd", "time_p"])
 
 
 def test_each_way_to_clip_has_its_words(tmp_path: Path) -> None:
@@ -162,7 +169,7 @@ def test_what_failed_or_is_missing_is_shown_as_such(tmp_path: Path) -> None:
 
     collected = written(tmp_path, change)
     rows = {row[0]: row for row in table_peers(collected).blocks[0].rows}
-    assert rows["sgd"][2:5] == ["OOM", "–", "–"]
+    assert rows["sgd"][2:6] == ["OOM", "–", "–", "–"]
     assert rows["ada"][2] == "–"
     assert rows["ours"][2].remark == "2 of 3 rounds, else diverged"
     assert rows["ours"][4].text == "1.03" or rows["ours"][4].text == "1.04"
@@ -175,8 +182,8 @@ def test_without_a_floor_there_are_peaks_and_no_ratios(tmp_path: Path) -> None:
 
     collected = written(tmp_path, change)
     rows = {row[0]: row for row in table_peers(collected).blocks[0].rows}
-    assert rows["ours"][2].text == "100.00" and rows["ours"][3:5] == ["–", "–"]
-    assert rows["ours"][5] == "at the floor: –"
+    assert rows["ours"][2].text == "100.00" and rows["ours"][3:6] == ["–", "–", "–"]
+    assert rows["ours"][6] == "at the floor: –"
     assert figure_peers(collected).texts[1].get_text() == "not run: the floor was not measured"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,7 +195,13 @@ def test_an_order_within_the_seeds_interval_says_so(tmp_path: Path) -> None:
     near = orders["Mean accuracy, LOMO at least LoRA"]
     assert near.verdict == "undecided"
     assert near.measured == "LOMO 80.0 %, LoRA 60.0 % (over RTE, the paper over six tasks)"
-    assert near.reason == "as an order, on mini; within the seeds' interval"
+    assert near.reason.startswith("as an order, on mini; p = 0.30 for 2 claims, above 0.05")
+    assert near.tested is not None and near.tested.num_seeds == 2
+    assert near.tested.difference == pytest.approx(0.2)
+    # Student's t with one degree of freedom: 12.706 standard errors of 0.1; examples add to it.
+    half = 12.7062 * 0.1
+    assert near.tested.difference_low == pytest.approx(0.2 - half, abs=0.02)
+    assert near.tested.difference_low < 0.2 - half
     far = orders["Mean accuracy, LOMO at least 20 points above zero-shot"]
     assert (far.verdict, far.reason) == ("reproduced", "as an order, on mini")
 
@@ -202,30 +209,49 @@ def test_an_order_within_the_seeds_interval_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lomo", "lora", "verdict", "why"),
     [
-        (0.80, 0.70, "reproduced", ""),
-        (0.70, 0.80, "differs", ""),
-        (0.805, 0.80, "undecided", "; within the error of the test sample"),
-        (0.795, 0.80, "undecided", "; within the error of the test sample"),
+        (0.80, 0.65, "reproduced", ""),
+        (0.65, 0.80, "differs", ""),
+        (0.805, 0.80, "undecided", "; p = 0.56 for 2 claims, above 0.05"),
+        (0.795, 0.80, "undecided", "; p = 0.51 for 2 claims, above 0.05"),
         # A baseline that training has not moved from zero-shot is none.
         (0.80, 0.505, "undecided", "; LoRA is not above zero-shot there, and so no baseline"),
-        (0.40, 0.505, "differs", ""),
+        (0.51, 0.80, "undecided", "; LOMO is not above zero-shot there, and so no baseline"),
     ],
 )
 def test_an_order_is_held_only_where_the_evidence_tells(
     lomo: float, lora: float, verdict: str, why: str, tmp_path: Path
 ) -> None:
     levels = {"lomo": lomo, "lora": lora, "zero_shot": 0.5}
-    orders = orders_of(tmp_path, accuracy_study(), scored(levels, stderr=0.01))
+    study = accuracy_study(seeds=[1, 2, 3])
+    orders = orders_of(tmp_path, study, scored(levels, stderr=0.01))
     found = orders["Mean accuracy, LOMO at least LoRA"]
     assert (found.verdict, found.reason) == (verdict, f"as an order, on mini{why}")
+    assert found.tested is not None and found.tested.num_claims == 2
+    assert found.tested.difference == pytest.approx(lomo - lora)
 
 
-def accuracy_study(*tasks: str) -> dict:
+def test_of_one_seed_no_order_of_a_training_is_decided(tmp_path: Path) -> None:
+    levels = {"lomo": 0.9, "lora": 0.65, "zero_shot": 0.5}
+    orders = orders_of(tmp_path, accuracy_study(), scored(levels, stderr=0.01))
+    assert {v.verdict for v in orders.values() if v.kind == "accuracy" and v.tested} == {
+        "undecided"
+    }
+    found = orders["Mean accuracy, LOMO at least LoRA"]
+    assert "one seed: another could turn it round (of its examples alone p under 0.001)" in (
+        found.reason
+    )
+    assert found.tested is not None and found.tested.p is None
+    assert found.tested.difference_low is None and found.tested.smallest_difference is None
+    assert found.tested.examples_low is not None and found.tested.examples_low > 0.1
+
+
+def accuracy_study(*tasks: str, seeds: Sequence[int] = (42,)) -> dict:
     study = synthetic.study_dict()
     for section in ("lora_rank", "memory", "throughput"):
         study.pop(section)
     methods = ["zero_shot", "lora", "lomo"]
     study["superglue"] |= {"methods": methods, "tasks": list(tasks) or ["rte"], "grids": {}}
+    study["superglue"] |= {"seeds": list(seeds)}
     return study
 
 
@@ -248,7 +274,7 @@ def test_a_cell_that_training_left_at_zero_shot_is_marked(tmp_path: Path) -> Non
     assert data.loc[("lora", "rte"), "no_gain"] and not data.loc[("lomo", "rte"), "no_gain"]
     text = (tmp_path / "tables" / "table3_superglue.md").read_text()
     assert "| LoRA | 50.5 ± 1.0 (no gain) | 50.5 ± 1.0 (no gain) |" in text
-    assert "No gain: not above zero-shot by more than the 95 % error" in text
+    assert "No gain: not above zero-shot by a paired test over seeds and examples" in text
 
 
 def test_speeds_within_the_spread_of_their_steps_are_undecided(tmp_path: Path) -> None:
@@ -264,8 +290,11 @@ def test_speeds_within_the_spread_of_their_steps_are_undecided(tmp_path: Path) -
     orders = orders_of(tmp_path, synthetic.study_dict(), change)
     near = orders["Tokens/s per device, LOMO above SGD"]
     assert near.verdict == "undecided"
-    assert near.reason == "as an order, on mini; within the spread of single steps"
-    assert orders["Tokens/s per device, LOMO above AdamW"].verdict == "reproduced"
+    assert near.reason.startswith("as an order, on mini; p = 0.46 for 2 claims, above 0.05")
+    assert near.reason.endswith("within the spread of single steps")
+    far = orders["Tokens/s per device, LOMO above AdamW"]
+    assert far.verdict == "reproduced" and far.tested is not None
+    assert far.tested.difference == pytest.approx(1.02) and far.tested.num_steps == 10
 
 
 @pytest.mark.parametrize(("low", "meets"), [(1049.0, True), (1050.0, True), (1051.0, False)])
@@ -299,7 +328,7 @@ def test_a_headline_is_decided_only_if_its_whole_interval_is(
 
 def test_a_mean_claim_is_of_the_papers_tasks_alone(tmp_path: Path) -> None:
     change = scored({"lomo": 0.8, "lora": 0.7, "zero_shot": 0.5}, stderr=0.01)
-    orders = orders_of(tmp_path, accuracy_study("copa", "rte"), change)
+    orders = orders_of(tmp_path, accuracy_study("copa", "rte", seeds=[1, 2, 3]), change)
     found = orders["Mean accuracy, LOMO at least LoRA"]
     assert found.verdict == "reproduced"
     assert found.measured is not None and "(over COPA and RTE, the paper over" in found.measured

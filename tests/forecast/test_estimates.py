@@ -81,6 +81,7 @@ def test_runs_that_differ_in_rates_and_tasks_share_a_prediction(
     section = study_dict["superglue"]
     grids = {"lomo": {"learning_rate": [0.1, 0.2], "warmup_ratio": [0.0, 0.1]}}
     study_dict["superglue"] = {**section, "tasks": ["rte", "copa"], "grids": grids}
+    study_dict["budget"] = "unequal"
     plan = make_plan(Study.model_validate(study_dict), source="unit.yaml")
     trained = [run for run in plan.runs.values() if isinstance(run, TrainSpec)]
     names: dict[str, set[str]] = {}

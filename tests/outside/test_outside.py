@@ -44,7 +44,7 @@ def study_of(study: dict[str, Any], data: Path, tasks: list[str], methods: list[
     accuracy = study["superglue"] | {"methods": methods, "tasks": tasks, "settings": settings}
     memory = study["memory"] | {"methods": trained, "activation_checkpointing": [True]}
     sections = {"superglue": accuracy, "memory": memory, "throughput": memory | {"batch_size": 1}}
-    return Study.model_validate(study | {"data": str(data)} | sections)
+    return Study.model_validate(study | {"data": str(data), "protocol": "paper"} | sections)
 
 
 def ran(results: Path, study: Study) -> Plan:

@@ -26,6 +26,7 @@ STUDY = {
     "title": "runs that nobody did",
     "data": "generated",
     "device": "cpu",
+    "protocol": "paper",  # one seed
     "superglue": {
         "models": ["tiny-s"],
         "methods": ["sgd", "lomo"],

@@ -157,7 +157,7 @@ def test_where_no_socket_can_be_made_runs_import_anew(tmp_path: Path) -> None:
 
 def test_ctrl_c_twice_ends_in_order() -> None:
     code = (
-        "import os, signal; from lomo.system.command import end_once; end_once()\n"
+        "import os, signal; from lomo.system.interrupts import end_once; end_once()\n"
         "try:\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "except KeyboardInterrupt:\n    os.kill(os.getpid(), signal.SIGINT); print('in order')"
     )

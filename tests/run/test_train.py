@@ -13,15 +13,17 @@ import torch
 
 from lomo import methods
 from lomo.errors import UserError
-from lomo.model.weights import load_tokenizer
+from lomo.model.weights import load_model, load_tokenizer
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
 from lomo.record.schema import Record, read_record
 from lomo.run import execute as run_module
+from lomo.run.evaluate import _per_example, load_task
 from lomo.run.execute import execute
 from lomo.specs import MeasureSpec, TrainSpec
 from lomo.study.config import Study
 from lomo.study.plan import Plan, make_plan
+from lomo.tasks.tokens import text_encoder
 
 Trained = Callable[[Plan, str], Path]
 
@@ -170,10 +172,47 @@ def test_the_epoch_is_selected_on_dev_and_its_weights_are_scored(
 
 
 def test_the_papers_way_reports_the_best_on_test(plan: Plan, tmp_path: Path) -> None:
-    record = run(spec_of(plan, "lomo", selection="test"), tmp_path)
+    record = run(spec_of(plan, "lomo", protocol="paper"), tmp_path)
     assert [e.split for e in record.evaluations] == ["test", "test"]
     assert record.result is not None
     assert record.result.value == max(e.value for e in record.evaluations)
+
+
+def test_both_scores_are_told(plan: Plan, tmp_path: Path) -> None:
+    """COPA's candidates differ in length: each is scored again, a token after the other."""
+    spec = spec_of(plan, "zero_shot").model_copy(update={"task": "copa", "num_test": 20})
+    record = run(spec, tmp_path)
+    assert record.result is not None
+    encoder = text_encoder(load_tokenizer(spec.model_path), spec.model_path)
+    model = load_model(spec.model_path, dtype="float32", attention="sdpa", device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    task, right = load_task(spec, "test"), {"acc": 0, "acc_token_mean": 0}
+    for line, document in zip(lines, task.test_docs(), strict=True):
+        choices = [f" {choice}" for choice in task.doc_to_choice(document)]
+        encoded = encoder.encode(task.fewshot_context(document, 0), choices)
+        assert line["num_tokens"] == [len(tokens) for tokens in encoded.answers]
+        totals = [_log_likelihood(model, encoded.prompt, tokens) for tokens in encoded.answers]
+        assert line["log_likelihoods"] == pytest.approx(totals, abs=1e-4)
+        means = [t / len(a) for t, a in zip(totals, encoded.answers, strict=True)]
+        for metric, scores in (("acc", totals), ("acc_token_mean", means)):
+            right[metric] += scores.index(max(scores)) == line["label"]
+    assert len({tuple(line["num_tokens"]) for line in lines}) > 1
+    assert record.result.value == right["acc"] / 20
+    assert record.result.other_metrics["acc_token_mean"] == right["acc_token_mean"] / 20
+
+
+def test_a_longer_candidate_may_win_by_the_mean() -> None:
+    sample = {"doc_id": 7, "target": 1, "filtered_resps": [(-3.0, 0), (-4.0, 0)]}
+    sample |= {"metrics": ["acc"], "acc": 0.0}
+    (told,) = _per_example([sample], {7: [1, 2]}, None)
+    assert (told["acc"], told["acc_token_mean"], told["num_tokens"]) == (0.0, 1.0, [1, 2])
+
+
+@torch.no_grad()
+def _log_likelihood(model: Any, prompt: list[int], answer: list[int]) -> float:
+    tokens = torch.tensor([*prompt, *answer])
+    scores = model(tokens[None]).logits[0].log_softmax(-1)
+    return sum(float(scores[i - 1, tokens[i]]) for i in range(len(prompt), len(tokens)))
 
 
 def test_divergence_is_a_result(plan: Plan, tmp_path: Path) -> None:
@@ -208,8 +247,6 @@ def test_a_model_that_tells_nothing_is_no_score(
 
 
 def test_cut_examples_are_counted(plan: Plan, tmp_path: Path) -> None:
-    from lomo.run.evaluate import load_task
-
     spec = spec_of(plan, "lomo").model_copy(update={"epochs": 1, "max_length": 60})
     record = run(spec, tmp_path / "cut")
     assert record.training is not None and record.result is not None
@@ -231,7 +268,7 @@ def test_examples_of_test_that_are_trained_on_are_counted(
     plan: Plan, tmp_path: Path, data_folder: Path
 ) -> None:
     spec = spec_of(plan, "lomo").model_copy(
-        update={"epochs": 1, "data_path": str(tmp_path / "data"), "num_dev": 0, "selection": "test"}
+        update={"epochs": 1, "data_path": str(tmp_path / "data"), "num_dev": 0, "protocol": "paper"}
     )
     shutil.copytree(data_folder, tmp_path / "data")
     train, val = ((tmp_path / "data" / "RTE" / f"{n}.jsonl").read_text() for n in ("train", "val"))
@@ -259,7 +296,6 @@ def test_a_bad_step_leaves_weights_and_state_alone(plan: Plan, method: str) -> N
 
     from lomo.engines.single import training_step
     from lomo.methods import prepare
-    from lomo.model.weights import load_model
     from lomo.tasks.batches import random_batch
 
     spec = spec_of(plan, method)
@@ -289,7 +325,7 @@ def test_an_infinite_loss_of_a_measured_step_is_divergence(
 
 
 def test_the_papers_way_holds_nothing_back_for_dev(study_dict: dict[str, Any]) -> None:
-    study = Study.model_validate({**study_dict, "selection": "test"})
+    study = Study.model_validate({**study_dict, "protocol": "paper"})
     specs = make_plan(study, source="unit.yaml").runs.values()
     assert {spec.num_dev for spec in specs if isinstance(spec, TrainSpec)} == {0}
 

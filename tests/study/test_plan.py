@@ -29,9 +29,9 @@ def planned(study: dict[str, Any]) -> Plan:
 
 
 def accuracy(study: dict[str, Any], **changes: Any) -> Plan:
-    """The plan of the study with one changed accuracy section and nothing else."""
+    """The plan of the study with one changed accuracy section and nothing else; one seed."""
     rest = {key: value for key, value in study.items() if key != "memory"}
-    return planned({**rest, "superglue": {**study["superglue"], **changes}})
+    return planned({**rest, "protocol": "paper", "superglue": {**study["superglue"], **changes}})
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,8 @@ def test_zero_shot_has_one_seed_and_one_trial(study_dict: dict[str, Any]) -> Non
 
 
 def test_a_run_that_two_sections_ask_for_is_done_once(study_dict: dict[str, Any]) -> None:
-    plan = planned({**study_dict, "lora_rank": {**study_dict["superglue"], "methods": ["lora"]}})
+    lora = {**study_dict["superglue"], "methods": ["lora"]}
+    plan = planned({**study_dict, "protocol": "paper", "lora_rank": lora})
     (shared,) = plan.sections["lora_rank"]
     assert shared in plan.sections["superglue"]
     assert list(plan.runs).count(shared) == 1
@@ -179,7 +180,7 @@ def test_the_papers_grid_of_lomo_and_setting_of_lora_are_table_4s(paper: Plan) -
         assert spec.hyper["rank"] == 2
     for spec in trials_of(paper, "lomo") + trials_of(paper, "lora"):
         assert (spec.epochs, spec.batch_size, spec.max_grad_norm) == (10, 16, 1.0)
-        assert (spec.num_train, spec.num_test, spec.selection) == (1000, 1000, "test")
+        assert (spec.num_train, spec.num_test, spec.protocol) == (1000, 1000, "paper")
 
 
 def test_the_papers_lora_with_lomo_has_six_trials_a_rank(paper: Plan) -> None:
@@ -222,10 +223,56 @@ def test_the_studies_of_gpus_ask_for_random_weights_alone(
         assert spec.model_path == f"results/{study}/models/{spec.model}"
 
 
+@pytest.mark.parametrize(
+    ("protocol", "seeds", "num_dev"), [("paper", [42], 0), ("sound", [42, 43, 44], 8)]
+)
+def test_a_protocol_has_its_seeds_and_its_selection(
+    protocol: str, seeds: list[int], num_dev: int, study_dict: dict[str, Any]
+) -> None:
+    specs = trials_of(planned({**study_dict, "protocol": protocol}), "lomo")
+    assert [spec.seed for spec in specs] == seeds
+    assert {(spec.protocol, spec.num_dev) for spec in specs} == {(protocol, num_dev)}
+
+
+def test_budgets_may_differ_where_that_is_said(study_dict: dict[str, Any]) -> None:
+    grids = {"lomo": {"learning_rate": [0.1, 0.2]}}
+    section = {**study_dict["superglue"], "methods": ["zero_shot", "sgd", "lomo"], "grids": grids}
+    study = {**study_dict, "superglue": section}
+    with pytest.raises(UserError, match=r"\(sgd 1, lomo 2\)"):
+        planned(study)
+    for told in ({"budget": "unequal"}, {"protocol": "paper"}):
+        assert {spec.trial for spec in trials_of(planned({**study, **told}), "lomo")} == {0, 1}
+
+
+def test_a_rank_is_no_trial(study_dict: dict[str, Any]) -> None:
+    """Ranks stand side by side; each has as many trials as a method without one."""
+    section = {**study_dict["superglue"], "methods": ["lora", "lomo"], "ranks": [1, 2]}
+    grids = {method: {"learning_rate": [0.1, 0.2]} for method in ("lora", "lomo")}
+    plan = planned({**study_dict, "superglue": {**section, "grids": grids}})
+    found = Counter(
+        (run.method, run.hyper.get("rank"))
+        for run in plan.runs.values()
+        if isinstance(run, TrainSpec)
+    )
+    assert found == {("lora", 1): 6, ("lora", 2): 6, ("lomo", None): 6}
+
+
+def test_the_papers_matrix_has_a_plan_under_either_protocol() -> None:
+    path = ROOT / "config" / "paper.yaml"
+    as_it_is = make_plan(load_study(path), source="paper")
+    with pytest.raises(UserError, match=r"budget=unequal"):
+        make_plan(load_study(path, ["protocol=sound"]), source="paper")
+    sound = make_plan(load_study(path, ["protocol=sound", "budget=unequal"]), source="paper")
+    trained = {run_id for run_id, run in as_it_is.runs.items() if isinstance(run, TrainSpec)}
+    assert set(as_it_is.runs) < set(sound.runs)
+    again = [run_id for run_id in trained if "zero_shot" not in run_id]
+    assert len(sound.runs) == len(as_it_is.runs) + 2 * len(again)
+
+
 def test_each_seed_has_a_base_model_and_what_is_measured_has_none() -> None:
     study = {**read_yaml(ROOT / "config" / "tiny.yaml"), "study": "own"}
     study["superglue"] = {**study["superglue"], "seeds": [7, 8, 9]}
-    study["lora_rank"] = {**study["lora_rank"], "seeds": [8]}
+    study["lora_rank"] = {**study["lora_rank"], "seeds": [9, 8, 7]}
     plan = planned(study)
     assert plan.bases() == {
         f"results/own/models/tiny-m/s{seed}": ("tiny-m", seed) for seed in (7, 8, 9)
@@ -241,12 +288,12 @@ def test_each_seed_has_a_base_model_and_what_is_measured_has_none() -> None:
 
 def test_zero_shot_has_a_run_for_each_base_model(study_dict: dict[str, Any]) -> None:
     def seeds(study: dict[str, Any]) -> list[int]:
-        accuracy = {**study["superglue"], "methods": ["zero_shot"], "seeds": [7, 8], "grids": {}}
+        accuracy = {**study["superglue"], "methods": ["zero_shot"], "seeds": [7, 8, 9], "grids": {}}
         plan = planned({**study, "superglue": {**accuracy, "tasks": ["rte"]}})
         return [run.seed for run in plan.runs.values() if isinstance(run, TrainSpec)]
 
     assert seeds(study_dict) == [7]  # a local model is the same for each seed
-    assert seeds(read_yaml(ROOT / "config" / "tiny.yaml") | {"lora_rank": None}) == [7, 8]
+    assert seeds(read_yaml(ROOT / "config" / "tiny.yaml") | {"lora_rank": None}) == [7, 8, 9]
 
 
 def test_random_weights_keep_what_a_model_stands_for() -> None:

@@ -35,6 +35,7 @@ OWN_WRITERS = {
     "lomo/record/tracking.py",  # a history, line by line
     "lomo/engines/launch.py",  # torchrun's file of errors
     "lomo/memory/measured/counters.py",  # /proc
+    "lomo/model/gguf/package.py",  # into a temporary folder
     "analysis/page/publish.py",  # into a folder that `whole` renames
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,13 @@ from typing import Any
 import pytest
 
 from lomo.errors import UserError
-from lomo.tasks.superglue import TASKS, lm_eval_dataset, read_documents, split_documents
+from lomo.tasks.superglue import (
+    TASKS,
+    lm_eval_dataset,
+    num_shared,
+    read_documents,
+    split_documents,
+)
 
 FIELDS = {
     "rte": {"premise", "hypothesis"},
@@ -255,3 +262,38 @@ def test_lm_eval_is_given_the_documents_that_the_training_loop_knows(
     expected = split_documents(data_folder, "wsc", seed=3, **sizes)[split]
     assert list(given) == ["test"]
     assert given["test"].to_list() == expected
+
+
+@pytest.mark.parametrize(("number", "asked"), [(9, 4), (4, 9), (9, 9)])
+def test_without_dev_examples_are_drawn_as_the_authors_draw_them(
+    tmp_path: Path, number: int, asked: int
+) -> None:
+    """Theirs: seed 0 of the module's own generator, then positions out of all, in that order."""
+    made = {}
+    for split, size in (("train", number), ("val", number + 3)):
+        made[split] = [
+            {"premise": f"{split} {i}", "hypothesis": "b", "label": "entailment"}
+            for i in range(size)
+        ]
+        lines = "".join(json.dumps(line) + "\n" for line in made[split])
+        (tmp_path / "RTE").mkdir(exist_ok=True)
+        (tmp_path / "RTE" / f"{split}.jsonl").write_text(lines)
+    splits = split_documents(tmp_path, "rte", num_train=asked, num_dev=0, num_test=asked, seed=0)
+    for ours, split in (("train", "train"), ("test", "val")):
+        random.seed(0)
+        size = len(made[split])
+        drawn = random.sample(list(range(size)), asked) if size > asked else range(size)
+        assert [d["premise"] for d in splits[ours]] == [made[split][i]["premise"] for i in drawn]
+
+
+def test_passages_of_dev_that_are_tested_too_are_counted() -> None:
+    def documents(task: str, *passages: str) -> list[dict[str, Any]]:
+        field = {"multirc": "paragraph", "boolq": "passage", "wic": "word"}[task]
+        return [{field: passage, "label": i % 2, "n": 0} for i, passage in enumerate(passages)]
+
+    for task in ("multirc", "boolq", "wic"):
+        dev, test = documents(task, "a", "b", "a"), documents(task, "c", "a", "c")
+        assert num_shared(dev, test, task) == 2
+        assert num_shared(dev, documents(task, "c"), task) == 0
+    # WiC has no passage: the whole of an example is compared.
+    assert num_shared([{"word": "a", "n": 1}], [{"word": "a", "n": 2}], "wic") == 0

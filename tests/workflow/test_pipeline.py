@@ -40,6 +40,7 @@ study: mini
 title: a study for a test
 data: generated
 device: cpu
+protocol: paper
 generated: {num_sentences: 300, num_train: 60, num_val: 20}
 superglue:
   models: [mini]
@@ -55,7 +56,7 @@ memory:
   num_timed_steps: 3
 """
 LOMO_RUN = "results/mini/runs/train/mini/lomo/boolq/s42/t0"
-TIMED = ("clock", "provenance", "throughput")
+TIMED = ("clock", "provenance", "throughput", "resumed_at_steps")
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,8 @@ def test_killed_in_the_middle_of_training_it_ends_with_the_same_tables(checkout:
     run(checkout)
     after = finished_at(checkout)
     assert {name: after[name] for name in before} == before, "something finished was done again"
+    resumed = json.loads((checkout / LOMO_RUN / "record.json").read_text())["resumed_at_steps"]
+    assert len(resumed) == 1 and resumed[0] > 10, "it was begun anew"
     killed = what_was_found(checkout)
     assert set(killed) == set(after) and f"{LOMO_RUN}/record.json" in killed
     table = (checkout / "results/mini/tables/table3_superglue.csv").read_text()

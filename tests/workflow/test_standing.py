@@ -35,7 +35,7 @@ def small(study: dict[str, Any]) -> dict[str, Any]:
     settings = {**study["superglue"]["settings"], "epochs": 1, "num_train": 8}
     accuracy = {**study["superglue"], "methods": [RUNS["train"]], "settings": settings}
     memory = {**study["memory"], "methods": [RUNS["measure"]], "activation_checkpointing": [False]}
-    return {**study, "superglue": accuracy, "memory": memory}
+    return {**study, "protocol": "paper", "superglue": accuracy, "memory": memory}
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from lomo.pipeline import warm
 from lomo.study import native_dtype
+from lomo.study.config import as_typed
 from lomo.forecast import command as plan_command
-from lomo.system.command import INTERRUPTED, end_once, refuse
+from lomo.system.command import refuse
+from lomo.system.interrupts import INTERRUPTED, end_once
 from lomo.pipeline.snakefile import (
     Progress,
-    as_typed,
     check_given_config,
     failed_logs,
     settle_jobs,

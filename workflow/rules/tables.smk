@@ -61,6 +61,7 @@ rule collect:
         records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
     output:
         multiext("results/{study}/tables/records", ".csv", ".parquet"),
+        "results/{study}/tables/outcomes.parquet",
     log:
         "results/{study}/logs/collect.log",
     localrule: True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lomo.errors import UserError
-from lomo.model.gguf.source import INSTALL, Source, first_line
+from lomo.model.gguf.source import Source, first_line
 from lomo.model.gguf.tokenizer import read_tokenizer
 from lomo.system.files import write_text
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NOTE = "imported.json"
 _LINK = "model.gguf"
+_OTHER = "take the model's folder of safetensors"
 
 
 def write_folder(
@@ -82,7 +83,7 @@ def _read_config(folder: Path, source: Source) -> Any:
         raise UserError(
             f"transformers can't read it: {first_line(error)}",
             where=f"{where}: general.architecture: {source.architecture}",
-            fix="take the model's folder of safetensors",
+            fix=_OTHER,
         ) from error
     values = {name: _shortest(value) for name, value in found.to_dict().items()}
     config_class, _ = read_family(values, where)
@@ -124,11 +125,14 @@ def _check_rows(tokenizer: Any, config: Any, source: Source) -> None:
 
 def _write_weights(alone: Path, config: Any, source: Source, folder: Path) -> str:
     """Dequantises and writes; the dtype that it is written in."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     values = _dequantised(alone, config, source)
     dtype = _narrowest(values.values())
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    # Not the model that was loaded: that one takes itself for quantised, and is not saved.
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.load_state_dict({name: value.to(dtype) for name, value in values.items()}, assign=True)
     model.tie_weights()
     model.save_pretrained(folder)
@@ -155,7 +159,7 @@ def _dequantised(alone: Path, config: Any, source: Source) -> dict[str, torch.Te
         )
     except Exception as error:
         raise UserError(
-            f"transformers can't load its weights: {first_line(error)}", where=where, fix=INSTALL
+            f"transformers can't load its weights: {first_line(error)}", where=where, fix=_OTHER
         ) from error
     model, info = loaded  # with output_loading_info
     lacking = sorted(info["missing_keys"])
@@ -167,7 +171,7 @@ def _dequantised(alone: Path, config: Any, source: Source) -> dict[str, torch.Te
             f"holds {source.num_parameters} values, of which {taken} are read: a part of the model "
             "would be lost",
             where=where,
-            fix="take the model's folder of safetensors",
+            fix=_OTHER,
         )
     return dict(model.state_dict())
 

@@ -98,13 +98,20 @@ def _check_magic(path: Path) -> None:
         )
 
 
-def _reader(path: Path) -> GGUFReader:
+def need_reader(where: str) -> None:
+    """Raises UserError where the package gguf is not installed."""
     try:
-        from gguf import GGUFReader
+        import gguf  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "the package gguf is not installed, which reads it", where=str(path), fix=INSTALL
+            "the package gguf is not installed, which reads it", where=where, fix=INSTALL
         ) from error
+
+
+def _reader(path: Path) -> GGUFReader:
+    need_reader(str(path))
+    from gguf import GGUFReader
+
     try:
         return GGUFReader(path)
     except Exception as error:  # a cut file raises whatever its reader stumbles over

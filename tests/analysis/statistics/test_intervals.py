@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from analysis.records.intervals import (
-    apart,
+from analysis.statistics.intervals import (
+    exact_interval,
     mean_interval,
     sample_interval,
     sample_stderr,
     seed_interval,
+    share_interval,
 )
 from analysis.text.units import GIB, MIB, decimals, unit_for
 
@@ -49,10 +50,13 @@ def test_an_average_keeps_the_longer_side_of_its_parts() -> None:
     assert (low, high) == pytest.approx((0.9 - 0.25**0.5 / 2, 0.9 + 0.005**0.5 / 2))
 
 
-def test_apart_needs_every_interval_above() -> None:
-    assert apart([(0.6, 0.8)], [(0.3, 0.5)])
-    assert not apart([(0.6, 0.8), (0.45, 0.9)], [(0.3, 0.5)])
-    assert not apart([(0.5, 0.8)], [(0.3, 0.5)])
+def test_the_exact_interval_is_scipys_and_stands_for_few_examples() -> None:
+    for num in (1, 2, 7, 39):
+        for correct in {0, 1, num // 3, num - 1, num}:
+            found = stats.binomtest(correct, num).proportion_ci(0.95, method="exact")
+            assert exact_interval(correct / num, num) == pytest.approx((found.low, found.high))
+            assert share_interval(correct / num, num) == exact_interval(correct / num, num)
+    assert share_interval(0.5, 40) == sample_interval(0.5, 40)
 
 
 def test_units_follow_the_largest_value() -> None:

@@ -1,4 +1,4 @@
-"""Two kinds of uncertainty, kept apart: of the test sample, and of the training seed."""
+"""Intervals of one value: of a share of examples, and of a mean over seeds or rounds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 
 # Not scipy.stats, which takes longer to import than all tables to make.
-from scipy.special import ndtri, stdtrit
+from scipy.special import betaincinv, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 # Standard errors in half of a two-sided 95 % interval.
 Z = float(ndtri(0.5 + CONFIDENCE / 2))
+# Below so many examples a share's interval is the exact one.
+SMALL = 40
 
 Interval = tuple[float, float]
 
@@ -27,6 +29,21 @@ def sample_interval(accuracy: float, num_examples: int) -> Interval:
     centre = (2 * num_examples * share + Z**2) / whole
     half = Z / whole * math.sqrt(4 * num_examples * share * (1 - share) + Z**2)
     return (centre - half if share > 0 else 0.0, centre + half if share < 1 else 1.0)
+
+
+def exact_interval(accuracy: float, num_examples: int) -> Interval:
+    """Clopper and Pearson's 95 % interval of an accuracy: it holds the truth in 95 % at least."""
+    right, tail = round(accuracy * num_examples), (1 - CONFIDENCE) / 2
+    wrong = num_examples - right
+    low = float(betaincinv(right, wrong + 1, tail)) if right else 0.0
+    high = float(betaincinv(right + 1, wrong, 1 - tail)) if wrong else 1.0
+    return (low, high)
+
+
+def share_interval(accuracy: float, num_examples: int) -> Interval:
+    """The 95 % interval of an accuracy: exact of few examples (SMALL), else Wilson's."""
+    of = exact_interval if num_examples < SMALL else sample_interval
+    return of(accuracy, num_examples)
 
 
 def seed_interval(values: Sequence[float]) -> Interval | None:
@@ -48,8 +65,3 @@ def mean_interval(means: Sequence[float], intervals: Sequence[Interval]) -> Inte
     below = math.hypot(*(value - low for value, (low, _) in pairs))
     above = math.hypot(*(high - value for value, (_, high) in pairs))
     return (mean - below / num, mean + above / num)
-
-
-def apart(first: Sequence[Interval], second: Sequence[Interval]) -> bool:
-    """Whether the first's intervals, of whatever kind, all lie above all of the second's."""
-    return min(low for low, _ in first) > max(high for _, high in second)
