@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..records.collected import Collected
+from ..rounding.figure import figure_rounding
 from ..text.style import save, style
 from .ablation import figure_ablation
 from .curves import OVER, QUANTITIES, figure_accuracy, figure_loss, figure_training
@@ -36,6 +37,7 @@ SECTION_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
     "peers": ("fig_peers", figure_peers),
     "ablation": ("fig_ablation", figure_ablation),
     "tuning": ("fig_tuning", figure_tuning),
+    "rounding": ("fig_rounding", figure_rounding),
 }
 # All trainings of a study, drawn where it has any.
 TRAINING_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..records.collected import Collected
+from ..rounding.table import table_rounding
 from ..tables.ablation import table_ablation
 from ..tables.hyperparameters import table_hyperparameters, table_tuning
 from ..tables.memory import table_memory
@@ -34,6 +35,7 @@ SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {
     "peers": table_peers,
     "ablation": table_ablation,
     "tuning": table_tuning,
+    "rounding": table_rounding,
 }
 
 

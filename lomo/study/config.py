@@ -117,6 +117,20 @@ class Accuracy(Strict):
     )
 
 
+# How weights are held, and how a step is written into them; float16 with a scaled loss.
+Treatment = Literal["float32", "bfloat16", "bfloat16_stochastic", "float16"]
+
+
+class Rounding(Accuracy):
+    """The same trainings with weights held in each of several ways. `settings` has no dtype."""
+
+    treatments: list[Treatment] = Field(
+        ["float32", "bfloat16", "bfloat16_stochastic", "float16"],
+        min_length=1,
+        description="how weights are held; a method that can't honour one has no runs of it",
+    )
+
+
 Section = Accuracy | Measure | Peers | Ablation
 
 
@@ -168,6 +182,7 @@ class Study(Strict):
         description="random: of each model only the architecture, enough for memory and speed",
     )
     ablation: Ablation | None = Field(None, description="what saves how much, one by one")
+    rounding: Rounding | None = Field(None, description="what 16-bit weights lose of their steps")
     models: str | list[str] | None = Field(
         None, description="given on the command line, replaces `models` of every section"
     )
@@ -228,7 +243,7 @@ class Study(Strict):
 
 
 SEEDS: dict[Protocol, list[int]] = {"paper": [42], "sound": [42, 43, 44]}
-SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers", "ablation")
+SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers", "ablation", "rounding")
 
 
 def load_study(path: Path, entries: Sequence[str] = ()) -> Study:

@@ -13,6 +13,7 @@ TABLES = (
     *(["table_peers"] if PLAN.study.peers else []),
     *(["table_ablation"] if PLAN.study.ablation else []),
     *(["table_tuning"] if SEARCHED else []),
+    *(["table_rounding"] if PLAN.study.rounding else []),
 )
 FIGURES = (
     "fig1_gradients",
@@ -25,6 +26,7 @@ FIGURES = (
     *(["fig_peers"] if PLAN.study.peers else []),
     *(["fig_ablation"] if PLAN.study.ablation else []),
     *(["fig_tuning"] if SEARCHED else []),
+    *(["fig_rounding"] if PLAN.study.rounding else []),
     *(
         expand(
             "fig_{quantity}_{over}",
