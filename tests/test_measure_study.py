@@ -62,7 +62,7 @@ def test_plan_and_models_are_where_the_pipeline_has_them(study: str) -> None:
     plan = measure_study.prepare(study)
     assert json.loads(Path("results/mini/plan.json").read_text())["source"] == "mini.yaml"
     config = json.loads(Path("results/mini/models/tiny-s/config.json").read_text())
-    assert config[RANDOM_WEIGHTS] == 0 and config["hidden_size"] == 128
+    assert config[RANDOM_WEIGHTS] == 0 and config["hidden_size"] == 64
     assert len(plan.runs) == 4
 
 

@@ -16,17 +16,18 @@ from lomo.study.config import (
     SECTIONS,
     Accuracy,
     Generated,
-    Measure,
+    Search,
     Study,
     TrainSettings,
     load_study,
 )
+from lomo.study.measured import Measure
 from lomo.study.plan import make_plan, plan_from_config
 from lomo.system.strict import parse, read_yaml
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "models")
-BLOCKS = [Study, Accuracy, TrainSettings, Measure, Generated, ModelEntry, Pretraining]
+BLOCKS = [Study, Accuracy, Search, TrainSettings, Measure, Generated, ModelEntry, Pretraining]
 HYPER = [methods.describe(name).hyper for name in methods.MODULES]
 
 by_stem = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -87,8 +88,8 @@ def test_hub_models_are_pinned_and_stand_for_the_papers_sizes() -> None:
 def test_models_of_the_command_line_replace_those_of_every_section(
     study_dict: dict[str, Any],
 ) -> None:
-    study = parse(Study, {**study_dict, "models": "tiny-m"}, where="unit.yaml")
-    assert {spec.model for spec in make_plan(study, source="unit.yaml").runs.values()} == {"tiny-m"}
+    study = parse(Study, {**study_dict, "models": "tiny-s"}, where="unit.yaml")
+    assert {spec.model for spec in make_plan(study, source="unit.yaml").runs.values()} == {"tiny-s"}
 
 
 def test_the_same_file_may_plan_its_folder_again_and_another_may_not(

@@ -1,10 +1,12 @@
 """The generated miniature: layout, balance, what is held out, and the same bytes every time."""
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,9 @@ FIELDS = {
     "COPA": {"premise", "choice1", "choice2", "question", "label", "idx"},
 }
 TASKS_AND_SPLITS = [(task, split) for task in FIELDS for split in SPLITS]
-# What every prompt has and natural text has not.
+# What every prompt has and natural text has not; its last word alone the text shares ("Answer:").
 PROMPT_FRAGMENTS = (
-    *("Answer:", "Question:", "pronuon", "Does this mean that", "I found this answer"),
+    *("Question:", "pronuon", "Does this mean that", "I found this answer"),
     *("Is that correct? Yes or No?", "Does the word", "is true? Yes or No?", ". so", ". because"),
 )
 
@@ -191,6 +193,41 @@ def test_text_says_yes_and_no_regardless_of_any_thing(folder: Path) -> None:
     for line in (folder / "text.txt").read_text(encoding="utf-8").splitlines():
         words = set(re.findall(r"[A-Za-z]+", line))
         assert not (words & {"Yes", "No"} and words & nouns)
+
+
+def test_answers_name_the_kind_or_say_yes_and_no_alike_after_every_kind(tmp_path: Path) -> None:
+    write_text(tmp_path / "text.txt", seed=3, num_sentences=12_000)
+    lines = (tmp_path / "text.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) % 2 == 0
+    said: dict[str, Counter[str]] = {kind.name: Counter() for kind in KINDS}
+    named = 0
+    for told, line in zip(lines[::2], lines[1::2], strict=True):
+        assert not told.startswith("Answer:")
+        if line.startswith("Answer: "):
+            answer = line.removeprefix("Answer: ")
+            kind = last_kind(told)
+            if answer in ("Yes", "No"):
+                said[kind.name][answer] += 1
+            else:
+                assert answer == kind.name
+                named += 1
+    unnamed = sum(counts.total() for counts in said.values())
+    assert 0.75 < named / (named + unnamed) < 0.85
+    # One answer in four is Yes, whatever the kind: within four standard errors of each.
+    for counts in said.values():
+        error = math.sqrt(0.25 * 0.75 / counts.total())
+        assert abs(counts["Yes"] / counts.total() - 0.25) < 4 * error
+
+
+def last_kind(told: str) -> Kind:
+    """The kind of what is told of last: of its noun, its kind's name, or what it did and where."""
+    found = [
+        (match.start(), kind)
+        for kind in KINDS
+        for word in (*kind.nouns, kind.name, kind.plural, *kind.places, *sum(kind.actions, ()))
+        for match in re.finditer(rf"\b{word}\b", told, flags=re.IGNORECASE)
+    ]
+    return max(found, key=lambda place_and_kind: place_and_kind[0])[1]
 
 
 @pytest.mark.parametrize("num_sentences", [1, 2, 500])

@@ -32,19 +32,23 @@ def habit_sentence(rng: random.Random, noun: str, kind: Kind) -> str:
     past, base = rng.choice(kind.actions)
     place = rng.choice(kind.places)
     thing = indefinite(noun)
+    past2, _ = rng.choice(kind.actions)
+    other = rng.choice(kind.nouns)
     return capitalized(
-        rng.choice(
+        rng.choices(
             (
                 f"the {noun} {past}.",
                 f"the {noun} {past} {place}.",
+                f"the {noun} {past} and {past2}.",
                 f"the {noun} was {place}.",
                 f"{thing} can {base}.",
                 f"{thing} is {indefinite(kind.name)}.",
                 f"it {past} {place}.",
                 f"it {past}, and it was the {noun}.",
                 f"{place} was the {noun}.",
-                f"the {noun} and the {rng.choice(kind.nouns)} {past}.",
+                f"the {noun} and the {other} {past}.",
                 f"the {kind.plural} {past} {place}.",
-            )
-        )
+            ),
+            (5, 2, 3, 1, 2, 3, 1, 1, 1, 3, 1),
+        )[0]
     )

@@ -27,60 +27,42 @@ def _actions(words: str) -> tuple[tuple[str, str], ...]:
 BIRD = Kind(
     "bird",
     "birds",
-    tuple(
-        "heron robin owl sparrow finch hawk eagle raven crow dove pigeon stork goose swan "
-        "gull wren falcon magpie thrush lark".split()
-    ),
+    tuple("heron robin owl sparrow finch hawk eagle raven crow dove".split()),
     _actions("pecked/peck nested/nest chirped/chirp soared/soar preened/preen hatched/hatch"),
     ("in the treetop", "on the branch", "in the aviary", "over the chimney", "under the eaves"),
 )
 FISH = Kind(
     "fish",
     "fishes",
-    tuple(
-        "trout salmon herring carp cod tuna eel shark mackerel sardine haddock catfish "
-        "minnow guppy plaice sturgeon barbel tench anchovy marlin".split()
-    ),
+    tuple("trout salmon herring carp cod tuna eel shark mackerel sardine".split()),
     _actions("swam/swim spawned/spawn dived/dive gulped/gulp splashed/splash darted/dart"),
     ("in the river", "near the reef", "in the pond", "off the coast", "below the waterfall"),
 )
 VEHICLE = Kind(
     "vehicle",
     "vehicles",
-    tuple(
-        "truck wagon tram van bus taxi lorry tractor scooter car train carriage cart jeep "
-        "bicycle sledge ambulance trolley buggy moped".split()
-    ),
+    tuple("truck wagon tram van bus taxi lorry tractor scooter car".split()),
     _actions("honked/honk braked/brake parked/park skidded/skid stalled/stall swerved/swerve"),
     ("on the road", "in the garage", "at the crossing", "at the kerb", "in the tunnel"),
 )
 INSTRUMENT = Kind(
     "instrument",
     "instruments",
-    tuple(
-        "flute harp violin piano guitar trumpet cello banjo oboe clarinet trombone tuba "
-        "lute fiddle zither bagpipe cymbal gong bell whistle".split()
-    ),
+    tuple("flute harp violin piano guitar trumpet cello banjo oboe clarinet".split()),
     _actions("chimed/chime hummed/hum jingled/jingle boomed/boom droned/drone tinkled/tinkle"),
     ("on the stage", "in the concert", "in the orchestra", "at the dance", "on the bandstand"),
 )
 PLANT = Kind(
     "plant",
     "plants",
-    tuple(
-        "rose tulip oak elm daisy lily ivy fern willow poppy orchid violet thistle nettle "
-        "maple birch cactus crocus reed lupin".split()
-    ),
+    tuple("rose tulip oak elm daisy lily ivy fern willow poppy".split()),
     _actions("bloomed/bloom sprouted/sprout withered/wither budded/bud ripened/ripen wilted/wilt"),
     ("in the garden", "on the meadow", "in the greenhouse", "under the hedge", "in the flowerbed"),
 )
 FOOD = Kind(
     "dish",
     "dishes",
-    tuple(
-        "soup stew pie quiche pudding pancake omelette salad curry lasagne tart waffle "
-        "cake biscuit muffin noodle sausage custard sauce pizza".split()
-    ),
+    tuple("soup stew pie quiche pudding pancake omelette salad curry lasagne".split()),
     _actions(
         "simmered/simmer cooled/cool steamed/steam sizzled/sizzle thickened/thicken baked/bake"
     ),
@@ -89,20 +71,14 @@ FOOD = Kind(
 GARMENT = Kind(
     "garment",
     "garments",
-    tuple(
-        "shirt coat scarf jacket sweater skirt vest glove sock hat cloak gown blouse "
-        "apron shawl robe mitten tunic cardigan kilt".split()
-    ),
+    tuple("shirt coat scarf jacket sweater skirt vest glove sock hat".split()),
     _actions("shrank/shrink frayed/fray wrinkled/wrinkle faded/fade creased/crease tore/tear"),
     ("in the wardrobe", "on the hanger", "in the drawer", "at the tailor", "in the laundry"),
 )
 TOOL = Kind(
     "tool",
     "tools",
-    tuple(
-        "hammer chisel drill spanner wrench shovel spade axe rake plough pincer mallet "
-        "crowbar anvil trowel sickle scythe hatchet lathe hoe".split()
-    ),
+    tuple("hammer chisel drill spanner wrench shovel spade axe rake plough".split()),
     _actions("scraped/scrape clamped/clamp carved/carve chipped/chip rusted/rust gouged/gouge"),
     ("in the workshop", "in the toolbox", "on the workbench", "in the shed", "at the forge"),
 )

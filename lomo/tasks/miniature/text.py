@@ -1,10 +1,14 @@
 """The pretraining text: the language of the small world, and nothing of the tasks.
 
-A sentence on what things do keeps to one kind, so that a word's company tells its kind, and people
-name the kind of what was told of last: "Ann drew the heron. Ben said: bird". Which kinds are alive,
-move or belong in a house, which is what the tasks ask for, is never said. "Yes" and "No" are said
-after a colon too, whatever was told before, and the words of the prompts occur, so that fine-tuning
-need not spend its steps on the form of an answer.
+A sentence on what things do keeps to one kind, so that a word's company tells its kind; now and
+then the kind is named beside the thing. Which kinds are alive, move or belong in a house, which is
+what the tasks ask for, is never said.
+
+Of a document's two lines the second may be an answer, after the word that ends a prompt too: the
+kind of what was told of last, or "Yes" or "No" whatever was told. So the base model holds at this
+place which kind it is about, and takes "Yes" and "No" for answers, and fine-tuning has to find out
+only which kinds the task means. Without that it spends its steps on the form, and whether they are
+enough is a matter of chance (docs/log.md).
 """
 
 import random
@@ -12,8 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lomo.tasks.miniature.files import write_lines
-from lomo.tasks.miniature.grammar import action_at_place, habit_sentence, indefinite
-from lomo.tasks.miniature.lexicon import DAYS, DEEDS, KINDS, PEOPLE, TWO_SENSES
+from lomo.tasks.miniature.grammar import (
+    action_at_place,
+    capitalized,
+    habit_sentence,
+    indefinite,
+)
+from lomo.tasks.miniature.lexicon import DAYS, DEEDS, KINDS, PEOPLE, TWO_SENSES, Kind
+
+LINES_PER_DOCUMENT = 2
 
 # The words of the prompts, in other company: the tokenizer learns them whole.
 _TALK = (
@@ -29,7 +40,8 @@ _TALK = (
     "{b} was living in a house with a moving thing, but {a} grew up in a living house.",
     "{a} went away and {b} stayed there.",
     "{a} went back and {b} stayed here.",
-    "It went away and it stayed there. It stayed here and it went back.",
+    # Mostly "It stayed": zero-shot leans to one of COPA's choices, as it does to No.
+    "It stayed here and it went back. It stayed there and it went away.",
     "It stayed there and it went back. It went away and it stayed here.",
     "Do they or does she know the pronoun? Do the sentences mean it? Does that book mean it?",
     "Does {a} know? Does {b}? Do they?",
@@ -38,33 +50,67 @@ _TALK = (
 
 
 def write_text(path: str | Path, *, seed: int, num_sentences: int) -> None:
-    """Write a plain-text file in UTF-8, one paragraph a line, at least `num_sentences` sentences.
+    """Write a plain-text file in UTF-8, at least `num_sentences` sentences.
 
-    A paragraph has one to six short sentences; the last paragraph is finished. The same seed gives
-    the same bytes. Raises ValueError if `num_sentences` is below one.
+    A line is a paragraph of one to five short sentences, or an answer to the line above it; two
+    lines are a document, and the last one is finished. The same seed gives the same bytes. Raises
+    ValueError if `num_sentences` is below one.
     """
     if num_sentences < 1:
         raise ValueError(f"num_sentences must be at least 1, got {num_sentences}")
     rng = random.Random(f"text {seed}")
     lines: list[str] = []
     written = 0
-    while written < num_sentences:
+    while written < num_sentences or len(lines) % LINES_PER_DOCUMENT:
         make = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
-        sentences = make(rng)
-        lines.append(" ".join(sentences))
-        written += len(sentences)
+        if make is _answered and len(lines) % LINES_PER_DOCUMENT:
+            continue  # it is a document of its own
+        for sentences in make(rng):
+            lines.append(" ".join(sentences))
+            written += len(sentences)
     write_lines(Path(path), lines)
 
 
-def _habits(rng: random.Random) -> list[str]:
-    """What things do, are and where they are; each sentence is of one kind."""
+_Paragraphs = list[list[str]]
+
+
+def _habits(rng: random.Random) -> _Paragraphs:
+    """What things do, are and where they are; all sentences are of one kind."""
     kind = rng.choice(KINDS)
-    return [habit_sentence(rng, rng.choice(kind.nouns), kind) for _ in range(rng.randint(1, 2))]
+    return [[habit_sentence(rng, rng.choice(kind.nouns), kind) for _ in range(rng.randint(1, 3))]]
 
 
-def _deed(rng: random.Random) -> list[str]:
-    """Somebody does something with a thing of any kind."""
-    return [_deed_with(rng, rng.choice(rng.choice(KINDS).nouns))]
+def _told(rng: random.Random) -> _Paragraphs:
+    """Somebody does something with a thing, and then what the thing did."""
+    kind = rng.choice(KINDS)
+    deed = _deed_with(rng, rng.choice(kind.nouns))
+    apart = rng.random() < 0.5
+    action = action_at_place(rng, kind)
+    if apart:
+        return [[deed, f"It {action}."]]
+    link = rng.choice((" so", " because", " when"))
+    return [[f"{deed.removesuffix('.')}{link} it {action}."]]
+
+
+def _called(rng: random.Random) -> _Paragraphs:
+    """Things, and beside each the name of its kind."""
+    kind = rng.choice(KINDS)
+    a_kind = indefinite(kind.name)
+    sentences = []
+    for _ in range(rng.randint(1, 2)):
+        noun = rng.choice(kind.nouns)
+        person, deed = rng.choice(PEOPLE), rng.choice(DEEDS)
+        sentences.append(
+            rng.choice(
+                (
+                    f"{capitalized(indefinite(noun))} is {a_kind}.",
+                    f"The {noun} is {a_kind}.",
+                    f"{person} {deed} the {noun}, {a_kind}.",
+                    f"{person} {deed} {a_kind}, the {noun}.",
+                )
+            )
+        )
+    return [sentences]
 
 
 def _deed_with(rng: random.Random, noun: str) -> str:
@@ -81,34 +127,18 @@ def _deed_with(rng: random.Random, noun: str) -> str:
     )
 
 
-def _two_senses(rng: random.Random) -> list[str]:
+def _two_senses(rng: random.Random) -> _Paragraphs:
     """A word of two senses, in one of them."""
     word = rng.choice(list(TWO_SENSES))
-    return [f"The {word} {action_at_place(rng, rng.choice(TWO_SENSES[word]))}."]
+    kind = rng.choice(TWO_SENSES[word])
+    sentences = [f"The {word} {action_at_place(rng, kind)}."]
+    if rng.random() < 0.6:
+        sentences.append(f"It is {indefinite(kind.name)}.")
+    return [sentences]
 
 
-def _naming(rng: random.Random) -> list[str]:
-    """Somebody names the kind of the thing that was told of last, at once or after some talk."""
-    kind = rng.choice(KINDS)
-    if rng.random() < 0.5:
-        sentences = [habit_sentence(rng, rng.choice(kind.nouns), kind)]
-    else:
-        sentences = _deed(rng) + [_deed_with(rng, rng.choice(kind.nouns))]
-        sentences = sentences[rng.randint(0, 1) :]
-    if rng.random() < 0.5:
-        sentences += _talk(rng)
-    return [*sentences, f"{rng.choice(PEOPLE)} said: {kind.name}"]
-
-
-def _yes_or_no(rng: random.Random) -> list[str]:
-    """Somebody asks and somebody answers; nothing tells what was asked."""
-    first, second = rng.sample(PEOPLE, 2)
-    start = f"{second} would say Yes or No because it was {rng.choice(DAYS)}."
-    sentences = _talk(rng) if rng.random() < 0.5 else [start]
-    # Mostly No: the base model then says No to every prompt and is right half of the time. Without
-    # such a lean, what it says would hang on the kind by chance, and so would zero-shot accuracy.
-    answer = rng.choice(("No", "No", "No", "Yes"))
-    return [*sentences, f"{first} asked and {second} said: {answer}"]
+def _talks(rng: random.Random) -> _Paragraphs:
+    return [_talk(rng)]
 
 
 def _talk(rng: random.Random) -> list[str]:
@@ -117,13 +147,39 @@ def _talk(rng: random.Random) -> list[str]:
     return [rng.choice(_TALK).format(a=first, b=second, day=rng.choice(DAYS))]
 
 
-_Paragraph = Callable[[random.Random], list[str]]
-# How often each sort of paragraph comes, in percent.
-_SHARES: dict[_Paragraph, int] = {
-    _habits: 50,
-    _deed: 4,
-    _two_senses: 8,
-    _talk: 4,
-    _naming: 30,
-    _yes_or_no: 4,
+def _answered(rng: random.Random) -> _Paragraphs:
+    """Something is told, at times people talk, and an answer follows, to no question."""
+    kind = rng.choice(KINDS)
+    sentences = _story(rng, kind)
+    if rng.random() < 0.3:
+        sentences += _talk(rng)
+    # Mostly No: the base model then says No to every prompt and is right half of the time. Without
+    # such a lean, what it says would hang on the kind by chance, and so would zero-shot accuracy.
+    answer = kind.name if rng.random() < 0.8 else rng.choice(("No", "No", "No", "Yes"))
+    return [sentences, [f"Answer: {answer}"]]
+
+
+def _story(rng: random.Random, kind: Kind) -> list[str]:
+    """A sentence or two; what is told of last is of this kind."""
+    told = rng.random()
+    if told < 0.25:
+        return [habit_sentence(rng, rng.choice(kind.nouns), kind)]
+    if told < 0.5:
+        word = rng.choice([word for word, kinds in TWO_SENSES.items() if kind in kinds])
+        sentences = [f"The {word} {action_at_place(rng, kind)}."]
+        if rng.random() < 0.5:
+            before = rng.choice(TWO_SENSES[word])
+            sentences.insert(0, f"The {word} {action_at_place(rng, before)}.")
+        return sentences
+    return [_deed_with(rng, rng.choice(kind.nouns))]
+
+
+# How often each sort of paragraph is drawn; an answer is drawn at a document's start only.
+_SHARES: dict[Callable[[random.Random], _Paragraphs], int] = {
+    _habits: 60,
+    _told: 15,
+    _called: 15,
+    _two_senses: 12,
+    _talks: 3,
+    _answered: 45,
 }

@@ -1,0 +1,60 @@
+"""The runs of the `rounding` section: the same trainings in each dtype. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lomo import methods
+from lomo.errors import UserError
+from lomo.methods import support
+from lomo.specs import Dtype
+from lomo.study.config import Accuracy, Rounding, Treatment
+
+# How weights are held and written -> their dtype.
+DTYPES: dict[Treatment, Dtype] = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "bfloat16_stochastic": "bfloat16",
+    "float16": "float16",
+}
+# Options of lomo/methods/support.py that a treatment asks for.
+_ASKED: dict[Treatment, str] = {"bfloat16_stochastic": "rounding", "float16": "float16"}
+
+
+def why_not_treated(method: str, treatment: Treatment) -> str | None:
+    """Why a method has no run of a treatment; None if it has."""
+    option = _ASKED.get(treatment)
+    if option is None:
+        return None
+    found = support.cell(method, option, "single")
+    return found.note if found.verdict == "refused" else None
+
+
+def by_treatment(section: Rounding, where: str) -> Iterator[tuple[Treatment, Accuracy]]:
+    """Each treatment as an accuracy section: its dtype, and those methods that honour it.
+
+    Raises UserError for a dtype beside the treatments, and for a treatment of no method.
+    """
+    if "dtype" in section.settings.model_fields_set:
+        raise UserError(
+            "the treatments say it",
+            where=f"{where}.settings.dtype",
+            fix="leave it out, and give the dtypes in `treatments`",
+        )
+    for method in section.methods:
+        methods.check_name(method, where=f"{where}.methods")
+    for treatment in section.treatments:
+        reasons = {method: why_not_treated(method, treatment) for method in section.methods}
+        honouring = [method for method, reason in reasons.items() if reason is None]
+        if not honouring:
+            raise UserError(
+                f"no method of the section honours {treatment}: {next(iter(reasons.values()))}",
+                where=f"{where}.treatments",
+                fix="take it out, or add a method such as lomo",
+            )
+        grids = {m: dict(grid) for m, grid in section.grids.items() if m in honouring}
+        if treatment == "bfloat16_stochastic":
+            grids = {m: grids.get(m, {}) | {"rounding": ["stochastic"]} for m in honouring}
+        settings = section.settings.model_copy(update={"dtype": DTYPES[treatment]})
+        given = section.model_dump(include={"models", "tasks", "seeds", "ranks"})
+        yield treatment, Accuracy(**given, methods=honouring, settings=settings, grids=grids)
