@@ -41,6 +41,7 @@ NOT_DEFINING = frozenset(
         "lomo.cli",
         "lomo.system.command",
         "lomo.study.config",
+        "lomo.study.measured",
         "lomo.engines",
         "lomo.engines.launch",
         "lomo.errors",

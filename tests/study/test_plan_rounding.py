@@ -21,8 +21,8 @@ def planned(study: dict[str, Any], **changes: Any) -> Plan:
 
 
 def test_runs_of_a_method_differ_in_dtype_and_rounding_alone(study_dict: dict[str, Any]) -> None:
-    grids = {"lomo": {"learning_rate": [0.1, 0.2]}}
-    plan = planned(study_dict, grids=grids, seeds=[1, 2])
+    grids = {method: {"learning_rate": [0.1, 0.2]} for method in ("sgd", "lomo")}
+    plan = planned(study_dict, grids=grids, seeds=[1, 2, 3])
     found = {
         run_id.split("/")[2]: (s.dtype, s.hyper.get("rounding")) for run_id, s in plan.runs.items()
     }
@@ -34,7 +34,7 @@ def test_runs_of_a_method_differ_in_dtype_and_rounding_alone(study_dict: dict[st
         "lomo-bfloat16_stochastic": ("bfloat16", "stochastic"),
         "lomo-float16": ("float16", "nearest"),
     }
-    assert len(plan.runs) == 2 * 2 + 4 * 2 * 2
+    assert len(plan.runs) == (2 + 4) * 2 * 3
     assert plan.sections == {"rounding": list(plan.runs)}
     rest = {"run_id", "dtype", "hyper", "trial"}
     of_lomo = [
