@@ -10,7 +10,7 @@ import pytest
 from lomo.errors import UserError
 from lomo.study.config import Study
 from lomo.study.plan import Plan, make_plan
-from lomo.study.rounding import why_not_treated
+from lomo.study.trials import why_not_treated
 
 
 def planned(study: dict[str, Any], **changes: Any) -> Plan:
