@@ -42,6 +42,7 @@ NOT_DEFINING = frozenset(
         "lomo.system.command",
         "lomo.study.config",
         "lomo.study.measured",
+        "lomo.study.trials",
         "lomo.engines",
         "lomo.engines.launch",
         "lomo.errors",

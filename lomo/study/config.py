@@ -26,14 +26,7 @@ from lomo.specs import (
     Split,
     TaskName,
 )
-from lomo.study.measured import HEAD_LOSS
-from lomo.study.measured import Ablation as Ablation
-from lomo.study.measured import Change as Change
-from lomo.study.measured import Measure as Measure
-from lomo.study.measured import Peers as Peers
-from lomo.study.measured import Setting as Setting
-from lomo.study.measured import Target as Target
-from lomo.study.measured import Variant as Variant
+from lomo.study.measured import HEAD_LOSS, Ablation, Measure, Peers
 from lomo.system.strict import Strict, parse, read_yaml
 
 Grid = dict[str, list[HyperValue]]
@@ -79,6 +72,22 @@ class TrainSettings(Strict):
     )
 
 
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Search(Strict):
+    """Trials at random in place of a grid: one budget for all methods that are trained.
+
+    They lie evenly on a logarithmic scale, and the first ones do, too (Halton's sequence).
+    """
+
+    trials: int = Field(ge=2, description="points that each method tries")
+    seed: int = Field(0, ge=0, description="shifts all points")
+    ranges: dict[str, Annotated[dict[str, Range], Field(max_length=6)]] = Field(
+        min_length=1, description="by method: each hyper-parameter with its least and its most"
+    )
+
+
 class Accuracy(Strict):
     """A matrix of models x methods x tasks x seeds x trials that is trained and scored."""
 
@@ -102,6 +111,9 @@ class Accuracy(Strict):
     grids: dict[str, Grid] = Field(
         default_factory=dict,
         description="trials by method: each hyper-parameter with its values; their product is run",
+    )
+    search: Search | None = Field(
+        None, description="trials at random; `grids` then holds one value of what is not searched"
     )
 
 

@@ -1,4 +1,7 @@
-"""What a study file may say of measured sections: memory, speed, peers, ablations. No torch."""
+"""The sections of a study whose step is measured: memory, throughput, peers, ablation.
+
+No torch is imported here.
+"""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ from lomo.model.registry import (
 )
 from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, Spec, TrainSpec, class_of
 from lomo.study.ablation import plan_ablation
-from lomo.study.config import Ablation, Accuracy, Measure, Peers, Rounding, Study
+from lomo.study.config import Accuracy, Rounding, Study
 from lomo.study.inputs import check_data, data_folder, model_folder
+from lomo.study.measured import Ablation, Measure, Peers
 from lomo.study.native_dtype import in_native_dtype
 from lomo.study.refusals import (
     TRAINABLE,

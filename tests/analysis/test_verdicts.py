@@ -211,8 +211,8 @@ def test_an_order_within_the_seeds_interval_says_so(tmp_path: Path) -> None:
     [
         (0.80, 0.65, "reproduced", ""),
         (0.65, 0.80, "differs", ""),
-        (0.805, 0.80, "undecided", "; p = 0.56 for 2 claims, above 0.05"),
-        (0.795, 0.80, "undecided", "; p = 0.51 for 2 claims, above 0.05"),
+        (0.805, 0.80, "undecided", "; p = 0.73 for 2 claims, above 0.05"),
+        (0.795, 0.80, "undecided", "; p = 0.73 for 2 claims, above 0.05"),
         # A baseline that training has not moved from zero-shot is none.
         (0.80, 0.505, "undecided", "; LoRA is not above zero-shot there, and so no baseline"),
         (0.51, 0.80, "undecided", "; LOMO is not above zero-shot there, and so no baseline"),

@@ -43,6 +43,17 @@ def test_runs_of_a_method_differ_in_dtype_and_rounding_alone(study_dict: dict[st
     assert all(spec == of_lomo[0] for spec in of_lomo)
 
 
+def test_a_search_is_of_the_methods_that_a_treatment_has(study_dict: dict[str, Any]) -> None:
+    """The same points in each treatment."""
+    ranges = {method: {"learning_rate": [0.01, 1.0]} for method in ("sgd", "lomo")}
+    plan = planned(study_dict, grids={}, search={"trials": 2, "ranges": ranges})
+    rates: dict[str, set[float]] = {}
+    for run_id, spec in plan.runs.items():
+        rates.setdefault(run_id.split("/")[2], set()).add(float(spec.hyper["learning_rate"]))
+    assert len(rates) == 6 and all(found == rates["lomo-float32"] for found in rates.values())
+    assert len(rates["lomo-float32"]) == 2
+
+
 def test_what_a_method_does_not_honour_has_a_reason() -> None:
     assert why_not_treated("sgd", "bfloat16") is None
     assert why_not_treated("lomo", "bfloat16_stochastic") is None
