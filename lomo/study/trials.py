@@ -101,7 +101,7 @@ def by_treatment(section: Rounding, where: str) -> Iterator[tuple[Treatment, Acc
             search = search.model_copy(update={"ranges": ranges})
         given = section.model_dump(include={"models", "tasks", "seeds", "ranks"})
         own = {"methods": honouring, "settings": settings, "grids": grids, "search": search}
-        yield treatment, Accuracy(**given, **own)
+        yield treatment, Accuracy.model_validate(given | own)
 
 
 def searched(method: str, search: Search) -> list[Hyper]:
