@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lomo.record.applied import APPLIED_GROUPS
-from lomo.study.rounding import why_not_treated
+from lomo.study.trials import why_not_treated
 
 from ..records.accuracy import AVERAGE, Cell, accuracy_cells, tasks_of
 from ..records.collected import Collected

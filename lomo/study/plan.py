@@ -38,8 +38,7 @@ from lomo.study.refusals import (
     check_protocol,
     untrainable,
 )
-from lomo.study.rounding import by_treatment
-from lomo.study.trials import resolved_hyper, trials_of
+from lomo.study.trials import by_treatment, resolved_hyper, trials_of
 from lomo.system.files import read_json, read_text
 from lomo.system.strict import Strict, parse
 from lomo.tasks import registry as tasks

@@ -1,20 +1,33 @@
-"""What a method tries in a section: its points of hyper-parameters, numbered. Imports no torch."""
+"""What a method tries in a section: numbered points of hyper-parameters, and the treatments of
+the `rounding` section. Imports no torch."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections import Counter
+from collections.abc import Iterator
 
 from lomo import methods
-from lomo.specs import HyperValue
-from lomo.study.config import Accuracy, Search
+from lomo.errors import UserError
+from lomo.methods import support
+from lomo.specs import Dtype, HyperValue
+from lomo.study.config import Accuracy, Rounding, Search, Treatment
 from lomo.study.refusals import check_hyper
 from lomo.system.strict import parse
 
 Hyper = dict[str, HyperValue]
 # (path name of the variant, trial number, hyper-parameters)
 Trial = tuple[str, int, Hyper]
+# How weights are held and written -> their dtype.
+DTYPES: dict[Treatment, Dtype] = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "bfloat16_stochastic": "bfloat16",
+    "float16": "float16",
+}
+# Options of lomo/methods/support.py that a treatment asks for.
+_ASKED: dict[Treatment, str] = {"bfloat16_stochastic": "rounding", "float16": "float16"}
 
 # Each range has a base of its own; beyond a few, the first points of a sequence lie on lines.
 _BASES = (2, 3, 5, 7, 11, 13)
@@ -45,6 +58,50 @@ def trials_of(method: str, section: Accuracy, where: str) -> list[Trial]:
 def resolved_hyper(method: str, point: Hyper, where: str) -> Hyper:
     """All hyper-parameters of a method, those that `point` leaves out by default."""
     return parse(methods.describe(method).hyper, point, where=where).model_dump()
+
+
+def why_not_treated(method: str, treatment: Treatment) -> str | None:
+    """Why a method has no run of a treatment; None if it has."""
+    option = _ASKED.get(treatment)
+    if option is None:
+        return None
+    found = support.cell(method, option, "single")
+    return found.note if found.verdict == "refused" else None
+
+
+def by_treatment(section: Rounding, where: str) -> Iterator[tuple[Treatment, Accuracy]]:
+    """Each treatment as an accuracy section: its dtype, and those methods that honour it.
+
+    Raises UserError for a dtype beside the treatments, and for a treatment of no method.
+    """
+    if "dtype" in section.settings.model_fields_set:
+        raise UserError(
+            "the treatments say it",
+            where=f"{where}.settings.dtype",
+            fix="leave it out, and give the dtypes in `treatments`",
+        )
+    for method in section.methods:
+        methods.check_name(method, where=f"{where}.methods")
+    for treatment in section.treatments:
+        reasons = {method: why_not_treated(method, treatment) for method in section.methods}
+        honouring = [method for method, reason in reasons.items() if reason is None]
+        if not honouring:
+            raise UserError(
+                f"no method of the section honours {treatment}: {next(iter(reasons.values()))}",
+                where=f"{where}.treatments",
+                fix="take it out, or add a method such as lomo",
+            )
+        grids = {m: dict(grid) for m, grid in section.grids.items() if m in honouring}
+        if treatment == "bfloat16_stochastic":
+            grids = {m: grids.get(m, {}) | {"rounding": ["stochastic"]} for m in honouring}
+        settings = section.settings.model_copy(update={"dtype": DTYPES[treatment]})
+        search = section.search
+        if search is not None:
+            ranges = {m: of for m, of in search.ranges.items() if m in honouring}
+            search = search.model_copy(update={"ranges": ranges})
+        given = section.model_dump(include={"models", "tasks", "seeds", "ranks"})
+        own = {"methods": honouring, "settings": settings, "grids": grids, "search": search}
+        yield treatment, Accuracy.model_validate(given | own)
 
 
 def searched(method: str, search: Search) -> list[Hyper]:

@@ -10,7 +10,7 @@ import pytest
 from lomo.errors import UserError
 from lomo.study.config import Study
 from lomo.study.plan import Plan, make_plan
-from lomo.study.rounding import why_not_treated
+from lomo.study.trials import why_not_treated
 
 
 def planned(study: dict[str, Any], **changes: Any) -> Plan:
@@ -21,8 +21,8 @@ def planned(study: dict[str, Any], **changes: Any) -> Plan:
 
 
 def test_runs_of_a_method_differ_in_dtype_and_rounding_alone(study_dict: dict[str, Any]) -> None:
-    grids = {"lomo": {"learning_rate": [0.1, 0.2]}}
-    plan = planned(study_dict, grids=grids, seeds=[1, 2])
+    grids = {method: {"learning_rate": [0.1, 0.2]} for method in ("sgd", "lomo")}
+    plan = planned(study_dict, grids=grids, seeds=[1, 2, 3])
     found = {
         run_id.split("/")[2]: (s.dtype, s.hyper.get("rounding")) for run_id, s in plan.runs.items()
     }
@@ -34,13 +34,24 @@ def test_runs_of_a_method_differ_in_dtype_and_rounding_alone(study_dict: dict[st
         "lomo-bfloat16_stochastic": ("bfloat16", "stochastic"),
         "lomo-float16": ("float16", "nearest"),
     }
-    assert len(plan.runs) == 2 * 2 + 4 * 2 * 2
+    assert len(plan.runs) == (2 + 4) * 2 * 3
     assert plan.sections == {"rounding": list(plan.runs)}
     rest = {"run_id", "dtype", "hyper", "trial"}
     of_lomo = [
         s.model_dump(exclude=rest) for s in plan.runs.values() if s.method == "lomo" and s.seed == 1
     ]
     assert all(spec == of_lomo[0] for spec in of_lomo)
+
+
+def test_a_search_is_of_the_methods_that_a_treatment_has(study_dict: dict[str, Any]) -> None:
+    """The same points in each treatment."""
+    ranges = {method: {"learning_rate": [0.01, 1.0]} for method in ("sgd", "lomo")}
+    plan = planned(study_dict, grids={}, search={"trials": 2, "ranges": ranges})
+    rates: dict[str, set[float]] = {}
+    for run_id, spec in plan.runs.items():
+        rates.setdefault(run_id.split("/")[2], set()).add(float(spec.hyper["learning_rate"]))
+    assert len(rates) == 6 and all(found == rates["lomo-float32"] for found in rates.values())
+    assert len(rates["lomo-float32"]) == 2
 
 
 def test_what_a_method_does_not_honour_has_a_reason() -> None:
