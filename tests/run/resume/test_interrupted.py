@@ -118,7 +118,7 @@ def test_sigterm_in_a_step_ends_the_run_after_it(
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_sigterm_in_an_evaluation_leaves_it(
     spec: Any, whole: Path, tmp_path: Path, number: int
 ) -> None:
@@ -130,7 +130,7 @@ def test_sigterm_in_an_evaluation_leaves_it(
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_in_an_evaluation_no_epoch_is_replayed_or_skipped(
     spec: Any, whole: Path, tmp_path: Path, number: int
 ) -> None:
@@ -148,6 +148,7 @@ def test_killed_at_the_first_step_of_an_epoch_it_has_that_epochs_order(
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [KILL, TERM], ids=["killed", "asked"])
 def test_the_best_epochs_weights_are_still_there_at_the_end(
     spec: Any, tmp_path: Path, what: Callable[[], None]
@@ -207,7 +208,7 @@ def test_an_iterator_that_draws_from_the_global_generators_changes_nothing(
         patch.setattr(train, "epoch_batches", batches)
 
     finish(spec, tmp_path / "whole", drawing)
-    for step in (3, 5, 6):
+    for step in (3, 5):
         folder = tmp_path / str(step)
         assert sit(spec, folder, drawing, often(), at_step(step, KILL)) == KILLED
         finish(spec, folder, drawing)
