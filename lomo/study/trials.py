@@ -7,6 +7,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from lomo import methods
 from lomo.errors import UserError
@@ -100,7 +101,12 @@ def by_treatment(section: Rounding, where: str) -> Iterator[tuple[Treatment, Acc
             ranges = {m: of for m, of in search.ranges.items() if m in honouring}
             search = search.model_copy(update={"ranges": ranges})
         given = section.model_dump(include={"models", "tasks", "seeds", "ranks"})
-        own = {"methods": honouring, "settings": settings, "grids": grids, "search": search}
+        own: dict[str, Any] = {
+            "methods": honouring,
+            "settings": settings,
+            "grids": grids,
+            "search": search,
+        }
         yield treatment, Accuracy(**given, **own)
 
 
