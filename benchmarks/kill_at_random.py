@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--rank-kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     from sittings import brisk
 
     draw = random.Random(options.seed)

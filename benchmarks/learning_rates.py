@@ -100,10 +100,7 @@ def base_of(entry: ModelEntry, seed: int, folder: Path) -> Path:
     """The folder of the base model that was pretrained with this seed."""
     base = folder / f"base-{seed}"
     if not base.exists():
-        assert entry.pretrain is not None
-        pretrain = entry.pretrain.model_copy(update={"seed": seed})
-        entry = entry.model_copy(update={"pretrain": pretrain})
-        make_base_model(entry, folder / "text.txt", base, progress=False)
+        make_base_model(entry, folder / "text.txt", base, seed=seed, progress=False)
     return base
 
 

@@ -275,7 +275,7 @@ def test_each_seed_has_a_base_model_and_what_is_measured_has_none() -> None:
     study["lora_rank"] = {**study["lora_rank"], "seeds": [9, 8, 7]}
     plan = planned(study)
     assert plan.bases() == {
-        f"results/own/models/tiny-m/s{seed}": ("tiny-m", seed) for seed in (7, 8, 9)
+        f"results/own/models/tiny-s/s{seed}": ("tiny-s", seed) for seed in (7, 8, 9)
     }
     for spec in plan.runs.values():
         folder = f"results/own/models/{spec.model}"

@@ -153,10 +153,17 @@ def _answered(rng: random.Random) -> _Paragraphs:
     sentences = _story(rng, kind)
     if rng.random() < 0.3:
         sentences += _talk(rng)
-    # Mostly No: the base model then says No to every prompt and is right half of the time. Without
-    # such a lean, what it says would hang on the kind by chance, and so would zero-shot accuracy.
-    answer = kind.name if rng.random() < 0.8 else rng.choice(("No", "No", "No", "Yes"))
+    answer = kind.name if rng.random() < 0.75 else _yes_or_no(rng)
     return [sentences, [f"Answer: {answer}"]]
+
+
+def _yes_or_no(rng: random.Random) -> str:
+    """Mostly No: the base model then says No to every prompt and is right half of the time.
+
+    Without such a lean, what it says would hang on the kind by chance, and so would zero-shot
+    accuracy: of three Nos to a Yes one base model of three made 30 % of WiC.
+    """
+    return "Yes" if rng.random() < 1 / 8 else "No"
 
 
 def _story(rng: random.Random, kind: Kind) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ def sit(spec: Any, folder: Path, *hooks: Hook) -> int:
 def start(spec: Any, folder: Path, *hooks: Hook) -> int:
     """The number of a process that does the run, forked from this one."""
     sys.stdout.flush()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 warns where there are threads: none of torch's works now.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         code = 1
         try:
