@@ -7,7 +7,6 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from lomo import methods
 from lomo.errors import UserError
@@ -101,13 +100,8 @@ def by_treatment(section: Rounding, where: str) -> Iterator[tuple[Treatment, Acc
             ranges = {m: of for m, of in search.ranges.items() if m in honouring}
             search = search.model_copy(update={"ranges": ranges})
         given = section.model_dump(include={"models", "tasks", "seeds", "ranks"})
-        own: dict[str, Any] = {
-            "methods": honouring,
-            "settings": settings,
-            "grids": grids,
-            "search": search,
-        }
-        yield treatment, Accuracy(**given, **own)
+        own = {"methods": honouring, "settings": settings, "grids": grids, "search": search}
+        yield treatment, Accuracy.model_validate(given | own)
 
 
 def searched(method: str, search: Search) -> list[Hyper]:
