@@ -37,6 +37,8 @@ def figure_rounding(collected: Collected) -> Figure:
     found = [e for e in treated(collected) if e.model == model and e.cell is not None]
     places = _places(found)
     figure = new_figure(PAGE, 0.9 + 0.17 * (max(places) + 2))
+    # Labels are wider when saved than when laid out.
+    figure.set_layout_engine("constrained", rect=(0.02, 0, 0.98, 1))
     panels = figure.subplots(1, 4, sharey=True, width_ratios=[1, 1, 1, 1])
     _dots(panels[0], found, places, [each.loss for each in found])
     _decades(panels[0], [each.loss for each in found])
