@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..records.collected import Collected
 from ..records.tuning import SECTION, Tuned, tuned
@@ -22,15 +22,16 @@ def figure_tuning(collected: Collected) -> Figure:
     found = [] if reason else _of_largest(collected)
     if not found:
         return placeholder(reason or "no trial has all its records", TITLE)
-    figure = new_figure(PAGE, 2.9)
+    figure = new_figure(PAGE, 3.1)
     panels = figure.subplots(2, len(found), squeeze=False, sharey=True)
     for column, each in enumerate(found):
         _trials(panels[0][column], each)
         _best_of(panels[1][column], each)
     split = {"dev": "accuracy on the split that selects", "test": "accuracy on the reported set"}
     figure.supylabel(f"{split[collected.plan.study.selection]} (%)", fontsize=8)
-    panels[0][0].set_xlabel("learning rate", loc="left")
-    panels[1][0].set_xlabel("trials: expected best of k", loc="left")
+    middle = (len(found) - 1) // 2
+    panels[0][middle].set_xlabel("learning rate")
+    panels[1][middle].set_xlabel("best of k trials")
     return figure
 
 
@@ -51,6 +52,10 @@ def _trials(axes: Axes, each: Tuned) -> None:
     axes.plot(rates, scores, color=colour, linewidth=1, marker=method_marker(each.method))
     axes.lines[-1].set_markersize(3.5)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=3))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="x", labelsize=6)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title(method_title(each.method))
     quiet_grid(axes, "y")
 

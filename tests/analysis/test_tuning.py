@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import synthetic
 
-from analysis.figures.all import figures_of
+from analysis.figures.all import figures_of, make_figure
 from analysis.figures.tuning import figure_tuning
 from analysis.page.tables import tables_of
 from analysis.records.collected import Collected, load
@@ -126,6 +126,9 @@ def test_the_table_and_the_figure_stand_only_where_a_study_searches(tmp_path: Pa
     assert (data["best_of_1_low"] < data["best_of_1"]).all()
     assert table.notes[0].startswith("To begin with, on tasks like these and mini: LoRA")
     assert "tuning" in tables_of(collected) and "tuning" in figures_of(collected)
+    assert [path.name for path in make_figure(collected, "tuning")] == [
+        f"fig_tuning.{suffix}" for suffix in ("svg", "pdf", "png")
+    ]
     panels = figure_tuning(collected).axes
     assert [axes.get_title() for axes in panels[:2]] == ["LoRA", "LOMO"]
     found = of(collected, "lomo")
