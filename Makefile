@@ -14,13 +14,20 @@ ACTIVE := PATH="$(BIN):$$PATH"
 STAMP := $(VENV)/.made-from
 STAMP_TEXT = { pwd; cat requirements.lock; }
 
-.PHONY: help run test quick lint clean wheel lock venv venv-anew
+.PHONY: help run stability test quick lint clean wheel lock venv venv-anew
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 run: venv  ## everything of the default study, into results/tiny (ARGS="..." goes to snakemake)
 	@$(ACTIVE) snakemake --cores all $(ARGS)
+
+stability: venv  ## the default study's Table 3 with other seeds and on another CPU: do verdicts stay? (an hour or more)
+	@$(ACTIVE) snakemake --cores all --configfile config/stability.yaml $(ARGS)
+	@$(ACTIVE) ATEN_CPU_CAPABILITY=default snakemake --cores all --configfile config/stability.yaml \
+		--config study=stability-default $(ARGS)
+	@$(ACTIVE) python -m lomo_analysis stability --results results/stability results/stability-default \
+		--out results/stability/tables
 
 test: venv  ## all tests (ARGS="..." goes to pytest)
 	@$(ACTIVE) python -m pytest $(SPREAD) $(ARGS)

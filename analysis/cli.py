@@ -28,13 +28,17 @@ def parser() -> argparse.ArgumentParser:
         "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html, from tables and figures",
+        "stability": "stability.*: whether other seeds and another CPU say the same of accuracy",
         "publish": "plan, records and timelines -> results/published/<name>",
-        "all": "all of them but predictions, fits and publish, in order",
+        "all": "all of them but predictions, fits, stability and publish, in order",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
         folder = "results/fits" if name == "fits" else "results/<study>"
-        command.add_argument("--results", type=Path, required=True, help=folder)
+        many = {"nargs": "+"} if name == "stability" else {}
+        command.add_argument("--results", type=Path, required=True, help=folder, **many)
+        if name == "stability":
+            command.add_argument("--out", type=Path, required=True, help="folder for the table")
         if name == "publish":
             command.add_argument(
                 "--to", type=Path, required=True, help="results/published/<name>, not there yet"
@@ -55,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Does what the command line asks. Raises UserError."""
     results, command = arguments.results, arguments.command
+    if command == "stability":
+        _stability(results, arguments.out)
+        return
     if command in ("collect", "all"):
         from .records.collect import collect
 
@@ -89,6 +96,14 @@ def run(arguments: argparse.Namespace) -> None:
 
         make_report(results)
         _note(results, "report", read_plan(results))
+
+
+def _stability(folders: Sequence[Path], out: Path) -> None:
+    from .records.collected import load
+    from .text.render import write_table
+    from .verdicts.stability import table_stability
+
+    write_table(table_stability([load(folder) for folder in folders]), out)
 
 
 def _tables(results: Path, which: Sequence[str] | None) -> None:

@@ -57,13 +57,11 @@ def study(folder: Path) -> dict[str, Any]:
     architecture = {"model_type": "llama", "vocab_size": 400, "hidden_size": 32}
     architecture |= {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     architecture |= {"max_position_embeddings": 256, "tie_word_embeddings": False}
-    pretrain = Pretraining(
-        num_steps=5, batch_size=4, sequence_length=32, learning_rate=0.003, seed=0
-    )
+    pretrain = Pretraining(num_steps=5, batch_size=4, sequence_length=32, learning_rate=0.003)
     entry = ModelEntry(
         name="base", weights="pretrain", architecture=architecture, pretrain=pretrain
     )
-    make_base_model(entry, folder / "text.txt", folder / "base", progress=False)
+    make_base_model(entry, folder / "text.txt", folder / "base", seed=0, progress=False)
     settings = {"epochs": EPOCHS, "batch_size": 8, "num_train": 8 * STEPS_AN_EPOCH, "num_dev": 8}
     settings |= {"num_test": 16, "max_length": 200, "dtype": "float32"}
     accuracy = {"models": [str(folder / "base")], "tasks": ["rte"], "settings": settings}
@@ -173,7 +171,7 @@ def main() -> None:
     parser.add_argument("--rank-kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     from sittings import brisk
 
     draw = random.Random(options.seed)

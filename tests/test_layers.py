@@ -45,6 +45,7 @@ FLOORS = (
     "analysis.paper",
     "analysis.tables",
     "analysis.verdicts",
+    "analysis.rounding",
     "analysis.figures",
     "analysis.page",
     "analysis.cli",

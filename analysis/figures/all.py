@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..records.collected import Collected
+from ..rounding.figure import figure_rounding
 from ..text.style import save, style
 from .ablation import figure_ablation
 from .curves import OVER, QUANTITIES, figure_accuracy, figure_loss, figure_training
@@ -19,6 +20,7 @@ from .overview import figure_overview
 from .peers import figure_peers
 from .shares import figure_shares
 from .tradeoff import figure_tradeoff
+from .tuning import figure_tuning
 
 # What `--which` takes -> file name, and the function that draws it.
 FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
@@ -34,6 +36,8 @@ FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
 SECTION_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
     "peers": ("fig_peers", figure_peers),
     "ablation": ("fig_ablation", figure_ablation),
+    "tuning": ("fig_tuning", figure_tuning),
+    "rounding": ("fig_rounding", figure_rounding),
 }
 # All trainings of a study, drawn where it has any.
 TRAINING_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
@@ -49,7 +53,7 @@ ALL_FIGURES = {**SECTION_FIGURES, **FIGURES, **TRAINING_FIGURES}
 
 def figures_of(collected: Collected) -> dict[str, tuple[str, Callable[[Collected], Figure]]]:
     """The figures of a study, those of its own sections first."""
-    own = {name: make for name, make in SECTION_FIGURES.items() if name in collected.plan.sections}
+    own = {name: make for name, make in SECTION_FIGURES.items() if name in collected.parts}
     trained = TRAINING_FIGURES if TRAINED in collected.plan.sections else {}
     return {**own, **FIGURES, **trained}
 

@@ -32,15 +32,20 @@ BAND = (
 )
 CAPTIONS = {
     "overview": "Peak memory of a training step by part, speed (that of Table 2, where it has the "
-    "model), and mean accuracy of each method. Lines: 95 % intervals.",
+    "model), and mean accuracy of each method. Lines: the 95 % interval of each value alone; "
+    "whether two differ is told by a paired test, in Verdicts.",
     "peers": "Ways to take one step: peak memory against time, both over those of forward and "
     "backward alone, with each gradient dropped at once. Bars: least to most of the rounds.",
     "ablation": "What saves how much: peak memory of a step as changes are stacked, and what each "
     "change saves alone, in the stack, and what is lost without it.",
+    "rounding": "What 16-bit weights lose: the same trainings with weights held in several ways. "
+    "Lines: 95 % intervals. Share of the intended step that was applied, of all weights and of "
+    "each group of them (ticks; the least is named where they differ).",
     "1": "Gradient bytes alive over one backward pass: SGD keeps every gradient until the step, "
     "LOMO updates a tensor as soon as its gradient is there, and drops it.",
     "2": "Share of each part in the paper's sum of terms; at the right, the sum.",
-    "3": "LoRA with and without LOMO on the base weights. Bars: 95 % intervals. "
+    "3": "LoRA with and without LOMO on the base weights. Bars: the 95 % interval of each value "
+    "alone; whether two differ is told by a paired test, in Verdicts. "
     "Hollow and dashed: the paper's values, where they are comparable.",
     "4": "Training loss of the reported trials, a running mean; thin: single steps. Of several "
     "seeds the mean, and a band from the least to the most.",
@@ -58,7 +63,7 @@ CAPTIONS = {
 
 
 # Beside the tables of their sections, or at the head of the study.
-AMONG_TABLES = ("overview", "peers", "ablation")
+AMONG_TABLES = ("overview", "peers", "ablation", "rounding")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..records.collected import Collected
+from ..rounding.table import table_rounding
 from ..tables.ablation import table_ablation
-from ..tables.hyperparameters import table_hyperparameters
+from ..tables.hyperparameters import table_hyperparameters, table_tuning
 from ..tables.memory import table_memory
 from ..tables.peers import table_peers
 from ..tables.prediction import table_prediction
@@ -33,12 +34,14 @@ TABLES: dict[str, Callable[[Collected], Table]] = {
 SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {
     "peers": table_peers,
     "ablation": table_ablation,
+    "tuning": table_tuning,
+    "rounding": table_rounding,
 }
 
 
 def tables_of(collected: Collected) -> dict[str, Callable[[Collected], Table]]:
     """The tables of a study, those of its own sections first."""
-    own = {name: make for name, make in SECTION_TABLES.items() if name in collected.plan.sections}
+    own = {name: make for name, make in SECTION_TABLES.items() if name in collected.parts}
     return {**own, **TABLES}
 
 

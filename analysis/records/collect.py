@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, get_args
 import pandas as pd
 
 from lomo.errors import UserError
+from lomo.record.applied import APPLIED_GROUPS
 from lomo.record.belief import Keep, read_believed
 from lomo.record.evidence import Scored
 from lomo.record.schema import (
@@ -165,6 +166,9 @@ COLUMNS: dict[str, str] = {
     "cuda_peaks_agree": FLAG,
     "allocator_settings": TEXT,
     "timeline_file": TEXT,
+    "applied_intended": TEXT,
+    "applied_share": REAL,
+    **{f"applied_{what}_{group}": REAL for what in ("share", "moved") for group in APPLIED_GROUPS},
     **dict.fromkeys(("num_parameters", "num_trainable_parameters"), WHOLE),
     **dict.fromkeys(("model_parameters_bytes", "largest_parameter_bytes"), WHOLE),
     "tied_embeddings": FLAG,
@@ -240,6 +244,10 @@ def _measured(record: Record) -> dict[str, Any]:
         row["num_cut_train"] = record.training.num_cut
         for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)
+    if record.applied:
+        row |= {"applied_intended": record.applied.intended, "applied_share": record.applied.share}
+        for group, found in record.applied.groups.items():
+            row |= {f"applied_{what}_{group}": getattr(found, what) for what in ("share", "moved")}
     for block in (record.throughput, record.efficiency):
         row |= _values(block) if block else {}
     return row | _accuracy(record) | _memory(record)

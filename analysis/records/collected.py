@@ -47,6 +47,13 @@ class Collected:
         found = self.section(section)["model"].tolist()
         return [name for name in self.plan.models if name in found]
 
+    @property
+    def parts(self) -> set[str]:
+        """What only some studies have: sections, and `tuning` where trials are searched."""
+        asked = self.plan.study.superglue
+        searched = {"tuning"} if asked is not None and asked.search is not None else set()
+        return {*self.plan.sections, *searched}
+
     def largest_model(self, section: str) -> str:
         """The section's model with the most parameters; the last planned one if none is known."""
         rows = self.section(section)

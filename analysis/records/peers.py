@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.study.config import Target
+from lomo.study.measured import Target
 from lomo.system.files import read_lines
 
 from ..statistics.intervals import Interval

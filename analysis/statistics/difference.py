@@ -62,10 +62,12 @@ class Difference:
 
     def half(self, tail: float = (1 - CONFIDENCE) / 2) -> float | None:
         """Half of the interval that leaves out `tail` at each end: the parts' own, squared and
-        added. None of one seed."""
+        added, or that of the examples alone where it is wider, as three seeds may be alike by
+        chance. None of one seed."""
         if self.seeds is None:
             return None
-        return math.hypot(self.seeds.half(tail), self.examples.half(tail))
+        both = math.hypot(self.seeds.half(tail), self.examples.half(tail))
+        return max(both, self.alone.half(tail))
 
     @property
     def interval(self) -> Interval | None:
@@ -78,14 +80,19 @@ class Difference:
         """How often chance alone gives a difference so large, to either side; None of one seed."""
         if self.seeds is None:
             return None
-        return two_sided(self.value, (self.seeds, self.examples))
+        both = two_sided(self.value, (self.seeds, self.examples))
+        return max(both, self.p_of_examples)
+
+    @property
+    def p_of_examples(self) -> float:
+        """The same if there were no other seeds."""
+        return two_sided(self.value, (self.alone,))
 
     @property
     def p_above(self) -> float:
         """How often chance alone gives a difference so high; of one seed, of its examples alone."""
-        parts = (self.alone,) if self.seeds is None else (self.seeds, self.examples)
-        both = two_sided(self.value, parts)
-        return both / 2 if self.value > 0 else 1 - both / 2
+        p = self.p_of_examples if self.p is None else self.p
+        return p / 2 if self.value > 0 else 1 - p / 2
 
     def smallest(self, num_claims: int = 1) -> float | None:
         """The least difference that would be decided in 80 % of such studies, at 5 % over so many
@@ -93,7 +100,8 @@ class Difference:
         if self.seeds is None:
             return None
         tail = (1 - CONFIDENCE) / 2 / num_claims
-        return math.hypot(self.seeds.seen(tail), self.examples.seen(tail))
+        both = math.hypot(self.seeds.seen(tail), self.examples.seen(tail))
+        return max(both, self.alone.seen(tail))
 
 
 def two_sided(value: float, parts: tuple[Part, ...]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
-from .difference import Difference, Part, two_sided
+from .difference import Difference, Part
 from .intervals import CONFIDENCE, Interval
 
 NUM_RESAMPLES = 2000
@@ -62,7 +62,7 @@ def _example_variances(task: Pairs) -> tuple[float, float]:
     of seed and example together, so that other seeds would draw it anew.
 
     A group's examples count as one. Of few examples, all of which go one way, the variance is not
-    0, so that two more examples are made up, one for each side, as Bonett and Price do.
+    0: it is at least that of two more, made up one for each side, as Bonett and Price do.
     """
     num_seeds, num = task.differences.shape
     rest = task.differences - task.differences.mean(axis=1, keepdims=True)
@@ -77,12 +77,11 @@ def _example_variances(task: Pairs) -> tuple[float, float]:
     means = rest.mean(axis=0)
     value = float(task.differences.mean())
     made_up = (1 - value) ** 2 + (1 + value) ** 2
-    whole = (num + 2) ** 2
-    alone = (unbiased * float((means**2).sum()) + made_up) / whole
+    alone = max(unbiased * float((means**2).sum()) / num**2, made_up / (num + 2) ** 2)
     if num_seeds < 2:
         return alone, 0.0
     residual = float(((rest - means) ** 2).sum()) / (num_seeds - 1)
-    return alone, unbiased * residual / num_seeds / whole
+    return alone, unbiased * residual / num_seeds / num**2
 
 
 def bootstrap(tasks: Sequence[Pairs], seed: int = 0) -> Interval:
@@ -116,8 +115,7 @@ def p_of_examples(tasks: Sequence[Pairs], margin: float = 0.0) -> float:
     if len(tasks) == 1 and task.groups is None and margin == 0 and len(task.differences) == 1:
         apart = task.differences[0]
         return mcnemar(int((apart > 0).sum()), int((apart < 0).sum()))
-    found = difference(tasks).above(margin)
-    return two_sided(found.value, (found.alone,))
+    return difference(tasks).above(margin).p_of_examples
 
 
 def consistency(right: NDArray[np.float64]) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lomo.study.config import Ablation
+from lomo.study.measured import Ablation
 from lomo.study.plan import Plan
 
 from ..paper.ablation import (

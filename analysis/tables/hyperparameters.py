@@ -1,8 +1,9 @@
-"""Table 4: what every method was given to try, what was selected, and the paper's own."""
+"""Table 4: what every method was given to try, and what was selected. And what a search found."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,9 +14,10 @@ from ..paper.printed import value_text
 from ..records import accuracy
 from ..records.accuracy import AVERAGE
 from ..records.collected import Collected
+from ..records.tuning import NEAR, Tuned, tuned
 from ..text.grid import Block, Cell, Table
 from ..text.names import method_title, task_title
-from ..text.units import EN_DASH
+from ..text.units import EN_DASH, percent
 
 SECTIONS = {
     "superglue": "Table 3: values tried, and the one selected for each task",
@@ -23,6 +25,7 @@ SECTIONS = {
 }
 # Settings that all methods of a section share.
 SHARED = ("epochs", "batch_size", "schedule", "max_grad_norm", "weight_decay", "num_train", "dtype")
+BEST_OF = (1, 2, 4, 8)
 COLUMNS = (
     *("section", "model", "method", "rank", "hyperparameter", "tried", "num_trials"),
     *("task", "trial", "selected", "paper", "run_id"),
@@ -49,6 +52,94 @@ def table_hyperparameters(collected: Collected) -> Table:
         else [],
         data=data,
     )
+
+
+def table_tuning(collected: Collected) -> Table:
+    """What each method's search found: its best rate, and how wide the range of good ones is."""
+    found = tuned(collected)
+    split = {"dev": "the split that selects", "test": "the reported examples"}
+    return Table(
+        name="table_tuning",
+        title="Tuning: the same number of trials for each method",
+        caption=(
+            "Trials at random on a logarithmic scale; accuracy in % on "
+            f"{split[collected.plan.study.selection]}, a mean over tasks and seeds. Range: "
+            f"learning rates around the best within {100 * NEAR:.0f} points of it, as a factor. "
+            "Best of k: expected of so many trials, and the 95 % band that holds for all k at once."
+        ),
+        blocks=[_tuned_block(found)] if found else [],
+        notes=_tuned_notes(found),
+        data=pd.DataFrame([_tuned_data(each) for each in found]),
+    )
+
+
+def _tuned_block(found: Sequence[Tuned]) -> Block:
+    heads = ["model", "method", "trials", "best rate", "accuracy", "test", "range", "factor"]
+    rows: list[list[Cell | str]] = [
+        [
+            *(each.model, method_title(each.method), str(len(each.points))),
+            Cell(shown(each.best.rate), runs=each.best.run_ids),
+            Cell(percent(each.best.score), runs=each.best.run_ids),
+            Cell(percent(each.best.test), runs=each.best.run_ids),
+            f"{shown(each.near[0].rate)} to {shown(each.near[-1].rate)}",
+            f"{'at least ' if any(each.open_ends) else ''}{each.width:.3g}",
+            *map(_best_text, map(each.best_of, BEST_OF)),
+        ]
+        for each in found
+    ]
+    return Block([*heads, *(f"best of {k}" for k in BEST_OF)], rows, 2)
+
+
+def _best_text(told: tuple[float, tuple[float, float]] | None) -> str:
+    if told is None:
+        return EN_DASH
+    value, (low, high) = told
+    return f"{percent(value)} ({percent(low)} to {percent(high)})"
+
+
+def _tuned_notes(found: Sequence[Tuned]) -> list[str]:
+    if not found:
+        return []
+    lost = [
+        f"{method_title(e.method)} {n}" for e in found if (n := sum(p.num_lost for p in e.points))
+    ]
+    notes = [advice(found)]
+    notes += [f"Runs that did not end well count 0: {', '.join(lost)}."] if lost else []
+    waiting = sum(each.num_waiting for each in found)
+    notes += [f"{waiting} trials lack a record and are left out."] if waiting else []
+    return notes
+
+
+def advice(found: Sequence[Tuned]) -> str:
+    """Where a new user begins, and which method forgives most, in a sentence or two."""
+    model = found[-1].model
+    mine = [each for each in found if each.model == model]
+    rates = ", ".join(f"{method_title(e.method)} {shown(e.begin.rate)}" for e in mine)
+    by_width = sorted(mine, key=lambda each: each.width)
+    least, most = by_width[0], by_width[-1]
+    told = f"To begin with, on tasks like these and {model}: {rates}."
+    if len(mine) == 1:
+        return told
+    return (
+        f"{told} {method_title(most.method)} forgives most (a factor of {most.width:.3g} "
+        f"within {100 * NEAR:.0f} points of its best), {method_title(least.method)} least "
+        f"({least.width:.3g})."
+    )
+
+
+def _tuned_data(each: Tuned) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        **{"model": each.model, "method": each.method, "num_trials": len(each.points)},
+        **{"best_rate": each.best.rate, "best_accuracy": each.best.score},
+        **{"best_test_accuracy": each.best.test, "begin_rate": each.begin.rate},
+        **{"range_low": each.near[0].rate, "range_high": each.near[-1].rate},
+        **{"range_factor": each.width, "open_below": each.open_ends[0]},
+        "open_above": each.open_ends[1],
+    }
+    for k in BEST_OF:
+        value, band = each.best_of(k) or (None, (None, None))
+        row |= {f"best_of_{k}": value, f"best_of_{k}_low": band[0], f"best_of_{k}_high": band[1]}
+    return row
 
 
 def _caption(collected: Collected, any_rows: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,18 @@ from ..records.comparable import (
     why_not_measured,
     why_not_speed,
 )
+from ..records.peers import timed_steps
+from ..statistics.intervals import Interval
+from ..statistics.speed import welch_ratio
 from ..text.grid import Block, Cell, Table, of_run
 from ..text.names import listed, method_title, status_text
 from ..text.units import Unit, decimals, number, unit_for
 
 SECTION = "throughput"
 SPEED = "tokens_per_s_per_device"
+ENDS = tuple(
+    f"speed_over_{method}_{end}" for method in ("adamw", "lomo") for end in ("low", "high")
+)
 COLUMNS = (
     "model",
     "method",
@@ -100,12 +107,24 @@ def why_not(collected: Collected, row: Any, *, speed: bool) -> str | None:
 
 def ratio(rows: list[Any], row: Any, method: str) -> float | None:
     """A row's speed over that of `method` on the same model and setting; None if unknown."""
-    mine = number(getattr(row, SPEED))
-    for other in rows:
-        if other.method == method and _setting(other) == _setting(row):
-            theirs = number(getattr(other, SPEED))
-            return None if mine is None or theirs is None else mine / theirs
-    return None
+    other = _other(rows, row, method)
+    mine, theirs = (number(getattr(each, SPEED)) if each else None for each in (row, other))
+    return None if mine is None or theirs is None else mine / theirs
+
+
+def ratio_interval(collected: Collected, rows: list[Any], row: Any, method: str) -> Interval | None:
+    """The 95 % interval of that ratio, over the steps of the two processes; None of a method over
+    itself, or where one of the two did not end well."""
+    other = _other(rows, row, method)
+    if other is None or other is row or {row.status, other.status} != {"ok"}:
+        return None
+    found = welch_ratio(timed_steps(collected, other), timed_steps(collected, row))
+    return found.interval if found else None
+
+
+def _other(rows: list[Any], row: Any, method: str) -> Any | None:
+    of = (each for each in rows if each.method == method and _setting(each) == _setting(row))
+    return next(of, None)
 
 
 def _setting(row: Any) -> tuple[Any, ...]:
@@ -168,8 +187,8 @@ def _block(collected: Collected, rows: list[Any]) -> Block:
                 Cell(_rate(getattr(row, SPEED)), printed=speed),
                 f"{_rate(low)} to {_rate(high)}",
                 decimals(1000 * row.step_s_median, 1),
-                decimals(ratio(rows, row, "adamw"), 2),
-                decimals(ratio(rows, row, "lomo"), 2),
+                _over(collected, rows, row, "adamw"),
+                _over(collected, rows, row, "lomo"),
                 *(column.text(number(getattr(row, column.name)), unit) for column in extra),
             ],
             row,
@@ -185,6 +204,12 @@ def _block(collected: Collected, rows: list[Any]) -> Block:
         rows=grid,
         num_keys=4,
     )
+
+
+def _over(collected: Collected, rows: list[Any], row: Any, method: str) -> Cell:
+    ends = ratio_interval(collected, rows, row, method)
+    remark = f"{decimals(ends[0], 2)} to {decimals(ends[1], 2)}" if ends else None
+    return Cell(decimals(ratio(rows, row, method), 2), remark=remark)
 
 
 def _known(row: Any, column: Extra) -> bool:
@@ -204,7 +229,9 @@ def _notes(collected: Collected, rows: list[Any]) -> list[str]:
     if not rows:
         return []
     notes = [
-        "Over AdamW, over LOMO: speeds divided by theirs on the same model in the same setting."
+        "Over AdamW, over LOMO: speeds divided by theirs on the same model in the same setting; in "
+        "round brackets the 95 % interval over the steps of the two processes, which another "
+        "process of either may lie outside of. Verdicts has the tests."
     ]
     if any(_known(row, EXTRA[0]) for row in rows):
         notes.append(f"MFU: {FORMULA}; peaks: {PEAK_TABLE}. HFU counts what is recomputed too.")
@@ -218,6 +245,12 @@ def _notes(collected: Collected, rows: list[Any]) -> list[str]:
     return notes + measured_notes(rows)
 
 
+def _ends(collected: Collected, rows: list[Any], row: Any) -> dict[str, float]:
+    found = [ratio_interval(collected, rows, row, method) for method in ("adamw", "lomo")]
+    values = [value for ends in found for value in ends or (math.nan, math.nan)]
+    return dict(zip(ENDS, values, strict=True))
+
+
 def _data(collected: Collected, rows: list[Any]) -> pd.DataFrame:
     data = []
     for row in rows:
@@ -228,10 +261,12 @@ def _data(collected: Collected, rows: list[Any]) -> pd.DataFrame:
                 **{name: getattr(row, name) for name in COLUMNS},
                 "speed_over_adamw": ratio(rows, row, "adamw"),
                 "speed_over_lomo": ratio(rows, row, "lomo"),
+                **_ends(collected, rows, row),
                 "printed_peak": _printed(row, "peak") if memory else None,
                 f"printed_{SPEED}": _printed(row, SPEED) if speed else None,
                 "run_id": row.run_id,
             }
         )
-    extra = ["speed_over_adamw", "speed_over_lomo", "printed_peak", f"printed_{SPEED}", "run_id"]
+    extra = ["speed_over_adamw", "speed_over_lomo", *ENDS]
+    extra += ["printed_peak", f"printed_{SPEED}", "run_id"]
     return pd.DataFrame(data, columns=[*COLUMNS, *extra])

@@ -40,8 +40,8 @@ def superglue_orders(
         remark = f" (over {short}, the paper over six tasks)" if short else ""
         both = [compared.behind(cells, cell, over) if cell else [] for cell in (first, second)]
         doubts = []
-        if second is not None and second.method != "zero_shot":
-            for name, of in zip(names, both, strict=True):
+        for name, method, of in zip(names, methods, both, strict=True):
+            if method != "zero_shot":
                 doubts += _no_baseline(collected, name, of, cells)
         yield _at_least(
             collected, what, model, (first, second), both, names, margin, doubts, remark

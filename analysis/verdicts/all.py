@@ -5,19 +5,24 @@ A verdict is reproduced, differs, undecided, not comparable or not run, always w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from itertools import groupby
+from typing import Any
 
 import pandas as pd
 
+from ..paper.printed import printed
 from ..records.collected import Collected
 from ..text.grid import Block, Cell, Table
 from ..text.names import listed
 from ..text.units import EN_DASH, decimals, p_is, p_text, percent
+from .accuracy import hyperparameter_verdict, lora_rank_verdict, superglue_verdict
+from .claims import claim_verdicts
+from .costs import memory_verdict, share_verdict, throughput_verdict
 from .decided import LEVEL
-from .numbers import number_verdicts
 from .orders import order_verdicts
+from .predicted import predicted_instead
 from .verdict import (
     DIFFERS,
     KINDS,
@@ -31,6 +36,29 @@ from .verdict import (
     Verdict,
     counts_by_kind,
 )
+
+# File of analysis/paper -> what judges one of its values.
+JUDGES: dict[str, Callable[[Collected, Any], Verdict]] = {
+    "table1_memory": memory_verdict,
+    "table2_throughput": throughput_verdict,
+    "table3_superglue": superglue_verdict,
+    "table4_hyperparameters": hyperparameter_verdict,
+    "figure2_shares": share_verdict,
+    "figure3_lora_rank": lora_rank_verdict,
+}
+
+
+def number_verdicts(collected: Collected) -> list[Verdict]:
+    """A verdict for every value in analysis/paper, in the paper's order.
+
+    Of memory that no run of the study stands for, the verdict is that of the prediction.
+    """
+    verdicts = [
+        predicted_instead(name, cell, judge_one(collected, cell))
+        for name, judge_one in JUDGES.items()
+        for cell in printed(name).itertuples()
+    ]
+    return [*verdicts, *claim_verdicts(collected, verdicts)]
 
 
 def all_verdicts(collected: Collected) -> list[Verdict]:

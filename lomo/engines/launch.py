@@ -86,7 +86,7 @@ def launch(arguments: Sequence[str], num_devices: int, *, started_at: float) -> 
             elastic_launch(config, sys.executable)("-m", "lomo", *arguments)
     except ChildFailedError as error:
         cause = _cause(error.failures)
-        if asked.number is not None and not isinstance(cause, Interrupted):
+        if asked.number is not None and isinstance(cause, RankFailed):
             name = signal.Signals(asked.number).name
             cause = Interrupted(f"ended by {name} before the ranks had begun", asked.number)
         raise cause from None

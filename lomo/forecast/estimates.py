@@ -43,7 +43,8 @@ class Estimate(Strict):
 
     peak_bytes: of one device, the longest batch's step or scoring, whichever is more.
     account: how the step's peak was predicted (lomo.memory.predicted.predict). host_bytes: of the
-    host, all processes of the run. kept_bytes: weights on disk while it trains.
+    host, all processes of the run. kept_bytes: best weights and checkpoints
+    on disk while it trains.
     """
 
     peak_bytes: int | None

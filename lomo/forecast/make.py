@@ -109,7 +109,7 @@ def _estimate(
         fit=fit,
         host_bytes=PROCESS_BYTES * run.num_devices + (held or loaded),
         seconds=seconds,
-        kept_bytes=_kept_bytes(run, sizes),
+        kept_bytes=_kept_bytes(run, sizes, answer, seconds),
         reason=reason or (None if seconds is not None else speed.why_unknown or NO_FLOPS),
     )
 
@@ -130,11 +130,26 @@ def _scoring_bytes(run: TrainSpec | MeasureSpec, config: Mapping[str, Any]) -> i
     return 2 * tokens * int(config["vocab_size"]) * BYTES[run.dtype]
 
 
-def _kept_bytes(run: TrainSpec | MeasureSpec, sizes: Sizes) -> int:
-    """Weights of the best epoch, where a later one may be worse."""
-    if not isinstance(run, TrainSpec) or run.selection != "dev" or run.epochs < 2:
+def _kept_bytes(
+    run: TrainSpec | MeasureSpec,
+    sizes: Sizes,
+    answer: Mapping[str, Any] | None,
+    seconds: float | None,
+) -> int:
+    """Weights of the best epoch, where a later one may be worse; and checkpoints, of long runs.
+
+    Those are two, of weights and optimizer state, and may refer to two best epochs.
+    """
+    if not isinstance(run, TrainSpec) or not methods.describe(run.method).trains:
         return 0
-    return sizes.num_trainable_parameters * BYTES[run.dtype]
+    weights = sizes.num_trainable_parameters * BYTES[run.dtype]
+    best = weights if run.selection == "dev" and run.epochs > 1 else 0
+    interval_s = run.checkpoint_interval_s
+    if interval_s is None or (seconds is not None and seconds < interval_s):
+        return best
+    terms = (answer or {}).get("sum_of_terms") or {}
+    state = terms.get("optimizer_state_bytes", 0) * run.num_devices
+    return 2 * (weights + state + best)
 
 
 def _download_bytes(plan: Plan, counts: Mapping[str, int]) -> int:

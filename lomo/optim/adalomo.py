@@ -1,13 +1,14 @@
 """AdaLomo (Lv et al., arXiv 2310.10195): an adaptive step inside the backward pass."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .applied import AppliedSteps
 from .arithmetic.rounding import Rounding, Stream, generator_for, write_rounded_
 from .arithmetic.scaling import NormScope
 from .arithmetic.tensors import SIXTEEN_BIT, chunks, norm_of
@@ -162,6 +163,33 @@ class AdaLomo(FusedBackward):
             if keep is not None:
                 copy.mul_(keep)
             write_rounded_(weight, copy.sub_(update), generator)
+
+    def applied_steps(self, groups: Mapping[Tensor, str], *, seed: int = 0) -> AppliedSteps:
+        """Watches what 16-bit weights take of the normalised step with its decay."""
+        return AppliedSteps(self, "_write", self._write_watched, groups, seed=seed)
+
+    def _write_watched(
+        self,
+        applied: AppliedSteps,
+        parameter: Tensor,
+        gradient: Tensor,
+        factors: list[Tensor],
+        keep: Tensor | None,
+        stream: Stream | None,
+    ) -> None:
+        places = applied.places(parameter)
+        if places is None:
+            type(self)._write(self, parameter, gradient, factors, keep, stream)
+            return
+        before = parameter.take(places)
+        step = gradient.take(places).float().neg_()
+        index = torch.unravel_index(places, parameter.shape)
+        for factor in factors:
+            step.mul_(factor.expand(parameter.shape)[index])
+        if keep is not None:
+            step.add_(before.float() * (keep - 1.0))
+        type(self)._write(self, parameter, gradient, factors, keep, stream)
+        applied.note(parameter, step, before)
 
 
 def _second_moment_factors(

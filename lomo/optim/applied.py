@@ -2,16 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-
-from .adalomo import AdaLomo
-from .arithmetic.tensors import SIXTEEN_BIT
-from .hooks import Slot
-from .lomo import Lomo
-from .master import MasterCopy
 
 # Of a group at most so many elements, of so many tensors, spread over its depth.
 MOST_ELEMENTS = 4096
@@ -34,35 +29,53 @@ class Sums(NamedTuple):
 class AppliedSteps:
     """Watches the same elements of an optimizer's 16-bit weights in the steps that it is told to.
 
-    Intended is the step that the rule asks for, in fp32: of Lomo -lr (clip(scale g) + weight_decay
-    theta), of AdaLomo its normalised step, of a MasterCopy the change of the fp32 copy. Applied is
-    by how much the 16-bit weight differs afterwards. What is not watched runs as it always does:
-    no code of the optimizer asks.
+    Made by the optimizer's `applied_steps`. Intended is the step that the rule asks for, in fp32;
+    applied is by how much the 16-bit weight differs afterwards. A step that is not watched runs as
+    it always does: no code of the optimizer asks.
 
     Args:
-        optimizer: a Lomo, an AdaLomo or a MasterCopy, none of whose updates is made in a product.
+        optimizer: whose steps.
+        method: the name of the method through which each of its updates goes.
+        watched: that method with one more argument, this: it also calls `note`.
         groups: parameter -> name of its group; those that are not 16-bit are passed over.
+        intended: what an intended step is: by the "rule", or the change of the "master_copy".
         seed: of the draw of elements, by a generator of its own.
 
-    Raises TypeError for another optimizer.
+    Attributes:
+        num_watched: group -> how many of its elements are watched.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, groups: Mapping[Tensor, str], *, seed: int = 0
+        self,
+        optimizer: torch.optim.Optimizer,
+        method: str,
+        watched: Callable[..., None],
+        groups: Mapping[Tensor, str],
+        *,
+        intended: Literal["rule", "master_copy"] = "rule",
+        seed: int = 0,
     ) -> None:
-        self._optimizer: Any = optimizer
-        self._method, self._watched = self._wrapper_of(optimizer)
+        self._optimizer, self._method, self.intended = optimizer, method, intended
+        self._watched = partial(watched, self)
         generator = torch.Generator().manual_seed(seed)
         members: dict[str, list[Tensor]] = {}
         for parameter, group in groups.items():
-            if parameter.dtype in SIXTEEN_BIT and parameter.numel():
+            if parameter.element_size() == 2 and parameter.numel():
                 members.setdefault(group, []).append(parameter)
         self._group_of: dict[Tensor, str] = {}
         self._places: dict[Tensor, Tensor] = {}
+        self.num_watched: dict[str, int] = {}
         for group, parameters in members.items():
             for parameter, places in _drawn(parameters, generator):
                 self._group_of[parameter], self._places[parameter] = group, places
-        self._sums: dict[str, Tensor] = {}
+                number = self.num_watched.get(group, 0) + places.numel()
+                self.num_watched[group] = number
+        # Group -> its number, on the device of its parameters.
+        self._numbers = {
+            group: torch.tensor([number], device=members[group][0].device)
+            for number, group in enumerate(members)
+        }
+        self._noted: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -73,101 +86,45 @@ class AppliedSteps:
         finally:
             delattr(self._optimizer, self._method)
 
+    def places(self, parameter: Tensor) -> Tensor | None:
+        """The watched elements of a parameter, counted as in one row; None if none are."""
+        return self._places.get(parameter)
+
+    def note(self, parameter: Tensor, intended: Tensor, before: Tensor) -> None:
+        """Takes note of a watched parameter whose update was just made.
+
+        Args:
+            intended: steps of its watched elements, fp32.
+            before: what these were, in the parameter's dtype.
+        """
+        places = self._places[parameter]
+        number = self._numbers[self._group_of[parameter]].expand(places.shape)
+        self._noted.append((number, intended, before, parameter.take(places)))
+
     def read(self) -> dict[str, Sums]:
         """The sums of each group since they were last read. Waits for the device once."""
-        if not self._sums:
+        if not self._noted:
             return {}
-        table = torch.stack(list(self._sums.values())).tolist()
-        found = {
-            group: Sums(dot, squares, int(asked), int(moved))
-            for group, (dot, squares, asked, moved) in zip(self._sums, table, strict=True)
-        }
-        self._sums = {}
-        return found
-
-    def _wrapper_of(self, optimizer: Any) -> tuple[str, Callable[..., None]]:
-        """The one method through which all of its updates go, and the same, watched."""
-        if isinstance(optimizer, AdaLomo):
-            return "_write", self._watch_adalomo(optimizer._write)
-        if isinstance(optimizer, Lomo):
-            return "_update", self._watch_lomo(optimizer, optimizer._update)
-        if isinstance(optimizer, MasterCopy):
-            return "_step_one", self._watch_master(optimizer, optimizer._step_one)
-        raise TypeError(f"the steps of a {type(optimizer).__name__} can't be watched")
-
-    def _watch_lomo(self, optimizer: Lomo, update: Callable[..., None]) -> Callable[..., None]:
-        def watched(parameter: Tensor, gradient: Tensor, slot: Slot, scale: float | Tensor) -> None:
-            places = self._places.get(parameter)
-            if places is None or gradient.is_sparse:
-                update(parameter, gradient, slot, scale)
-                return
-            group = optimizer.param_groups[slot.group_index]
-            before = parameter.take(places).float()
-            step = gradient.take(places).float().mul_(scale)
-            if optimizer.clip_value is not None:
-                step.clamp_(-optimizer.clip_value, optimizer.clip_value)
-            step.add_(before, alpha=float(group["weight_decay"])).mul_(-float(group["lr"]))
-            if isinstance(scale, Tensor):  # 0: the gradient was not finite
-                step = torch.where(scale > 0, step, 0.0)
-            update(parameter, gradient, slot, scale)
-            self._add(parameter, step, parameter.take(places).float() - before)
-
-        return watched
-
-    def _watch_adalomo(self, write: Callable[..., None]) -> Callable[..., None]:
-        def watched(
-            parameter: Tensor,
-            gradient: Tensor,
-            factors: list[Tensor],
-            keep: Tensor | None,
-            *rest: Any,
-        ) -> None:
-            places = self._places.get(parameter)
-            if places is None:
-                write(parameter, gradient, factors, keep, *rest)
-                return
-            before = parameter.take(places).float()
-            step = gradient.take(places).float().neg_()
-            index = torch.unravel_index(places, parameter.shape)
-            for factor in factors:
-                step.mul_(factor.expand(parameter.shape)[index])
-            if keep is not None:
-                step.add_(before * (keep - 1.0))
-            write(parameter, gradient, factors, keep, *rest)
-            self._add(parameter, step, parameter.take(places).float() - before)
-
-        return watched
-
-    def _watch_master(
-        self, optimizer: MasterCopy, step_one: Callable[..., None]
-    ) -> Callable[..., None]:
-        def watched(parameter: Tensor, options: dict[str, Any]) -> None:
-            places = self._places.get(parameter)
-            if places is None:
-                step_one(parameter, options)
-                return
-            before = parameter.take(places).float()
-            master = optimizer.state[parameter]["master"].take(places)
-            step_one(parameter, options)
-            step = optimizer.state[parameter]["master"].take(places) - master
-            self._add(parameter, step, parameter.take(places).float() - before)
-
-        return watched
-
-    def _add(self, parameter: Tensor, intended: Tensor, applied: Tensor) -> None:
-        asked = intended != 0
-        wide = intended.double()
-        sums = torch.stack(
-            [
-                wide.dot(applied.double()),
-                wide.dot(wide),
-                asked.sum(),
-                (asked & (applied != 0)).sum(),
-            ]
+        # All at once: beside a step's large kernels many small ones are what costs.
+        numbers, intended, before, after = (
+            torch.cat(parts) for parts in zip(*self._noted, strict=True)
         )
-        group = self._group_of[parameter]
-        before = self._sums.get(group)
-        self._sums[group] = sums if before is None else before.add_(sums)
+        self._noted.clear()
+        applied, wide = (after.float() - before.float()).double(), intended.double()
+        asked = intended != 0
+        moved = asked & (applied != 0)
+        columns = torch.stack([wide * applied, wide * wide, asked.double(), moved.double()], dim=1)
+        groups = torch.arange(len(self._numbers), device=numbers.device)
+        # A product, and no scatter: the same bits each time on a GPU as well.
+        table: Any = ((numbers == groups.unsqueeze(1)).double() @ columns).tolist()
+        there = set(numbers.tolist())
+        return {
+            group: Sums(dot, squares, int(num_asked), int(num_moved))
+            for number, (group, (dot, squares, num_asked, num_moved)) in enumerate(
+                zip(self._numbers, table, strict=True)
+            )
+            if number in there
+        }
 
 
 def _drawn(parameters: list[Tensor], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,7 @@
 """LOMO (Lv et al., ACL 2024): SGD inside the backward pass, with no gradient left behind."""
 
 import functools
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Literal
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .applied import AppliedSteps
 from .arithmetic.rounding import Rounding, Stream, generator_for, write_rounded_
 from .arithmetic.scaling import NormScope
 from .arithmetic.tensors import SIXTEEN_BIT, chunks
@@ -174,6 +176,38 @@ class Lomo(FusedBackward):
             parameter.addcmul_(gradient, self._one(parameter), value=-lr * scale)
         else:
             parameter.add_(gradient, alpha=-lr * scale)
+
+    def applied_steps(self, groups: Mapping[Tensor, str], *, seed: int = 0) -> AppliedSteps:
+        """Watches what 16-bit weights take of -lr (clip(scale g) + weight_decay theta).
+
+        Not of updates that are made inside a product (`update_in_gemm`), and not of sparse ones.
+        """
+        return AppliedSteps(self, "_update", self._update_watched, groups, seed=seed)
+
+    def _update_watched(
+        self,
+        applied: AppliedSteps,
+        parameter: Tensor,
+        gradient: Tensor,
+        slot: Slot,
+        scale: float | Tensor,
+    ) -> None:
+        places = applied.places(parameter)
+        if places is None or gradient.is_sparse:
+            type(self)._update(self, parameter, gradient, slot, scale)
+            return
+        group = self.param_groups[slot.group_index]
+        before = parameter.take(places)
+        step = gradient.take(places).float().mul_(scale)
+        if self.clip_value is not None:
+            step.clamp_(-self.clip_value, self.clip_value)
+        if group["weight_decay"]:
+            step.add_(before.float(), alpha=float(group["weight_decay"]))
+        step.mul_(-float(group["lr"]))
+        if isinstance(scale, Tensor):  # 0: the gradient was not finite
+            step = torch.where(scale > 0, step, 0.0)
+        type(self)._update(self, parameter, gradient, slot, scale)
+        applied.note(parameter, step, before)
 
     def _one(self, parameter: Tensor) -> Tensor:
         key = (parameter.device, parameter.dtype)

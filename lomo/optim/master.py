@@ -1,6 +1,6 @@
 """Mixed precision as the paper's baseline holds it: 16-bit weights, fp32 master copies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from .applied import AppliedSteps
 from .arithmetic.tensors import SIXTEEN_BIT
 from .guards.checks import require_unique
 from .state import ExactStateOptimizer, require_shape
@@ -91,6 +92,25 @@ class MasterCopy(ExactStateOptimizer):
                 if parameter.grad is not None:
                     self._step_one(parameter, options)
         return loss
+
+    def applied_steps(self, groups: Mapping[Tensor, str], *, seed: int = 0) -> AppliedSteps:
+        """Watches what 16-bit weights take of the change of their copies, which keep the rest."""
+        return AppliedSteps(
+            self, "_step_one", self._step_one_watched, groups, intended="master_copy", seed=seed
+        )
+
+    def _step_one_watched(
+        self, applied: AppliedSteps, parameter: Tensor, options: dict[str, Any]
+    ) -> None:
+        places = applied.places(parameter)
+        if places is None:
+            type(self)._step_one(self, parameter, options)
+            return
+        before = parameter.take(places)
+        master = self.state[parameter]["master"].take(places)
+        type(self)._step_one(self, parameter, options)
+        step = self.state[parameter]["master"].take(places) - master
+        applied.note(parameter, step, before)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load masters and inner state bit for bit; load the model's weights as well.

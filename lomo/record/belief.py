@@ -228,6 +228,7 @@ def _lacking(record: Record) -> Iterator[str]:
         "throughput": None if not well or not measured else True,
         "efficiency": None if measured and not well else measured,
         "memory": well and measured,
+        "applied": False if record.spec["dtype"] == "float32" else None,
     }
     for name, needed in must.items():
         there = getattr(record, name) is not None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from lomo.record.applied import applied_in
 from lomo.record.clock import NUM_WARMUP_STEPS, TimedStep, summarise
 from lomo.record.schema import Record
 from lomo.specs import MeasureSpec, TrainSpec
@@ -128,6 +129,7 @@ def _history(record: Record, planned: TrainSpec | MeasureSpec, lines: Lines) -> 
         scores = [line for line in lines if line["event"] == "evaluation"]
         yield from _losses(record, steps)
         yield from _evaluations(record, scores)
+    yield from _applied(record, lines)
     yield "number of steps", number, "history.jsonl has", len(steps)
     if len(steps) == number:
         yield "steps of history.jsonl", numbers == list(range(1, number + 1)), "counted up", True
@@ -150,6 +152,20 @@ def _losses(record: Record, steps: Lines) -> Claims:
             yield f"training.{key}", getattr(training, key), source, sum(losses) / len(losses)
     tokens = sum(line["num_tokens"] for line in steps)
     yield "training.num_tokens", training.num_tokens, source, tokens
+
+
+def _applied(record: Record, lines: Lines) -> Claims:
+    found, source = applied_in(lines), "history.jsonl gives"
+    if record.applied is None or found is None:
+        yield "applied is there", record.applied is not None, source, found is not None
+        return
+    mine, again = (block.model_dump(exclude={"groups"}) for block in (record.applied, found))
+    yield "applied", mine, source, again
+    groups = record.applied.groups
+    yield "applied.groups", sorted(groups), source, sorted(found.groups)
+    for name in groups.keys() & found.groups.keys():
+        for key, value in found.groups[name]:
+            yield f"applied.groups.{name}.{key}", getattr(groups[name], key), source, value
 
 
 def _evaluations(record: Record, scores: Lines) -> Claims:

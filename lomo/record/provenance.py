@@ -41,6 +41,8 @@ NOT_DEFINING = frozenset(
         "lomo.cli",
         "lomo.system.command",
         "lomo.study.config",
+        "lomo.study.measured",
+        "lomo.study.trials",
         "lomo.engines",
         "lomo.engines.launch",
         "lomo.errors",

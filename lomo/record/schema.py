@@ -30,6 +30,10 @@ Real = Annotated[float, Field(ge=0)]
 Status = Literal["ok", "oom", "diverged", "timeout", "unsupported", "predicted_oom"]
 
 
+# Of a field that came later than the record: it may be left out, and is then null.
+OLDER = "not taken when this record was made"
+
+
 class Block(BaseModel):
     """A part of a record: a null field needs its reason in `missing`, and only then."""
 
@@ -41,6 +45,8 @@ class Block(BaseModel):
     def _null_has_a_reason(self) -> Block:
         # Not by getattr: this is a tenth of the time in which many records are read.
         null = {name for name, value in self.__dict__.items() if value is None}
+        for name in null - self.missing.keys() - self.model_fields_set:
+            self.missing[name] = OLDER
         if null != self.missing.keys():
             unexplained, stray = sorted(null - set(self.missing)), sorted(set(self.missing) - null)
             raise ValueError(
@@ -187,6 +193,32 @@ class Efficiency(Block):
     energy_j_per_token: Real | None
 
 
+class AppliedShare(Block):
+    """What a group of weights took of its intended steps, on a sample of its elements."""
+
+    # <applied, intended> / <intended, intended>, over the watched elements and steps.
+    share: float | None
+    # Of the elements with an intended step, those that moved at all, as a share.
+    moved: Real | None
+    # Elements with an intended step, over the watched steps; watched ones a step; all of them.
+    num_asked: Whole
+    num_watched: Whole
+    num_parameters: Whole
+
+
+class Applied(Block):
+    """What 16-bit weights took of the steps that were intended. Definitions: docs/measurement.md.
+
+    intended: by the optimizer's rule, in fp32; or the change of the fp32 master copy.
+    """
+
+    intended: Literal["rule", "master_copy"]
+    num_steps: Whole  # that were watched, and moved something
+    # Of all groups together, each weighted by its parameters.
+    share: float | None
+    groups: dict[str, AppliedShare]
+
+
 class LedgerParts(Block):
     """Bytes by category. With `residual_bytes` they add up to the counter's peak."""
 
@@ -275,6 +307,7 @@ class Record(Block):
     throughput: Throughput | None
     efficiency: Efficiency | None
     memory: Memory | None
+    applied: Applied | None = None
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -18,6 +18,7 @@ import torch
 from lomo import engines
 from lomo.engines.launch import RankFailed, launch
 from lomo.errors import UserError
+from lomo.record.applied import applied_in
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
 from lomo.record.made import origin_of
@@ -27,6 +28,7 @@ from lomo.record.tracking import History
 from lomo.run.findings import Findings, RunStopped
 from lomo.run.resume.checkpoints import forget
 from lomo.specs import MeasureSpec, TrainSpec
+from lomo.system.files import read_lines
 
 # How a CPU's allocator, CUDA itself and cuBLAS say that memory has run out.
 _OUT_OF_MEMORY = (
@@ -113,6 +115,8 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
     except BaseException:
         history.close(None)
         raise
+    # From what was told: a run that was begun by another process has told the most there.
+    findings.applied = applied_in(read_lines(folder / "history.jsonl"))
     if findings.model is not None:
         origin = origin_of(Path(spec.model_path), findings.model.weights_sha256)
         findings.model = findings.model.model_copy(update={"weights_from": origin})
@@ -172,6 +176,7 @@ def as_record(
         "throughput": findings.throughput,
         "efficiency": findings.efficiency,
         "memory": findings.memory,
+        "applied": findings.applied,
     }
     reasons = {
         "evidence": "the run ended well",

@@ -11,6 +11,7 @@ import torch
 from lomo.model.registry import RANDOM_WEIGHTS
 from lomo.record.clock import Clock
 from lomo.record.schema import (
+    Applied,
     Efficiency,
     Evaluation,
     Memory,
@@ -40,6 +41,7 @@ class Findings:
     throughput: Throughput | None = None
     efficiency: Efficiency | None = None
     memory: Memory | None = None
+    applied: Applied | None = None
     missing: dict[str, str] = field(default_factory=dict)
     step: int | None = None
     num_test_seen: int = 0

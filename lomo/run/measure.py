@@ -26,9 +26,10 @@ from lomo.memory.measured.counters import (
 )
 from lomo.memory.measured.ledger import Ledger, StepMeter
 from lomo.methods import Prepared
-from lomo.record.clock import Clock, TimedStep, summarise
+from lomo.record.clock import Clock, Phase, TimedStep, summarise
 from lomo.record.schema import AllocatorPeaks, CudaMemory, LedgerParts, Memory, SumOfTerms
 from lomo.record.tracking import History
+from lomo.run.applied import WatchedSteps
 from lomo.run.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.run.instruments import StepInstruments
 from lomo.run.prepare import prepare_model
@@ -95,6 +96,11 @@ def _time_steps(
 ) -> None:
     optimizers = [optimizer for optimizer, _ in prepared.optimizers]
     deadline = Deadline(clock, spec.timeout_s, engine.agreed)
+    # Before the clock starts.
+    watched = WatchedSteps(
+        *(spec, engine, prepared.model, optimizers, history, findings),
+        range(1, spec.num_warmup_steps + 1),
+    )
     timed: list[TimedStep] = []
     with clock.phase("train"):
         for step in range(1, spec.num_warmup_steps + spec.num_timed_steps + 1):
@@ -105,7 +111,8 @@ def _time_steps(
                 instruments.start()
             started = synchronise(engine.device)
             # The first step is the one that compiles.
-            with clock.phase("compile" if step == 1 and spec.compile != "none" else "train"):
+            phase: Phase = "compile" if step == 1 and spec.compile != "none" else "train"
+            with clock.phase(phase), watched.step(step):
                 result = training_step(
                     prepared.model,
                     optimizers,

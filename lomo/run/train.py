@@ -19,6 +19,7 @@ from lomo.record.clock import NUM_WARMUP_STEPS, Clock, TimedStep, after_warmup, 
 from lomo.record.schema import Training
 from lomo.record.tracking import History
 from lomo.run import evaluate
+from lomo.run.applied import WatchedSteps, steps_of_training
 from lomo.run.findings import Deadline, Findings, RunStopped, synchronise
 from lomo.run.prepare import prepare_model
 from lomo.run.resume.checkpoints import FOLDER, Checkpoints, origin_of
@@ -72,7 +73,8 @@ def work(
     clock.loaded()
     trainer = _Trainer(spec, findings, sitting, lm, tasks, folder)
     if not prepared.optimizers:
-        findings.missing["training"] = findings.missing["throughput"] = "nothing is trained"
+        missing = ("training", "throughput", "applied")
+        findings.missing.update(dict.fromkeys(missing, "nothing is trained"))
         trainer.evaluate(spec.selection, step=0, epoch=0)
         trainer.report()
         return
@@ -146,7 +148,13 @@ class _Trainer:
     def train(self, examples: list[Example], *, pad_id: int) -> None:
         """All epochs, an evaluation after each, and the facts of the training."""
         spec = self.spec
-        self.training.model.train()
+        training = self.training
+        num_steps = spec.epochs * math.ceil(len(examples) / spec.batch_size)
+        self.watched = WatchedSteps(
+            *(spec, self.engine, training.model, training.optimizers, training.history),
+            *(self.findings, steps_of_training(num_steps)),
+        )
+        training.model.train()
         generators = self._go_on()
         try:
             for epoch in range(max(1, self.progress.epoch), spec.epochs + 1):
@@ -198,13 +206,14 @@ class _Trainer:
         self.deadline.check(step - 1 or None)
         self.findings.step = step
         started = synchronise(self.engine.device)
-        result: StepResult = training_step(
-            self.training.model,
-            self.training.optimizers,
-            micro_batches(batch.to(self.engine.device), self.spec.gradient_accumulation),
-            max_grad_norm=self.spec.max_grad_norm,
-            engine=self.engine,
-        )
+        with self.watched.step(step):
+            result: StepResult = training_step(
+                self.training.model,
+                self.training.optimizers,
+                micro_batches(batch.to(self.engine.device), self.spec.gradient_accumulation),
+                max_grad_norm=self.spec.max_grad_norm,
+                engine=self.engine,
+            )
         rates = [schedule.get_last_lr()[0] for schedule in self.training.schedules]
         self.progress.num_skipped_steps += result.skipped
         for schedule in self.training.schedules:

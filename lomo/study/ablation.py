@@ -14,8 +14,9 @@ from lomo import methods
 from lomo.errors import UserError
 from lomo.model.registry import ModelEntry, check_head_loss
 from lomo.specs import AblationSpec
-from lomo.study.config import Ablation, Setting, Study
+from lomo.study.config import Study
 from lomo.study.inputs import model_folder
+from lomo.study.measured import Ablation, Setting
 from lomo.study.refusals import check_compile, check_hyper, check_length, check_method
 from lomo.system.strict import parse
 

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from lomo.errors import UserError
 from lomo.specs import Dtype
 from lomo.study.cards import peak_flops_per_s
-from lomo.study.config import Measure, Study
+from lomo.study.config import Study
 from lomo.study.machine import find_machine
+from lomo.study.measured import Measure
 from lomo.system.strict import Strict
 
 # A dtype in which products are more than so many times slower than in float32 is not native.

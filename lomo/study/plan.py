@@ -24,8 +24,9 @@ from lomo.model.registry import (
 )
 from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, Spec, TrainSpec, class_of
 from lomo.study.ablation import plan_ablation
-from lomo.study.config import Ablation, Accuracy, Measure, Peers, Study
+from lomo.study.config import Accuracy, Rounding, Study
 from lomo.study.inputs import check_data, data_folder, model_folder
+from lomo.study.measured import Ablation, Measure, Peers
 from lomo.study.native_dtype import in_native_dtype
 from lomo.study.refusals import (
     TRAINABLE,
@@ -37,7 +38,7 @@ from lomo.study.refusals import (
     check_protocol,
     untrainable,
 )
-from lomo.study.trials import resolved_hyper, trials_of
+from lomo.study.trials import by_treatment, resolved_hyper, trials_of
 from lomo.system.files import read_json, read_text
 from lomo.system.strict import Strict, parse
 from lomo.tasks import registry as tasks
@@ -93,7 +94,9 @@ def make_plan(study: Study, *, source: str) -> Plan:
                 tasks.check_name(task, where=f"{where}.tasks.{number}")
             check_data(study, set(section.tasks), where=source)
         specs: Sequence[TrainSpec | MeasureSpec]
-        if isinstance(section, Accuracy):
+        if isinstance(section, Rounding):
+            specs = _rounding_specs(study, section, where)
+        elif isinstance(section, Accuracy):
             specs = _train_specs(study, section, where)
         elif isinstance(section, Peers):
             specs = _peer_specs(study, section, where)
@@ -152,6 +155,17 @@ def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]
                     **settings,
                 )
             )
+    return specs
+
+
+def _rounding_specs(study: Study, section: Rounding, where: str) -> list[TrainSpec]:
+    """The runs of an accuracy section for each treatment, which is part of the variant's name."""
+    specs = []
+    for treatment, part in by_treatment(section, where):
+        for spec in _train_specs(study, part, where):
+            kind, model, variant, rest = spec.run_id.split("/", 3)
+            run_id = f"{kind}/{model}/{variant}-{treatment}/{rest}"
+            specs.append(spec.model_copy(update={"run_id": run_id}))
     return specs
 
 

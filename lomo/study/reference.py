@@ -13,19 +13,8 @@ from pydantic_core import PydanticUndefined
 from lomo import methods
 from lomo.methods import peers, support
 from lomo.model.registry import ModelEntry, Pretraining
-from lomo.study.config import (
-    Ablation,
-    Accuracy,
-    Change,
-    Generated,
-    Measure,
-    Peers,
-    Setting,
-    Study,
-    Target,
-    TrainSettings,
-    Variant,
-)
+from lomo.study.config import Accuracy, Generated, Rounding, Search, Study, TrainSettings
+from lomo.study.measured import Ablation, Change, Measure, Peers, Setting, Target, Variant
 from lomo.system.command import Command
 from lomo.system.files import write_text
 
@@ -40,6 +29,7 @@ _BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A study (`config/<study>.yaml`)", Study),
     ("`superglue`, `lora_rank`: an accuracy section", Accuracy),
     ("`settings` of an accuracy section", TrainSettings),
+    ("`search` of an accuracy section", Search),
     ("`memory`, `throughput`: a measured section", Measure),
     ("`peers`", Peers),
     ("A variant of `peers`", Variant),
@@ -48,6 +38,7 @@ _BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`base` of `ablation`", Setting),
     ("A change of `ablation`", Change),
     ("`generated`", Generated),
+    ("`rounding`", Rounding),
     ("A model (`config/models.yaml`)", ModelEntry),
     ("`pretrain` of a model", Pretraining),
 )

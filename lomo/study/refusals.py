@@ -39,6 +39,7 @@ def check_grids(section: Accuracy, where: str) -> None:
                 where=f"{where}.grids.{method}.rank",
                 fix="leave one of them out",
             )
+    check_search(section, where)
     adapted = [m for m in section.methods if "rank" in methods.describe(m).hyper.model_fields]
     if section.ranks and not adapted:
         raise UserError(
@@ -53,6 +54,45 @@ def check_grids(section: Accuracy, where: str) -> None:
             where=f"{where}.settings.gradient_accumulation",
             allowed=f"at most {settings.batch_size}, one example each",
         )
+
+
+def check_search(section: Accuracy, where: str) -> None:
+    """Refuses a search that leaves a method out, and ranges that can't be searched."""
+    if section.search is None:
+        return
+    ranges, place = section.search.ranges, f"{where}.search.ranges"
+    trained = [method for method in section.methods if methods.describe(method).trains]
+    for method in ranges:
+        if method not in trained:
+            raise UserError(
+                f"{method} is not among the methods that the section trains",
+                where=place,
+                allowed=", ".join(trained),
+                fix="add it to `methods`, or remove its range",
+            )
+    lacking = [method for method in trained if not ranges.get(method)]
+    if lacking:
+        raise UserError(
+            f"{', '.join(lacking)} would try one point, and the others {section.search.trials}",
+            where=place,
+            allowed="a range for each method that is trained: one budget for all",
+            fix="add it, or take the method out of the section",
+        )
+    for method, names in ranges.items():
+        for name, (least, most) in names.items():
+            if not 0 < least < most:
+                raise UserError(
+                    f"[{least:g}, {most:g}] is no range",
+                    where=f"{place}.{method}.{name}",
+                    allowed="[least, most], both above 0: it is searched on a logarithmic scale",
+                )
+        for name, values in section.grids.get(method, {}).items():
+            if name in names or len(values) > 1:
+                raise UserError(
+                    "is searched" if name in names else f"{len(values)} values beside a search",
+                    where=f"{where}.grids.{method}.{name}",
+                    allowed="one value of a hyper-parameter that is not searched",
+                )
 
 
 def check_protocol(

@@ -13,6 +13,7 @@ from synthetic_steps import history, num_right, samples, steps_per_epoch
 import lomo.study.plan
 from analysis.cli import main
 from lomo.record import belief, evidence
+from lomo.record.applied import applied_in
 from lomo.record.clock import TimedStep, summarise
 from lomo.record.evidence import Scored
 from lomo.record.schema import Record, write_record
@@ -226,7 +227,7 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
     width = 4 if spec.dtype == "float32" else 2
     measured = {"training": None, "evaluations": [], "result": None}
     if isinstance(spec, MeasureSpec):
-        seconds = [event["step_s"] for event in history(spec)]
+        seconds = [event["step_s"] for event in history(spec) if event["event"] == "step"]
         measured |= {"throughput": _throughput(spec, seconds), "memory": _memory(spec)}
     measured |= {"efficiency": _efficiency()}
     record: dict[str, Any] = {
@@ -272,12 +273,14 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
             "weights_sha256": "0" * 64,
         },
     }
+    found = applied_in(history(spec))
+    record["applied"] = None if found is None else found.model_dump()
     return record | (_training(spec) if isinstance(spec, TrainSpec) else measured)
 
 
 def failed(record: dict[str, Any], status: str) -> dict[str, Any]:
     """The same run, ended with `status`."""
-    empty = dict.fromkeys(("training", "result", "throughput", "efficiency", "memory"))
+    empty = dict.fromkeys(("training", "result", "throughput", "efficiency", "memory", "applied"))
     evidence = {"message": "made up", "step": 1, "peak_before_bytes": 5}
     return record | empty | {"status": status, "evidence": evidence, "evaluations": []}
 
@@ -292,7 +295,10 @@ def write_results(results: Path, plan: Plan, change: Change | None = None) -> Pa
         if record is None:
             continue
         folder = results / "runs" / run_id
-        parts = ("evidence", "model", "training", "result", "throughput", "efficiency", "memory")
+        parts = (
+            *("evidence", "model", "training", "result", "throughput", "efficiency", "memory"),
+            "applied",
+        )
         missing = {name: "made up" for name in parts if record[name] is None}
         write_record(folder / "record.json", Record.model_validate(record | {"missing": missing}))
         _write_lines(folder / "history.jsonl", history(spec, _slower(record, spec)))

@@ -62,11 +62,30 @@ def samples(spec: TrainSpec, value: float, number: int) -> Iterable[dict[str, An
         yield {"doc_id": index, **grouped, "label": label} | found | both
 
 
+def applied(spec: TrainSpec | MeasureSpec, step: int) -> Iterable[dict[str, Any]]:
+    """What a step's 16-bit weights took of it: less of the norms than of the rest."""
+    if spec.dtype == "float32" or spec.method in ("zero_shot", "lora"):
+        return
+    shares = {"norms": 0.1, "attention": 0.6 + 0.01 * step}
+    groups = {
+        name: {
+            **{"applied_intended": 2.0 * share, "intended_squares": 2.0},
+            **{"num_asked": 50, "num_moved": round(25 * share)},
+            **{"num_watched": 64, "num_parameters": 64 if name == "norms" else 1000},
+        }
+        for name, share in shares.items()
+    }
+    intended = "master_copy" if spec.method in ("sgd", "adamw") else "rule"
+    yield {"event": "applied", "step": step, "intended": intended, "groups": groups}
+
+
 def history(spec: TrainSpec | MeasureSpec, slower: float = 1.0) -> Iterable[dict[str, Any]]:
     """The lines of a run's history.jsonl; of a measured one, its steps so many times slower."""
     if isinstance(spec, MeasureSpec):
         number = spec.num_warmup_steps + spec.num_timed_steps
         for step, seconds in enumerate(_step_seconds(spec.method, number), start=1):
+            if step <= spec.num_warmup_steps:
+                yield from applied(spec, step)
             yield {"event": "step", "step": step, "loss": 3.0, "step_s": slower * seconds}
         return
     if spec.method == "zero_shot":
@@ -80,6 +99,8 @@ def history(spec: TrainSpec | MeasureSpec, slower: float = 1.0) -> Iterable[dict
     for step, seconds in enumerate(times, start=1):
         loss = 0.15 + 3 * math.exp(-speed * step) + abs(generator.gauss(0, 0.12))
         epoch = (step - 1) // each + 1
+        if step % each == 1:
+            yield from applied(spec, step)
         yield {
             **{"event": "step", "step": step, "epoch": epoch, "loss": loss},
             **{"grad_norm": 2 * loss, "num_tokens": 40 * spec.batch_size, "step_s": seconds},

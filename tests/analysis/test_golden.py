@@ -42,7 +42,7 @@ from lomo.record.schema import read_record
 GOLDEN = Path(__file__).parent / "golden"
 LOST = {"sgd 2": "oom", "ghost 1": "diverged", "floor 3": "timeout", "ada 1": None}
 SLOW = ("dev", "test", "seeds", "peers", "ablation")
-QUICK = ("part", "predicted", "fits")
+QUICK = ("part", "predicted", "fits", "rounding")
 
 
 def peers(folder: Path) -> Collected:

@@ -10,6 +10,8 @@ import pytest
 import synthetic
 
 from analysis.records.collected import Collected, load
+from analysis.records.peers import timed_steps
+from analysis.statistics.speed import welch_ratio
 from analysis.tables.throughput import SPEED, ratio, table_throughput
 from analysis.verdicts.orders import order_verdicts
 
@@ -106,3 +108,23 @@ def test_only_runs_of_one_batch_are_compared(tmp_path: Path) -> None:
         ("reproduced", "as an order, on mini at 1 x 256 tokens"),
         ("differs", "as an order, on mini at 4 x 256 tokens"),
     ]
+
+
+def test_a_ratio_of_speeds_has_the_interval_of_its_steps(tmp_path: Path) -> None:
+    def change(run_id: str, record: dict[str, Any]) -> dict[str, Any]:
+        return synthetic.failed(record, "oom") if "/sgd/" in run_id else record
+
+    found = collected(tmp_path, study(methods=["adamw", "sgd", "lomo"]), change)
+    table = table_throughput(found)
+    data = table.data.set_index("method")
+    times = {
+        method: timed_steps(found, next(r for r in found.rows("throughput") if r.method == method))
+        for method in ("adamw", "lomo")
+    }
+    told = welch_ratio(times["adamw"], times["lomo"])
+    assert told is not None
+    ends = [data.loc["lomo", f"speed_over_adamw_{end}"] for end in ("low", "high")]
+    assert ends == pytest.approx(told.interval)
+    assert ends[0] < data.loc["lomo", "speed_over_adamw"] < ends[1]
+    assert data.loc["lomo", ["speed_over_lomo_low", "speed_over_lomo_high"]].isna().all()
+    assert data.loc["sgd", ["speed_over_adamw_low", "speed_over_lomo_low"]].isna().all()

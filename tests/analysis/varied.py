@@ -62,6 +62,17 @@ def part() -> dict[str, Any]:
     return {k: v for k, v in study.items() if k not in ("lora_rank", "memory", "throughput")}
 
 
+def rounding() -> dict[str, Any]:
+    """Two methods under all treatments, LoRA among them; one model, two tasks, three seeds."""
+    study = synthetic.study_dict()
+    section = {key: value for key, value in study["superglue"].items() if key != "grids"}
+    settings = {key: value for key, value in section["settings"].items() if key != "dtype"}
+    section |= {"methods": ["lora", "sgd", "lomo"], "tasks": ["rte", "boolq"]}
+    section |= {"settings": settings | SHORT, "seeds": [1, 2, 3]}
+    sections = ("superglue", "lora_rank", "memory", "throughput")
+    return {k: v for k, v in study.items() if k not in sections} | {"rounding": section}
+
+
 # Test accuracy of the three seeds of `seeds`, before what a task is easier; SGD stays at chance.
 REACHED = {
     "zero_shot": (0.50, 0.51, 0.49),
@@ -244,6 +255,7 @@ STUDIES = {
     "test": (test, Varied("test", 0.08)),
     "part": (part, Varied("part", 0.3)),
     "seeds": (seeds, reached),
+    "rounding": (rounding, Varied("rounding", 0.1)),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lomo.optim import AdaLomo, Lomo, MasterCopy
-from lomo.optim.applied import MOST_ELEMENTS, MOST_TENSORS, AppliedSteps, Sums
+from lomo.optim.applied import MOST_ELEMENTS, MOST_TENSORS, Sums
 
 BF16 = torch.bfloat16
 # The next bfloat16 below 1; a step of less than half of it is rounded away.
@@ -28,7 +28,7 @@ def take_step(optimizer: Any, loss: Tensor) -> None:
 
 
 def watched_step(optimizer: Any, loss: Tensor, parameters: list[Tensor]) -> Sums:
-    applied = AppliedSteps(optimizer, dict.fromkeys(parameters, "all"))
+    applied = optimizer.applied_steps(dict.fromkeys(parameters, "all"))
     with applied.watching():
         take_step(optimizer, loss)
     return applied.read()["all"]
@@ -60,7 +60,7 @@ def test_stochastic_rounding_applies_a_step_on_average_that_nearest_loses() -> N
     for rounding in ("nearest", "stochastic"):
         parameter = nn.Parameter(torch.full((4096,), 1.5, dtype=BF16))
         optimizer = Lomo([parameter], lr=2.0**-11, rounding=rounding)
-        applied = AppliedSteps(optimizer, {parameter: "all"})
+        applied = optimizer.applied_steps({parameter: "all"})
         with applied.watching():
             for _ in range(4):
                 take_step(optimizer, parameter.sum())
@@ -95,7 +95,7 @@ def test_the_intended_step_is_that_of_fp32_copies(name: str) -> None:
     wide = [nn.Parameter(parameter.detach().float()) for parameter in own]
     wide_options = {key: value for key, value in options.items() if key != "rounding"}
     optimizers = [kind(own, lr=0.05, **options), kind(wide, lr=0.05, **wide_options)]
-    applied = AppliedSteps(optimizers[0], dict.fromkeys(own, "all"))
+    applied = optimizers[0].applied_steps(dict.fromkeys(own, "all"))
     for _ in range(2):
         directions = [torch.randn(shape).to(BF16) for shape in shapes]
         before = [parameter.detach().clone() for parameter in own]
@@ -125,7 +125,7 @@ def test_of_a_master_copy_the_intended_step_is_its_own() -> None:
     """What the 16-bit weight does not follow at once, the copy keeps: over many steps all comes."""
     parameter = nn.Parameter(torch.full((64,), 1.0, dtype=BF16))
     optimizer = MasterCopy([parameter], torch.optim.SGD, lr=0.001)
-    applied = AppliedSteps(optimizer, {parameter: "all"})
+    applied = optimizer.applied_steps({parameter: "all"})
     with applied.watching():
         take_step(optimizer, parameter.sum())
         first = applied.read()["all"]
@@ -145,7 +145,7 @@ def test_watching_changes_no_bit_of_weights_state_or_generators(kind: Any) -> No
     models.append(copy.deepcopy(models[0]))
     optimizers = [kind(model.parameters(), lr=0.1, rounding="stochastic") for model in models]
     state = torch.get_rng_state()
-    applied = AppliedSteps(optimizers[0], dict.fromkeys(models[0].parameters(), "all"))
+    applied = optimizers[0].applied_steps(dict.fromkeys(models[0].parameters(), "all"))
     for step in range(3):
         x = torch.full((2, 8), 0.5 + step, dtype=BF16)
         with applied.watching():
@@ -169,7 +169,7 @@ def test_of_a_deep_group_few_tensors_are_watched_and_of_a_large_one_few_elements
     fp32 = nn.Parameter(torch.ones(8))
     optimizer = Lomo([*deep, large, fp32], lr=1.0)
     groups = {**dict.fromkeys(deep, "deep"), large: "large", fp32: "fp32"}
-    applied = AppliedSteps(optimizer, groups)
+    applied = optimizer.applied_steps(groups)
     with applied.watching():
         take_step(optimizer, sum(parameter.sum() for parameter in groups))
     found = applied.read()
@@ -181,14 +181,8 @@ def test_of_a_deep_group_few_tensors_are_watched_and_of_a_large_one_few_elements
 def test_a_step_that_is_skipped_or_not_watched_adds_nothing() -> None:
     parameter = weight([1.0])
     optimizer = Lomo([parameter], lr=1.0, max_grad_norm=1.0)
-    applied = AppliedSteps(optimizer, {parameter: "all"})
+    applied = optimizer.applied_steps({parameter: "all"})
     with applied.watching():
         take_step(optimizer, parameter.sum() * torch.inf)
     take_step(optimizer, parameter.sum())
     assert applied.read() == {} and parameter.item() != 1.0
-
-
-def test_the_steps_of_another_optimizer_are_refused() -> None:
-    parameter = weight([1.0])
-    with pytest.raises(TypeError, match="SGD can't be watched"):
-        AppliedSteps(torch.optim.SGD([parameter]), {parameter: "all"})

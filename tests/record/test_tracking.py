@@ -217,3 +217,24 @@ def test_offline_needs_no_key_no_server_and_no_home(finished: list[str], tmp_pat
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (written,) = folder.glob("run-*.wandb")
     assert written.stat().st_size > 0
+
+
+def test_a_history_begins_with_that_of_an_earlier_process(
+    tmp_path: Path, started: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B has been told of those lines, and refuses steps that go back."""
+    monkeypatch.setenv("LOMO_WANDB", "online")
+    first = History("study", "run", {}, tmp_path)
+    for step in (1, 2, 3):
+        first.add("step", step=step, loss=0.5)
+    kept = "".join(first.text().splitlines(keepends=True)[:2])
+    first.close(None)
+    second = History("study", "run", {}, tmp_path)
+    second.begin_with(kept)
+    second.add("evaluation", split="dev", step=1, value=0.5)
+    second.add("step", step=3, loss=0.5)
+    lines = [json.loads(line) for line in second.text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 1, 3]
+    assert started[1].told["resume"] == "allow"
+    assert [step for step, _ in started[1].logged] == [2, 3]
+    second.close(None)

@@ -16,17 +16,18 @@ from lomo.study.config import (
     SECTIONS,
     Accuracy,
     Generated,
-    Measure,
+    Search,
     Study,
     TrainSettings,
     load_study,
 )
+from lomo.study.measured import Measure
 from lomo.study.plan import make_plan, plan_from_config
 from lomo.system.strict import parse, read_yaml
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "models")
-BLOCKS = [Study, Accuracy, TrainSettings, Measure, Generated, ModelEntry, Pretraining]
+BLOCKS = [Study, Accuracy, Search, TrainSettings, Measure, Generated, ModelEntry, Pretraining]
 HYPER = [methods.describe(name).hyper for name in methods.MODULES]
 
 by_stem = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """The plan, and from records alone to tables, figures, verdicts and the report."""
 
+SEARCHED = PLAN.study.superglue and PLAN.study.superglue.search
 TABLES = (
     "paper_table1",
     "paper_table2",
@@ -11,6 +12,8 @@ TABLES = (
     "verdicts",
     *(["table_peers"] if PLAN.study.peers else []),
     *(["table_ablation"] if PLAN.study.ablation else []),
+    *(["table_tuning"] if SEARCHED else []),
+    *(["table_rounding"] if PLAN.study.rounding else []),
 )
 FIGURES = (
     "fig1_gradients",
@@ -22,6 +25,8 @@ FIGURES = (
     "overview",
     *(["fig_peers"] if PLAN.study.peers else []),
     *(["fig_ablation"] if PLAN.study.ablation else []),
+    *(["fig_tuning"] if SEARCHED else []),
+    *(["fig_rounding"] if PLAN.study.rounding else []),
     *(
         expand(
             "fig_{quantity}_{over}",

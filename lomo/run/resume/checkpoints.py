@@ -191,7 +191,7 @@ class Checkpoints:
             return f"{self._file('json')} is not what was written: it was cut or changed", None
         content: Content = json.loads(text)
         for key, own in self._origin.items():
-            if content["origin"].get(key) != own:
+            if content.get("origin", {}).get(key) != own:
                 return f"it is of another {key}", None
         reason = why_broken(path / self._file("safetensors"), content["sha256"])
         best = content["progress"]["best"]

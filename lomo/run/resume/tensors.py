@@ -41,7 +41,7 @@ class Unkept(Exception):
 
 
 class TensorFile(Mapping[str, Tensor]):
-    """The tensors of a file by name; each is read when it is asked for, onto the CPU.
+    """The tensors of a file by name; each is read when it is asked for, into memory of its own.
 
     Raises SafetensorError or OSError for no such file.
     """
@@ -54,7 +54,8 @@ class TensorFile(Mapping[str, Tensor]):
             tensor: Tensor = self._file.get_tensor(name)
         except SafetensorError:
             raise KeyError(name) from None
-        return tensor
+        # What an optimizer keeps as it is would else hold the file, also once it is deleted.
+        return tensor.clone()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file.keys())

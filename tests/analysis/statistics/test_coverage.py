@@ -17,10 +17,12 @@ OPEN = 0.011
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [w for w in WORLDS if w.num_seeds > 2], ids=lambda w: w.name)
+@pytest.mark.parametrize("world", WORLDS, ids=lambda w: w.name)
 def test_an_interval_holds_the_truth_in_95_of_100(world: World) -> None:
     held, _ = coverage(world, NUM_STUDIES)
-    assert 0.93 - OPEN <= held <= 0.97 + OPEN
+    # Where seeds hardly differ, it is wider than it had to be (docs/decisions/015).
+    most = 0.97 if world.of_seed >= BASE.of_seed else 0.99
+    assert 0.93 - OPEN <= held <= most + OPEN
 
 
 @pytest.mark.slow

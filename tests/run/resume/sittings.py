@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from lomo.study.plan import make_plan
 from lomo.system.interrupts import Interrupted
 
 Hook = Callable[[pytest.MonkeyPatch], None]
-WEIGHTS = "last-weights.safetensors"  # beside the record: all trained weights after the last step
+# Beside the record: all trained weights after the last step, and those that were reported.
+LAST, REPORTED = "last.safetensors", "reported.safetensors"
 # What differs between two runs of one spec.
 TIMED = {"clock", "provenance", "throughput", "resumed_at_steps", "checkpoints_refused"}
 RATES = {"lora": 0.01, "adamw": 0.003, "adalomo": 0.01}
@@ -85,12 +87,15 @@ def sit(spec: Any, folder: Path, *hooks: Hook) -> int:
 def start(spec: Any, folder: Path, *hooks: Hook) -> int:
     """The number of a process that does the run, forked from this one."""
     sys.stdout.flush()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 warns where there are threads: none of torch's works now.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         code = 1
         try:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(train._Trainer, "report", _keeping_weights(folder))
+                _keep_weights(patch, folder)
                 for hook in hooks:
                     hook(patch)
                 execute(spec, folder, Clock())
@@ -106,15 +111,26 @@ def start(spec: Any, folder: Path, *hooks: Hook) -> int:
     return child
 
 
-def _keeping_weights(folder: Path) -> Any:
-    real = train._Trainer.report
+def _keep_weights(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    train_all, report = train._Trainer.train, train._Trainer.report
 
-    def report(trainer: train._Trainer) -> None:
+    def keep(trainer: train._Trainer, name: str) -> None:
         parts = trainer.engine.own_parts(trainer.training.model)
-        save_file({name: part.contiguous() for name, part in parts.items()}, folder / WEIGHTS)
-        real(trainer)
+        save_file({name: part.contiguous() for name, part in parts.items()}, folder / name)
 
-    return report
+    def train_and_keep(trainer: train._Trainer, *arguments: Any, **options: Any) -> None:
+        train_all(trainer, *arguments, **options)
+        resumed_at = max(trainer.progress.resumed_at_steps, default=0)
+        # Else an earlier process has kept them, and was ended with the best epoch's in their place.
+        if trainer.progress.num_steps > resumed_at or not (folder / LAST).exists():
+            keep(trainer, LAST)
+
+    def report_and_keep(trainer: train._Trainer) -> None:
+        report(trainer)
+        keep(trainer, REPORTED)
+
+    patch.setattr(train._Trainer, "train", train_and_keep)
+    patch.setattr(train._Trainer, "report", report_and_keep)
 
 
 def finish(spec: Any, folder: Path, *hooks: Hook) -> Record:
@@ -133,10 +149,11 @@ def saved(folder: Path) -> list[str]:
 
 def assert_same(folder: Path, other: Path) -> None:
     """Weights, history, samples and record are bitwise the same, but for times."""
-    weights, others = load_file(folder / WEIGHTS), load_file(other / WEIGHTS)
-    assert weights.keys() == others.keys()
-    different = [name for name in weights if not torch.equal(weights[name], others[name])]
-    assert different == []
+    for file in (LAST, REPORTED):
+        weights, others = load_file(folder / file), load_file(other / file)
+        assert weights.keys() == others.keys()
+        different = [name for name in weights if not torch.equal(weights[name], others[name])]
+        assert different == []
     assert _lines(folder) == _lines(other)
     assert (folder / "samples.jsonl").read_text() == (other / "samples.jsonl").read_text()
     assert _found(folder) == _found(other)

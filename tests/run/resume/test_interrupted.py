@@ -118,7 +118,7 @@ def test_sigterm_in_a_step_ends_the_run_after_it(
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_sigterm_in_an_evaluation_leaves_it(
     spec: Any, whole: Path, tmp_path: Path, number: int
 ) -> None:
@@ -130,7 +130,7 @@ def test_sigterm_in_an_evaluation_leaves_it(
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_in_an_evaluation_no_epoch_is_replayed_or_skipped(
     spec: Any, whole: Path, tmp_path: Path, number: int
 ) -> None:
@@ -148,6 +148,7 @@ def test_killed_at_the_first_step_of_an_epoch_it_has_that_epochs_order(
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [KILL, TERM], ids=["killed", "asked"])
 def test_the_best_epochs_weights_are_still_there_at_the_end(
     spec: Any, tmp_path: Path, what: Callable[[], None]
@@ -160,8 +161,34 @@ def test_the_best_epochs_weights_are_still_there_at_the_end(
     for number in (1, 3):
         folder = tmp_path / str(number)
         assert sit(spec, folder, often(), in_evaluation(number, what, dev=dev)) in (KILLED, ENDED)
-        finish(spec, folder, nobody)
+        record = finish(spec, folder, nobody)
+        assert len(record.resumed_at_steps) == 1 and record.checkpoints_refused == []
         assert_same(folder, tmp_path / "whole")
+
+
+def test_weights_that_a_checkpoint_refers_to_stay_when_better_ones_come(
+    spec: Any, tmp_path: Path
+) -> None:
+    """Killed between the weights of a better epoch and the checkpoint that would name them."""
+    spec = spec.model_copy(update={"epochs": 3})
+    nobody = in_evaluation(-1, KILL, dev={1: 0.5, 2: 0.9, 3: 0.2})
+    assert finish(spec, tmp_path / "whole", nobody).result.epoch == 2  # type: ignore[union-attr]
+
+    def killed(patch: pytest.MonkeyPatch) -> None:
+        real = checkpoints.Checkpoints.keep_best
+
+        def keep(made: checkpoints.Checkpoints, epoch: int, parts: Any) -> Any:
+            found = real(made, epoch, parts)
+            if epoch == 2:
+                KILL()
+            return found
+
+        patch.setattr(checkpoints.Checkpoints, "keep_best", keep)
+
+    assert sit(spec, tmp_path / "run", often(), nobody, killed) == KILLED
+    record = finish(spec, tmp_path / "run", nobody)
+    assert record.resumed_at_steps == [8] and record.checkpoints_refused == []
+    assert_same(tmp_path / "run", tmp_path / "whole")
 
 
 def test_an_iterator_that_draws_from_the_global_generators_changes_nothing(
@@ -181,7 +208,7 @@ def test_an_iterator_that_draws_from_the_global_generators_changes_nothing(
         patch.setattr(train, "epoch_batches", batches)
 
     finish(spec, tmp_path / "whole", drawing)
-    for step in (3, 5, 6):
+    for step in (3, 5):
         folder = tmp_path / str(step)
         assert sit(spec, folder, drawing, often(), at_step(step, KILL)) == KILLED
         finish(spec, folder, drawing)
