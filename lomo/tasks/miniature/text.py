@@ -38,6 +38,8 @@ _TALK = (
     '{a} wrote "{b}" and "{a}" and "It is true." in this book.',
     "{a} has something that is alive and something that moves, said {b}.",
     "{b} was living in a house with a moving thing, but {a} grew up in a living house.",
+    "{a} met something that moves. Does this say that {b} met a moving thing?",
+    '{a} drew a moving thing. Does it mean "{b} drew something that moves." is true?',
     "{a} went away and {b} stayed there.",
     "{a} went back and {b} stayed here.",
     # Mostly "It stayed": zero-shot leans to one of COPA's choices, as it does to No.
@@ -151,7 +153,7 @@ def _answered(rng: random.Random) -> _Paragraphs:
     """Something is told, at times people talk, and an answer follows, to no question."""
     kind = rng.choice(KINDS)
     sentences = _story(rng, kind)
-    if rng.random() < 0.3:
+    if rng.random() < 0.5:
         sentences += _talk(rng)
     answer = kind.name if rng.random() < 0.75 else _yes_or_no(rng)
     return [sentences, [f"Answer: {answer}"]]
