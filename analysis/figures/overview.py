@@ -82,7 +82,8 @@ def _memory(axes: Axes, found: Costs, methods: list[str]) -> None:
         total = unit.text(row.peak_bytes)
         axes.text(left + 0.015 * highest, y, total, va="center", fontsize=7.5)
     axes.set_xlim(0, highest * 1.16)
-    axes.set_xlabel(f"peak memory of a training step ({unit.name})\n{found.setting}")
+    size, rest = found.setting.split(", ", 1)
+    axes.set_xlabel(f"peak memory of a training step ({unit.name})\n{size},\n{rest}")
     quiet_grid(axes, "x")
     axes.figure.legend(
         handles=[Patch(color=PART_COLOURS[part], label=PARTS[part]) for part in shown],

@@ -53,8 +53,9 @@ class Cell:
 
     @property
     def widest(self) -> Interval | None:
-        """The wider of the two intervals: what a figure draws."""
-        return max(self.intervals, key=lambda ends: ends[1] - ends[0], default=None)
+        """The wider of the two intervals, within 0 and 1: what a figure draws."""
+        ends = max(self.intervals, key=lambda ends: ends[1] - ends[0], default=None)
+        return None if ends is None else (max(0.0, ends[0]), min(1.0, ends[1]))
 
     @property
     def intervals(self) -> list[Interval]:

@@ -15,10 +15,10 @@ from .comparable import size_of, size_text
 
 @dataclass(frozen=True)
 class Costs:
-    """Measured runs of one model in one setting, one a method, and its mean accuracies.
+    """Measured runs in one setting, one a method, and the mean accuracies of a model.
 
     measured, timed: method -> run that ended well; what memory and what speed is read from, each
-    in the one setting that is named beside it.
+    in the one setting that is named beside it, and of the model unless that names another.
     """
 
     model: str
@@ -32,8 +32,10 @@ class Costs:
 def costs(collected: Collected) -> Costs | str:
     """The study's largest scored model at what it costs, or why there is no such thing.
 
-    Of the measured settings the one that covers most methods is taken; of equals Table 2's. Speeds
-    are Table 2's own, where it has the model: a page tells one speed of a method.
+    Of the measured settings the one that covers most methods is taken; of equals Table 2's. Of a
+    miniature's base model, too small for its parameters to outweigh activations, memory may be that
+    of another model, which is named. Speeds are Table 2's own,
+    where it has the model: a page tells one speed of a method.
     """
     for section in ("superglue", "memory"):
         reason = collected.why_empty(section)
@@ -46,11 +48,17 @@ def costs(collected: Collected) -> Costs | str:
         if cell.task == AVERAGE and cell.accuracy is not None:
             averages.setdefault(cell.method, cell)
     of_table_2 = _candidates(collected, "throughput", model)
-    measured = _most_covering([*of_table_2, *_candidates(collected, "memory", model)], averages)
+    of_table_1 = collected.models("memory")
+    made_here = collected.plan.models[model].weights == "pretrain"
+    names = of_table_1 if made_here and model not in of_table_1 else [model]
+    of_memory = [of for name in names for of in _candidates(collected, "memory", name)]
+    measured = _most_covering([*of_table_2, *of_memory], averages)
     if not measured:
         return f"no measured run of {model} ended well"
     timed = _most_covering(of_table_2, averages) or measured
-    return Costs(model, measured, _setting(measured), timed, _setting(timed), averages)
+    return Costs(
+        model, measured, _setting(measured, model), timed, _setting(timed, model), averages
+    )
 
 
 def _candidates(collected: Collected, section: str, model: str) -> list[dict[str, Any]]:
@@ -73,10 +81,11 @@ def _most_covering(
     return max(candidates, key=lambda of: (len(of.keys() & averages.keys()), len(of)))
 
 
-def _setting(runs: Mapping[str, Any]) -> str:
+def _setting(runs: Mapping[str, Any], model: str) -> str:
     first = next(iter(runs.values()))
+    other = "" if first.model == model else f"{first.model} at "
     return (
-        f"{size_text(size_of(first))}, {first.dtype}, "
+        f"{other}{size_text(size_of(first))}, {first.dtype}, "
         f"{'with' if first.activation_checkpointing else 'without'} checkpointing"
     )
 

@@ -76,7 +76,7 @@ def _row(each: Treated, groups: Sequence[str], notes: Notes) -> list[Cell | str]
     if cell.accuracy is None:
         accuracy = Cell(status_text(cell.status), runs=runs)
     else:
-        half = (cell.widest[1] - cell.widest[0]) / 2 if cell.widest else None
+        half = max(((high - low) / 2 for low, high in cell.intervals), default=None)
         accuracy = Cell(percent(cell.accuracy), percent(half), runs=runs)
     numbers = [decimals(each.loss, 4), decimals(each.grad_norm, 2)]
     return [

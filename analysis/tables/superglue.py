@@ -160,7 +160,8 @@ def _seed_text(cell: accuracy.Cell) -> str:
     if cell.seeds is None:
         return decimals(None, 1)
     low, high = cell.seeds
-    return f"{percent(low)} to {percent(high)}"
+    # Student's interval knows no bounds; an accuracy has some.
+    return f"{percent(max(0.0, low))} to {percent(min(1.0, high))}"
 
 
 def printed_value(collected: Collected, cell: accuracy.Cell) -> float | None:
