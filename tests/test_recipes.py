@@ -79,7 +79,7 @@ def results_to_read(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("A method", "gradients"),
         ("A model", "activations"),
-        ("A task", "2 runs in all"),
+        ("A task", "6 runs in all"),
         ("A table", ""),
     ],
 )

@@ -231,8 +231,11 @@ def _let_go(child: int) -> None:
 
 
 def _end(runs: dict[int, socket.socket], path: Path) -> None:
-    for child in runs:
+    for child, connection in runs.items():
         _let_go(child)
+        # Unanswered, the command would do the run itself, beside those of the next start.
+        with contextlib.suppress(OSError):
+            connection.sendall(str(_SIGNALLED + signal.SIGTERM).encode())
     path.unlink(missing_ok=True)
     os._exit(0)
 

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from lomo import engines
 from lomo.engines.launch import leave
-from lomo.engines.single import Single
-from lomo.engines.step import training_step
+from lomo.engines.single import Single, training_step
 from lomo.record.clock import Clock, TimedStep
 from lomo.record.tracking import History
 from lomo.run.resume.checkpoints import Checkpoints

@@ -175,9 +175,13 @@ def test_a_command_that_is_interrupted_says_nothing() -> None:
     assert (done.returncode, done.stderr) == (130, "")
 
 
-@pytest.mark.parametrize("victim", ["run", "warm process"])
+@pytest.mark.parametrize("victim", ["run", "warm process", "asked to end"])
 def test_a_death_is_told(tmp_path: Path, victim: str) -> None:
-    """A killed run says by what; a killed warm process leaves the command to run by itself."""
+    """A killed run says by what; a killed warm process leaves the command to run by itself.
+
+    One that is asked to end, as when Snakemake is killed, ends its runs: a command that went on by
+    itself would be at work beside the next start.
+    """
     path, started = tmp_path / "s", tmp_path / "started"
     code = (
         "import os, time; from pathlib import Path; from lomo.pipeline import warm;"
@@ -199,13 +203,18 @@ def test_a_death_is_told(tmp_path: Path, victim: str) -> None:
     while not (started.exists() and started.read_text()):
         time.sleep(0.02)
     run = int(started.read_text())
-    os.kill(run if victim == "run" else server.pid, signal.SIGKILL)
+    if victim == "asked to end":
+        server.terminate()
+    else:
+        os.kill(run if victim == "run" else server.pid, signal.SIGKILL)
     client.wait(timeout=60)
     if victim == "warm process":
         os.kill(run, signal.SIGKILL)  # it lives on, and holds the client's output open
     _, message = client.communicate(timeout=60)
     if victim == "run":
         assert client.returncode == 128 + 9 and "killed by signal 9" in message
+    elif victim == "asked to end":
+        assert client.returncode == 128 + 15 and "killed by signal 15" in message
     else:
         assert "the warm process has died" in message and client.returncode == 2
     server.kill()

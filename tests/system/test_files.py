@@ -36,6 +36,8 @@ OWN_WRITERS = {
     "lomo/engines/launch.py",  # torchrun's file of errors
     "lomo/memory/measured/counters.py",  # /proc
     "lomo/model/gguf/package.py",  # into a temporary folder
+    "lomo/run/resume/checkpoints.py",  # into a folder that is renamed; full, the run goes on
+    "lomo/run/resume/tensors.py",  # the same
     "analysis/page/publish.py",  # into a folder that `whole` renames
 }
 

@@ -107,7 +107,9 @@ def test_a_pretrained_model(disk: Path, data_folder: Path, model_folder: Path) -
     }
 
 
-@pytest.mark.parametrize(("left", "name"), [(0, "history.jsonl"), (16 * KIB, "best.safetensors")])
+@pytest.mark.parametrize(
+    ("left", "name"), [(0, "history.jsonl"), (16 * KIB, "best-1.rank0.safetensors")]
+)
 def test_a_run(disk: Path, spec: TrainSpec, left: int, name: str) -> None:
     folder = disk / "run"
     check(disk, lambda: execute(spec, folder, Clock()), name, left=left)
@@ -122,4 +124,4 @@ def test_a_collected_table(disk: Path, study_dict: dict[str, Any]) -> None:
     plan = make_plan(Study.model_validate(study_dict), source="unit.yaml")
     subprocess.run(["mount", "-o", "remount,size=256k", str(disk)], check=True)
     write_text(disk / "plan.json", plan.model_dump_json())
-    check(disk, lambda: collect(disk), "tables/records.csv")
+    check(disk, lambda: collect(disk), "tables/outcomes.parquet")

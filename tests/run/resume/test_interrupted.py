@@ -287,7 +287,10 @@ def test_the_command_is_killed_for_real(spec: Any, tmp_path: Path, number: int) 
     folder = tmp_path / "killed"
     arguments = ["train", "--spec", spec.model_dump_json(), "--out", str(folder)]
     command = [sys.executable, "-m", "lomo", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # A shell without jobs has what it puts into the background ignore Ctrl-C, and so its children.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    pipes = {"stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes, **heard) as process:
         while not saved(folder):
             assert process.poll() is None
             time.sleep(0.01)
