@@ -75,7 +75,7 @@ def test_a_page_tells_one_speed_of_a_method_and_its_setting(tmp_path: Path) -> N
     assert not others & set(overview)
     assert overview.count("not measured") == 3
     assert "tokens/s per device\n1 x 256 tokens,\nfloat32, with checkpointing" in overview
-    assert any(t.endswith("\n8 x 128 tokens, bfloat16, with checkpointing") for t in overview)
+    assert any(t.endswith("\n8 x 128 tokens,\nbfloat16, with checkpointing") for t in overview)
 
     tradeoff = texts(figure_tradeoff(collected))
     assert "LOMO\n20 ms" in tradeoff and "LoRA" in tradeoff
