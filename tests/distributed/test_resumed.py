@@ -71,7 +71,7 @@ def spec_of(study: dict[str, Any], method: str, engine: str, **changes: Any) -> 
     study["superglue"] |= {"settings": settings, "methods": [method]}
     del study["memory"]
     plan = make_plan(Study.model_validate(study), source="unit.yaml")
-    (spec,) = plan.runs.values()
+    spec, *_ = plan.runs.values()
     assert isinstance(spec, TrainSpec)
     return spec.model_copy(update=changes)
 
