@@ -27,9 +27,9 @@ PROGRAMS = sorted(path.stem for path in (HERE / "hostile").glob("*.py"))
 SECRET = "a-token-that-nobody-may-read"
 NOBODY = 65534
 NO_VALUE = "what it answered is no value"
-# What each was failed for: an attack that misses its mark would be failed for another cause.
 # On a busy machine a program may be ended by its limits before it is seen to be silent.
 OR_ELSE = {"closes_everything": "the program ended early (exit code 137)"}
+# What each was failed for: an attack that misses its mark would be failed for another cause.
 WHY = {
     "answers_numbers_of_many_digits": NO_VALUE,
     "answers_of_no_kind": NO_VALUE,
