@@ -22,7 +22,7 @@ help:  ## this list
 run: venv  ## everything of the default study, into results/tiny (ARGS="..." goes to snakemake)
 	@$(ACTIVE) snakemake --cores all $(ARGS)
 
-stability: venv  ## the default study's Table 3 with other seeds and on another CPU: do verdicts stay? (an hour or more)
+stability: venv  ## the default study's Table 3 with other seeds and on another CPU: do verdicts stay? (1,260 runs)
 	@$(ACTIVE) snakemake --cores all --configfile config/stability.yaml $(ARGS)
 	@$(ACTIVE) ATEN_CPU_CAPABILITY=default snakemake --cores all --configfile config/stability.yaml \
 		--config study=stability-default $(ARGS)

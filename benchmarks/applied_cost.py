@@ -11,7 +11,6 @@ middle half. A training watches an eighth of its steps and 16 at most: the cost 
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from interleaved import VOCABULARY, in_turn, llama, middle
 
 from lomo.optim import AdaLomo, Lomo, MasterCopy
 from lomo.record.applied import group_of
@@ -48,12 +47,6 @@ class Timed:
         setattr(kind, name, call)
 
 
-def middle(values: list[float]) -> str:
-    """Median and the range of the middle half, in percent."""
-    low, median, high = (100 * value for value in statistics.quantiles(values, n=4))
-    return f"{median:.2f} % ({low:.2f} to {high:.2f})"
-
-
 def main() -> None:
     """Prints both numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -63,14 +56,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256, help="of each of 4 sequences")
     args = parser.parse_args()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=args.width,
-        intermediate_size=args.width * 43 // 16,
-        num_hidden_layers=args.layers,
-    )
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model = llama(args.width, args.layers, torch.bfloat16)
     make, method = METHODS[args.method]
     optimizer = make(model.parameters())
     applied = optimizer.applied_steps({p: group_of(name) for name, p in model.named_parameters()})
@@ -78,7 +64,7 @@ def main() -> None:
     inner, outer = Timed(kind, method), Timed(kind, f"{method}_watched")
     # Made again, of the timed method.
     applied = optimizer.applied_steps({p: group_of(name) for name, p in model.named_parameters()})
-    tokens = torch.randint(0, 8192, (4, args.tokens))
+    tokens = torch.randint(0, VOCABULARY, (4, args.tokens))
 
     def step(watched: bool) -> tuple[float, float]:
         """(the watching's own time, the step's)"""
@@ -94,15 +80,10 @@ def main() -> None:
         own = outer.seconds - inner.seconds + ended - before if watched else 0.0
         return own, ended - started
 
-    step(True), step(False)
-    shares, ratios, seconds = [], [], []
-    for _ in range(args.pairs):
-        order = [True, False]
-        random.shuffle(order)
-        took = {watched: step(watched) for watched in order}
-        shares.append(took[True][0] / took[True][1])
-        ratios.append(took[True][1] / took[False][1] - 1.0)
-        seconds.append(took[False][1])
+    pairs = in_turn(step, args.pairs)
+    shares = [own / whole for (own, whole), _ in pairs]
+    ratios = [whole / without - 1.0 for (_, whole), (_, without) in pairs]
+    seconds = [without for _, (_, without) in pairs]
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{args.method}, {size:.1f}M parameters, bfloat16, {torch.get_num_threads()} threads")
     print(f"torch {torch.__version__}; a step: {statistics.median(seconds):.3f} s of CPU time")

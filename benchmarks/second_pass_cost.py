@@ -11,15 +11,14 @@ range of the middle half.
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from interleaved import VOCABULARY, in_turn, llama, middle
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lomo.optim import Lomo, update_in_gemm
 from lomo.optim.guards.bystanders import Bystanders
@@ -61,12 +60,6 @@ class Parts:
             setattr(kind, name, self._timed(part) if there else nothing)
 
 
-def middle(values: list[float]) -> str:
-    """Median and the range of the middle half, in percent."""
-    low, median, high = (100 * value for value in statistics.quantiles(values, n=4))
-    return f"{median:.2f} % ({low:.2f} to {high:.2f})"
-
-
 def main() -> None:
     """Prints both numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,37 +69,26 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=4)
     args = parser.parse_args()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=args.width,
-        intermediate_size=args.width * 43 // 16,
-        num_hidden_layers=args.layers,
-    )
-    model = LlamaForCausalLM(config).to(getattr(torch, args.dtype))
+    model = llama(args.width, args.layers, getattr(torch, args.dtype))
     optimizer = Lomo(model.parameters(), lr=1e-3, max_grad_norm=1.0)
     if args.in_gemm:
         update_in_gemm(optimizer, model)
-    tokens = torch.randint(0, 8192, (4, 256))
+    tokens = torch.randint(0, VOCABULARY, (4, 256))
     parts = Parts()
 
-    def step(there: bool) -> float:
+    def step(there: bool) -> tuple[float, float]:
+        """(the parts' own time, the step's)"""
+        parts.seconds = 0.0
         parts.use(there=there)
         started = time.process_time()
         optimizer.backward(model(input_ids=tokens, labels=tokens, use_cache=False).loss)
         optimizer.step()
-        return time.process_time() - started
+        return parts.seconds, time.process_time() - started
 
-    step(True), step(False)
-    shares, ratios, seconds = [], [], []
-    for _ in range(args.pairs):
-        order = [True, False]
-        random.shuffle(order)
-        parts.seconds = 0.0
-        took = {there: step(there) for there in order}
-        shares.append(parts.seconds / took[True])
-        ratios.append(took[True] / took[False] - 1.0)
-        seconds.append(took[True])
+    pairs = in_turn(step, args.pairs)
+    shares = [own / whole for (own, whole), _ in pairs]
+    ratios = [whole / without - 1.0 for (_, whole), (_, without) in pairs]
+    seconds = [whole for (_, whole), _ in pairs]
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{size:.0f}M parameters, {args.dtype}, {torch.get_num_threads()} threads", end=", ")
     print(f"torch {torch.__version__}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import synthetic
 
+from analysis.cli import main
 from analysis.records.collected import Collected, load
 from analysis.verdicts.stability import NEVER, PARTLY, SAME, TURNED, table_stability
 from lomo.errors import UserError
@@ -59,6 +60,18 @@ def test_what_turns_round_is_told_from_what_stays(tmp_path: Path) -> None:
 def test_seeds_that_make_no_third_part_are_left(tmp_path: Path) -> None:
     table = table_stability([_collected(tmp_path, [1, 2, 3, 4])])
     assert list(table.blocks[0].columns)[1:-1] == ["AVX2, 1 to 3"]
+
+
+def test_the_command_writes_the_table_of_several_studies(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("here", "there")]
+    for folder in folders:
+        _collected(folder, [1, 2, 3])
+    out = tmp_path / "out"
+    given = ["stability", "--results", *map(str, folders), "--out", str(out)]
+    assert main(given) == 0
+    head = (out / "stability.csv").read_text().splitlines()[0]
+    assert head == "order,part,said,difference,over_all"
+    assert (out / "stability.md").read_text().count("AVX2, 1 to 3") == 2
 
 
 def test_two_seeds_are_refused(tmp_path: Path) -> None:

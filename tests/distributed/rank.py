@@ -252,7 +252,8 @@ def split_along_columns() -> Facts:
     return {"messages": [message], "moved": moved}
 
 
-def main() -> None:
+def give_all(of: Callable[[Single, str, Path], dict[str, Callable[[], Facts]]]) -> None:
+    """Starts the engine that the command line names; what `of` has gave goes to the folder."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
     warnings.simplefilter("error")
@@ -261,7 +262,7 @@ def main() -> None:
     engine = engines.start(name, "cpu")
     gc.freeze()  # as tests/conftest.py does: optimizers look through all that the collector knows
     facts: dict[str, Facts] = {}
-    for key, give in battery(engine, name).items():
+    for key, give in of(engine, name, folder).items():
         try:
             facts[key] = give()
         except Exception:
@@ -271,4 +272,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    give_all(lambda engine, name, _: battery(engine, name))

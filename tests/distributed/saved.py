@@ -6,18 +6,14 @@ to FOLDER/<rank>.pt.
 
 from __future__ import annotations
 
-import gc
-import sys
-import traceback
-import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lomo import engines
-from lomo.engines.launch import leave
 from lomo.engines.single import Single, training_step
 from lomo.record.clock import Clock, TimedStep
 from lomo.record.tracking import History
@@ -31,7 +27,7 @@ from lomo.run.resume.state import (
 from lomo.run.train import schedule
 from lomo.tasks.batches import micro_batches
 from tests.distributed.cases import ALL, LORA, NUM_STEPS, Case, batch_of, prepare
-from tests.distributed.rank import IGNORED
+from tests.distributed.rank import give_all
 
 
 def _cases() -> list[Case]:
@@ -103,24 +99,10 @@ def _sit(case: Case, engine: Single, folder: Path, steps: range) -> dict[str, Te
     return parts
 
 
-def main() -> None:
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    torch.set_num_threads(1)
-    warnings.simplefilter("error")
-    for message, category in IGNORED:
-        warnings.filterwarnings("ignore", message, category)
-    engine = engines.start(name, "cpu")
-    gc.freeze()  # optimizers look through all that the collector knows
-    facts: dict[str, Any] = {}
-    for key, case in CASES.items():
-        if name in case.engines:
-            try:
-                facts[key] = saved(case, engine, folder)
-            except Exception:
-                facts[key] = {"error": traceback.format_exc()}
-    torch.save(facts, folder / f"{engine.rank}.pt")
-    leave()
+def _battery(engine: Single, name: str, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    own = {key: case for key, case in CASES.items() if name in case.engines}
+    return {key: partial(saved, case, engine, folder) for key, case in own.items()}
 
 
 if __name__ == "__main__":
-    main()
+    give_all(_battery)

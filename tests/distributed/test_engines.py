@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.distributed.cases import CASES, NUM_RANKS, Case, reference
+from tests.distributed.cases import CASES, Case, reference
+from tests.distributed.launched import launched
 from tests.numerics.models import max_difference
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,18 +25,8 @@ Facts = list[dict[str, Any]]  # by rank: what each case gave
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """What the battery gave on each rank of an engine; started once."""
     folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={NUM_RANKS}", "-m", "tests.distributed.rank"]
-    done = subprocess.run(
-        [*command, request.param, str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [{"engine": request.param, **torch.load(folder / f"{r}.pt")} for r in range(NUM_RANKS)]
+    found = launched("tests.distributed.rank", request.param, folder, timeout_s=TIMEOUT_S)
+    return [{"engine": request.param, **facts} for facts in found]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from lomo.specs import TrainSpec
 from lomo.study.config import Study
 from lomo.study.plan import make_plan
 from tests.distributed import saved
+from tests.distributed.launched import launched
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_S = 400
@@ -135,18 +136,7 @@ def processes() -> list[psutil.Process]:
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the trainings of saved.py gave on each rank of an engine; started once."""
     folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", "-m", "tests.distributed.saved", request.param, str(folder)]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return launched("tests.distributed.saved", request.param, folder, timeout_s=TIMEOUT_S)
 
 
 @pytest.mark.parametrize("name", saved.CASES)

@@ -118,23 +118,18 @@ def test_sigterm_in_a_step_ends_the_run_after_it(
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.parametrize("end", ["asked", "killed"])
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
-def test_sigterm_in_an_evaluation_leaves_it(
-    spec: Any, whole: Path, tmp_path: Path, number: int
+def test_an_evaluation_that_was_left_is_done_again_and_once(
+    spec: Any, whole: Path, tmp_path: Path, number: int, end: str
 ) -> None:
-    """The first epoch's, the second's, and that of test: it is done again, and once."""
-    assert sit(spec, tmp_path, never(), in_evaluation(number, TERM)) == ENDED
-    names = ["step-00000004", "step-00000008", "step-00000008-scored"]
-    assert saved(tmp_path) == [names[number]]
-    assert finish(spec, tmp_path).resumed_at_steps == [(4, 8, 8)[number]]
-    assert_same(tmp_path, whole)
-
-
-@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
-def test_killed_in_an_evaluation_no_epoch_is_replayed_or_skipped(
-    spec: Any, whole: Path, tmp_path: Path, number: int
-) -> None:
-    assert sit(spec, tmp_path, often(), in_evaluation(number, KILL)) == KILLED
+    """The first epoch's, the second's, and that of test: no epoch is replayed or skipped."""
+    if end == "asked":
+        assert sit(spec, tmp_path, never(), in_evaluation(number, TERM)) == ENDED
+        names = ["step-00000004", "step-00000008", "step-00000008-scored"]
+        assert saved(tmp_path) == [names[number]]
+    else:
+        assert sit(spec, tmp_path, often(), in_evaluation(number, KILL)) == KILLED
     assert finish(spec, tmp_path).resumed_at_steps == [(4, 8, 8)[number]]
     assert_same(tmp_path, whole)
 
