@@ -2,7 +2,7 @@
 
 import random
 
-from lomo.tasks.miniature.lexicon import KINDS, Kind
+from lomo.tasks.miniature.lexicon import Kind
 
 
 def indefinite(noun: str) -> str:
@@ -14,11 +14,6 @@ def indefinite(noun: str) -> str:
 def capitalized(sentence: str) -> str:
     """The sentence with its first letter in upper case."""
     return sentence[0].upper() + sentence[1:]
-
-
-def other_kind(rng: random.Random, *kinds: Kind) -> Kind:
-    """A kind that is none of these."""
-    return rng.choice([kind for kind in KINDS if kind not in kinds])
 
 
 def action_at_place(rng: random.Random, kind: Kind) -> str:
