@@ -168,6 +168,16 @@ def test_labels_follow_from_the_kinds(folder: Path, split: str) -> None:
         assert went[record["label"]] == (kind_of(record["premise"]) in MOVING)
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_half_of_copas_things_move_under_either_label(folder: Path, split: str) -> None:
+    moving = Counter(
+        (record["label"], kind_of(record["premise"]) in MOVING)
+        for record in read(folder, "COPA", split)
+    )
+    assert len(moving) == 4
+    assert max(moving.values()) - min(moving.values()) <= 1
+
+
 def test_a_word_is_of_one_kind() -> None:
     nouns = [noun for kind in KINDS for noun in kind.nouns] + list(TWO_SENSES)
     assert len(set(nouns)) == len(nouns)

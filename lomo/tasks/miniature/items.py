@@ -107,12 +107,11 @@ def wic(rng: random.Random, *, words: Sequence[str], label: bool) -> Record:
     }
 
 
-def copa(rng: random.Random, *, nouns: Nouns, label: bool) -> Record:
+def copa(rng: random.Random, *, nouns: Nouns, label: bool, moves: bool) -> Record:
     """Somebody met a thing, and two continuations: one suits what moves, one what does not.
 
-    A true label says that choice2 is right.
+    A true label says that choice2 is right; the thing is one that moves, or not.
     """
-    moves = rng.random() < 0.5
     noun = _noun(rng, nouns, _kind(rng, MOVING, moves))
     choices = [f"It {rng.choice(_WENT)}.", f"It {rng.choice(_STAYED)}."]
     if label == moves:

@@ -15,7 +15,7 @@ _HELD_OUT_SHARE = 1 / 3
 # Nothing repeats in a file. So many draws in a row without a new item: there are no more.
 _MAX_DRAWS = 10_000
 
-_OF_NOUNS = {"RTE": items.rte, "BoolQ": items.boolq, "WSC": items.wsc, "COPA": items.copa}
+_OF_NOUNS = {"RTE": items.rte, "BoolQ": items.boolq, "WSC": items.wsc}
 
 
 def write_superglue(folder: str | Path, *, seed: int, num_train: int, num_val: int) -> None:
@@ -44,6 +44,10 @@ def _make_split(split: str, seed: int, number: int) -> dict[str, Sequence[Record
         nouns = _split_nouns(task, seed)[part]
         rng = random.Random(f"{task} {split} {seed}")
         made[task] = _balanced(rng, number, partial(make, nouns=nouns))
+    nouns = _split_nouns("COPA", seed)[part]
+    rng = random.Random(f"COPA {split} {seed}")
+    # Half of COPA's things move, too: who always takes one continuation is right half of the time.
+    made["COPA"] = _balanced(rng, number, partial(items.copa, nouns=nouns), also="moves")
     words = _split_words(random.Random(f"WiC words {seed}"), list(TWO_SENSES))[part]
     rng = random.Random(f"WiC {split} {seed}")
     made["WiC"] = _balanced(rng, number, partial(items.wic, words=words))
@@ -69,21 +73,28 @@ def _split_nouns(task: str, seed: int) -> tuple[Nouns, Nouns]:
     )
 
 
-def _balanced(rng: random.Random, number: int, make: Callable[..., Record]) -> list[Record]:
-    """`number` different items, half of them true, in random order and numbered by idx."""
-    labels = [index % 2 == 0 for index in range(number)]
-    rng.shuffle(labels)
+def _balanced(
+    rng: random.Random, number: int, make: Callable[..., Record], *, also: str | None = None
+) -> list[Record]:
+    """`number` different items, half of them true, in random order and numbered by idx.
+
+    `also` names something else that holds for half of the items, under either label.
+    """
+    facts = [{"label": index % 2 == 0} for index in range(number)]
+    if also:
+        facts = [fact | {also: index // 2 % 2 == 0} for index, fact in enumerate(facts)]
+    rng.shuffle(facts)
     seen: set[str] = set()
     records: list[Record] = []
-    for label in labels:
-        record = _unseen(rng, label, make, seen)
+    for fact in facts:
+        record = _unseen(rng, partial(make, **fact), seen)
         records.append(record | {"idx": len(records)})
     return records
 
 
-def _unseen(rng: random.Random, label: bool, make: Callable[..., Record], seen: set[str]) -> Record:
+def _unseen(rng: random.Random, make: Callable[..., Record], seen: set[str]) -> Record:
     for _ in range(_MAX_DRAWS):
-        record = make(rng, label=label)
+        record = make(rng)
         if str(record) not in seen:
             seen.add(str(record))
             return record

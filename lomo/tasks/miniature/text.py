@@ -180,7 +180,12 @@ def _story(rng: random.Random, kind: Kind) -> list[str]:
             before = rng.choice(TWO_SENSES[word])
             sentences.insert(0, f"The {word} {action_at_place(rng, before)}.")
         return sentences
-    return [_deed_with(rng, rng.choice(kind.nouns))]
+    noun = rng.choice(kind.nouns)
+    sentences = [_deed_with(rng, noun)]
+    if told > 0.8:  # what is told of last may stand between quotation marks, as in the prompts
+        again = rng.choice((noun, rng.choice(kind.nouns)))
+        sentences.append(f'{rng.choice(PEOPLE)} found this word "the {again}" in a book.')
+    return sentences
 
 
 # How often each sort of paragraph is drawn; an answer is drawn at a document's start only.
