@@ -325,7 +325,7 @@ def collect(results: Path) -> pd.DataFrame:
     plan = read_plan(results)
     read = read_records(results, plan, lambda record, scored: (row_of(record), scored))
     frame = tidy(plan, {run_id: row for run_id, (row, _) in read.items()})
-    _write_outcomes(results, {run_id: of for run_id, (_, of) in read.items() if of is not None})
+    _write_outcomes(results, {run_id: of for run_id, (_, of) in read.items() if of and of.right})
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_text(results / "tables" / "records.csv", csv_text(frame))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.record.schema import Record, read_record
+from lomo.record.schema import PERPLEXITY, Record, read_record
 from lomo.system.files import cannot_write, read_json, read_lines, write_text
 
 
@@ -287,7 +287,8 @@ def _first_line(error: Exception) -> str:
 def _summary(record: Record) -> dict[str, Any]:
     summary: dict[str, Any] = {"status": record.status, "wall_s": record.clock.wall_s}
     if record.result:
-        summary["accuracy"] = record.result.value
+        name = "perplexity" if record.result.metric == PERPLEXITY else "accuracy"
+        summary[name] = record.result.value
     if record.throughput:
         summary["tokens_per_s_per_device"] = record.throughput.tokens_per_s_per_device
     if record.memory:

@@ -96,6 +96,18 @@ rule fetch_superglue:
         "python -m lomo fetch superglue --out {params.out:q} 2> {log:q}"
 
 
+rule fetch_alpaca:
+    output:
+        "resources/alpaca/alpaca.json",
+    log:
+        "resources/logs/fetch-alpaca.log",
+    retries: 3
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m lomo fetch alpaca --out {output:q} > {log:q} 2>&1"
+
+
 rule fetch_modelling:
     input:
         beside_snakefile("workflow/envs/modelling-2023-06.txt"),
