@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lomo import methods
+from lomo import cli, methods
 from lomo.model.weights import load_model, load_tokenizer
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
@@ -23,7 +24,7 @@ from lomo.study.config import Study
 from lomo.study.plan import make_plan
 from lomo.tasks.answers import batches_by_length, encode_answers
 from lomo.tasks.batches import collate
-from lomo.tasks.instructions import draw
+from lomo.tasks.instructions import Instruction, draw
 from lomo.tasks.tokens import text_encoder
 
 TRAINED = [name for name in methods.MODULES if methods.describe(name).trains]
@@ -137,22 +138,12 @@ def test_its_error_is_that_of_leaving_examples_out() -> None:
 def test_padding_changes_no_score(model_folder: Path) -> None:
     model = load_model(str(model_folder), dtype="float32", attention="sdpa", device="cpu").eval()
     encoder = text_encoder(load_tokenizer(str(model_folder)), str(model_folder))
-    answers = encode_answers(
-        encoder,
-        draw_all(model_folder.parent.parent),
-        max_length=240,
-        num_rows=400,
-        name="train",
-    ).examples
+    items = [Instruction(i, "Say it.", "", "bird " * (1 + 4 * i)) for i in range(5)]
+    found = encode_answers(encoder, items, max_length=240, num_rows=400, name="train")
+    answers = found.examples
     together = log_likelihoods(model, collate(answers, pad_id=encoder.end_id))
     alone = [log_likelihoods(model, collate([e], pad_id=encoder.end_id))[0] for e in answers]
     assert together == pytest.approx(alone, rel=1e-5)
-
-
-def draw_all(_: Path) -> Any:
-    from lomo.tasks.instructions import Instruction
-
-    return [Instruction(i + 1, "Say it.", "", "bird " * (1 + 4 * i)) for i in range(5)]
 
 
 def test_all_methods_see_the_same_batches(instruct_dict: dict[str, Any], tmp_path: Path) -> None:
@@ -191,6 +182,37 @@ def test_what_is_padded_cut_and_left_out_is_counted(
     # Of those held out, too.
     assert record.result is not None
     assert record.result.num_examples + record.result.other_metrics["num_left_out"] == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "expected"),
+    [
+        ('[{"instruction": "Name a bird."}]', {}, "item 1 (line 1): the example lacks"),
+        (None, {"max_length": 20}, "no item of train has room for an answer"),
+        ("[]", {}, "the file holds no item"),
+    ],
+)
+def test_bad_data_is_told_before_any_weight_is_loaded(
+    instruct_dict: dict[str, Any],
+    text: str | None,
+    settings: dict[str, Any],
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The file was changed after the plan was made."""
+    model = shutil.copytree(instruct_dict["instruct"]["models"][0], tmp_path / "model")
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    spec = spec_of(instruct_dict, "sgd", model_path=str(model), **settings)
+    if text is not None:
+        (tmp_path / "items.json").write_text(text)
+        spec = spec.model_copy(update={"data_path": str(tmp_path / "items.json")})
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    arguments = ["--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "run")]
+    assert cli.main(["instruct", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ") and expected in printed.err and not printed.out
+    assert not (tmp_path / "run" / "record.json").exists()
 
 
 @pytest.mark.parametrize(("protocol", "split"), [("sound", "dev"), ("paper", "test")])
