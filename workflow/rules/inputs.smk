@@ -105,7 +105,7 @@ rule fetch_alpaca:
     conda:
         "../../environment.yml"
     shell:
-        "python -m lomo fetch alpaca --out {output:q} > {log:q} 2>&1"
+        "python -m lomo fetch alpaca --out {output:q} 2> {log:q}"
 
 
 rule fetch_modelling:
