@@ -15,12 +15,13 @@ from ..text.units import EN_DASH, decimals, percent
 from .tuned import SECTION, Tuned, of_model, tuned
 
 HEADS = (
-    *("method", "perplexity", "95 % over examples", "95 % over seeds", "loss"),
-    *("tokens/s", "padding", "seeds"),
+    *("method", "perplexity", "95 % over examples", "95 % over seeds", "over zero-shot"),
+    *("loss", "tokens/s", "padding", "seeds"),
 )
 COLUMNS = (
     *("model", "method", "rank", "status", "trial", "perplexity", "perplexity_low"),
-    *("perplexity_high", "seeds_low", "seeds_high", "num_seeds", "num_test_examples"),
+    *("perplexity_high", "seeds_low", "seeds_high", "over_zero_shot", "over_zero_shot_low"),
+    *("over_zero_shot_high", "num_seeds", "num_test_examples"),
     *("num_test_tokens", "last_epoch_loss", "tokens_per_s_per_device", "padding_share"),
     *("num_train_examples", "num_cut_train", "num_cut_test", "num_left_out", "num_repeated"),
 )
@@ -49,9 +50,10 @@ def _caption(collected: Collected) -> str:
     }
     return (
         "Perplexity of held-out answers, by token, end tokens among them: exp of the mean loss in "
-        f"nats. Epoch and trial are the best {picked[collected.plan.study.protocol]}. Loss: of "
-        "training, in its last epoch, in nats a token. Padding: share of all tokens in batches, "
-        "in %."
+        "nats. Over zero-shot: divided by the untrained model's, with its 95 % interval, each "
+        "example compared with itself. Epoch and trial are the best "
+        f"{picked[collected.plan.study.protocol]}. Loss: of training, in its last epoch, in nats "
+        "a token. Padding: share of all tokens in batches, in %."
     )
 
 
@@ -76,6 +78,9 @@ def _row(each: Tuned, others: Sequence[Tuned]) -> list[Cell | str]:
         decimals(each.perplexity, 3) if known else status_text(each.status),
         _ends(each.examples),
         _ends(each.seeds),
+        EN_DASH
+        if each.change is None
+        else f"{decimals(each.change[0], 3)} ({_ends(each.change[1])})",
         decimals(each.loss, 3),
         decimals(each.tokens_per_s, 0),
         percent(each.padding),
@@ -83,6 +88,13 @@ def _row(each: Tuned, others: Sequence[Tuned]) -> list[Cell | str]:
     ]
     title = method_title(each.method, each.rank if len(ranks) > 1 else None)
     return [title, *(Cell(text, runs=runs) for text in texts)]
+
+
+def _changed(each: Tuned) -> str:
+    if each.change is None:
+        return EN_DASH
+    ratio, interval = each.change
+    return f"{decimals(ratio, 3)} ({_ends(interval)})"
 
 
 def _ends(interval: Interval | None) -> str:
@@ -96,9 +108,9 @@ def _notes(collected: Collected, found: Sequence[Tuned]) -> list[str]:
     notes = [study.note] if study.note else []
     notes += _of_data(collected, found)
     notes.append(
-        "Over examples: the tokens of one answer go together. Two methods are put to the same "
-        "examples, so that intervals which overlap do not say that they are alike. Tokens/s are of "
-        "trainings, beside which others may have run; padding is not among the tokens."
+        "Over examples: the tokens of one answer go together. All methods are put to the same "
+        "examples: intervals of perplexities that overlap do not say that two are alike. Tokens/s "
+        "are of trainings, beside which others may have run; padding is not among the tokens."
     )
     return notes + computed_notes(collected.rows(SECTION))
 
@@ -139,6 +151,7 @@ def _of_data(collected: Collected, found: Sequence[Tuned]) -> list[str]:
 def _data(each: Tuned) -> dict[str, object]:
     low, high = each.examples or (None, None)
     seeds_low, seeds_high = each.seeds or (None, None)
+    change, (change_low, change_high) = each.change or (None, (None, None))
     first = each.runs[0]
     taken = (
         *("num_test_examples", "num_test_tokens", "num_train_examples", "num_cut_train"),
@@ -149,6 +162,8 @@ def _data(each: Tuned) -> dict[str, object]:
         **{"status": each.status, "trial": each.trial, "perplexity": each.perplexity},
         **{"perplexity_low": low, "perplexity_high": high},
         **{"seeds_low": seeds_low, "seeds_high": seeds_high},
+        **{"over_zero_shot": change, "over_zero_shot_low": change_low},
+        "over_zero_shot_high": change_high,
         "num_seeds": len(each.runs) if each.perplexity is not None else 0,
         **{"last_epoch_loss": each.loss, "tokens_per_s_per_device": each.tokens_per_s},
         "padding_share": each.padding,

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from scipy.special import stdtrit
 
 from ..records.collected import Collected
+from ..records.outcomes import answers
 from ..statistics.intervals import CONFIDENCE, Interval, seed_interval
 from ..text.names import worst_status
 
@@ -25,7 +27,8 @@ class Tuned:
     """One model and variant; a value is None where none is known.
 
     perplexity: of the held-out answers, None unless `status` is ok. examples: its 95 % interval
-    over them; seeds: over seeds. loss: of training, in the last epoch. padding: as a share of all
+    over them; seeds: over seeds. change: over that of zero-shot, and its 95 % interval, example by
+    example. loss: of training, in the last epoch. padding: as a share of all
     tokens in batches. runs: those of the trial that is told, by seed.
     """
 
@@ -38,6 +41,7 @@ class Tuned:
     perplexity: float | None
     examples: Interval | None
     seeds: Interval | None
+    change: tuple[float, Interval] | None
     loss: float | None
     tokens_per_s: float | None
     padding: float | None
@@ -57,13 +61,23 @@ def tuned(collected: Collected) -> tuple[Tuned, ...]:
     for row in collected.rows(SECTION):
         groups.setdefault((row.model, row.variant), []).append(row)
     selection = collected.plan.study.selection
-    return tuple(_tuned(rows, selection) for rows in groups.values())
+    told = {key: _told(rows, selection) for key, rows in groups.items()}
+    return tuple(
+        _tuned(rows, told[key], _change(collected, told[key], told.get((key[0], "zero_shot"), [])))
+        for key, rows in groups.items()
+    )
 
 
-def _tuned(rows: Sequence[Any], selection: str) -> Tuned:
-    first = rows[0]
+def _told(rows: Sequence[Any], selection: str) -> list[Any]:
+    """The runs of the trial that the protocol reports, those that ended well."""
     trial = _chosen(rows, selection)
-    ended = [row for row in rows if _usable(row) and row.trial == trial]
+    return [row for row in rows if _usable(row) and row.trial == trial]
+
+
+def _tuned(
+    rows: Sequence[Any], ended: Sequence[Any], change: tuple[float, Interval] | None
+) -> Tuned:
+    first = rows[0]
     losses = [math.log(row.test_perplexity) for row in ended]
     mean = _mean(losses)
     over_seeds = seed_interval(losses)
@@ -73,10 +87,11 @@ def _tuned(rows: Sequence[Any], selection: str) -> Tuned:
         method=first.method,
         rank=first.rank,
         status="ok" if ended else worst_status(row.status for row in rows),
-        trial=trial,
+        trial=ended[0].trial if ended else None,
         perplexity=None if mean is None else math.exp(mean),
         examples=None if mean is None else _over_examples(ended, mean),
         seeds=None if over_seeds is None else _exp(over_seeds),
+        change=change,
         loss=_mean(row.last_epoch_loss for row in ended),
         tokens_per_s=_mean(row.tokens_per_s_per_device for row in ended),
         padding=_mean(map(_padding, ended)),
@@ -118,8 +133,36 @@ def _over_examples(ended: Sequence[Any], mean: float) -> Interval | None:
     error, number = _mean(errors), ended[0].num_test_examples
     if error is None or number < 2:
         return None
-    half = float(stdtrit(number - 1, 0.5 + CONFIDENCE / 2)) * error
+    half = _student(number) * error
     return _exp((mean - half, mean + half))
+
+
+def _change(
+    collected: Collected, ended: Sequence[Any], base: Sequence[Any]
+) -> tuple[float, Interval] | None:
+    """Perplexity over that of the untrained model, with Student's interval over examples.
+
+    Each example is compared with itself; over seeds its losses are averaged first.
+    """
+    if not ended or not base or ended[0].method == "zero_shot":
+        return None
+    known = answers(collected)
+    ours, theirs = ([known[row.run_id] for row in rows] for rows in (ended, base))
+    if len({each.examples for each in (*ours, *theirs)}) > 1 or len(ours[0].losses) < 2:
+        return None
+    lengths, number = ours[0].lengths, len(ours[0].losses)
+    means = [np.mean([each.losses for each in of], axis=0) for of in (ours, theirs)]
+    differences = means[0] - means[1]
+    mean = float(differences.sum() / lengths.sum())
+    squares = float(((differences - mean * lengths) ** 2).sum())
+    error = math.sqrt(number / (number - 1) * squares) / float(lengths.sum())
+    half = _student(number) * error
+    return math.exp(mean), _exp((mean - half, mean + half))
+
+
+def _student(number: int) -> float:
+    """Errors in half of a two-sided 95 % interval over so many examples."""
+    return float(stdtrit(number - 1, 0.5 + CONFIDENCE / 2))
 
 
 def _exp(ends: Interval) -> Interval:

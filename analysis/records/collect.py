@@ -344,7 +344,7 @@ def collect(results: Path) -> pd.DataFrame:
     plan = read_plan(results)
     read = read_records(results, plan, lambda record, scored: (row_of(record), scored))
     frame = tidy(plan, {run_id: row for run_id, (row, _) in read.items()})
-    _write_outcomes(results, {run_id: of for run_id, (_, of) in read.items() if of and of.right})
+    _write_outcomes(results, {run_id: of for run_id, (_, of) in read.items() if of is not None})
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_text(results / "tables" / "records.csv", csv_text(frame))
@@ -358,13 +358,16 @@ def outcomes_path(results: Path) -> Path:
 
 
 def _write_outcomes(results: Path, scored: Mapping[str, Scored]) -> None:
-    """One row a scored run: a hash of which examples, 0 or 1 for each, and its group's number."""
+    """One row a scored run: a hash of which examples, 0 or 1 for each and its group's number, or
+    the loss and the length of each answer."""
     frame = pd.DataFrame(
         {
             "run_id": list(scored),
             "examples": pd.array([each.examples for each in scored.values()], "Int64"),
             "right": [each.right for each in scored.values()],
             "groups": [each.groups for each in scored.values()],
+            "losses": [each.losses for each in scored.values()],
+            "lengths": [each.lengths for each in scored.values()],
         }
     )
     buffer = io.BytesIO()

@@ -25,12 +25,14 @@ class Scored(NamedTuple):
 
     examples: a hash of which examples they are. right: "1" for each that is right, "0" for each
     other; None of answers, which are neither. groups: the number of what each shares with others,
-    where the task has such.
+    where the task has such. losses: of answers, each in nats; lengths: their tokens.
     """
 
     examples: int
     right: str | None
     groups: tuple[int, ...] | None
+    losses: tuple[float, ...] | None = None
+    lengths: tuple[int, ...] | None = None
 
 
 class Broken(Exception):
@@ -82,7 +84,8 @@ def scored_in(lines: Lines, metric: str) -> Scored:
     """What is kept of samples: which they are (their numbers and labels), and which are right."""
     if metric == PERPLEXITY:
         which = [(line["doc_id"], line["num_tokens"]) for line in lines]
-        return Scored(hash(tuple(which)), None, None)
+        losses = tuple([-line["log_likelihood"] for line in lines])
+        return Scored(hash(tuple(which)), None, None, losses, tuple(n for _, n in which))
     grouped = bool(lines) and "group" in lines[0]
     return Scored(
         hash(tuple([(line["doc_id"], line["label"]) for line in lines])),

@@ -34,6 +34,26 @@ def collected(folder: Path, study: dict[str, Any], change: Any = None) -> Collec
     return load(folder)
 
 
+def paired(specs: list[Any], base: Any) -> tuple[float, float, float]:
+    """Low, ratio and high: each example with itself, by an error that leaves examples out."""
+
+    def ratio(left_out: int | None) -> float:
+        total = number = 0.0
+        for index, sample in enumerate(made.samples(base)):
+            if index != left_out:
+                ours = [-made.samples(spec)[index]["log_likelihood"] for spec in specs]
+                total += sum(ours) / len(ours) + sample["log_likelihood"]
+                number += sample["num_tokens"]
+        return total / number
+
+    mean = ratio(None)
+    left_out = [ratio(index) for index in range(20)]
+    middle = sum(left_out) / 20
+    error = math.sqrt(19 / 20 * sum((each - middle) ** 2 for each in left_out))
+    ends = [math.exp(mean + sign * 2.093024 * error) for sign in (-1, 1)]
+    return ends[0], math.exp(mean), ends[1]
+
+
 @pytest.mark.parametrize("protocol", ["sound", "paper"])
 def test_a_method_is_told_by_its_mean_loss(items: str, protocol: str, tmp_path: Path) -> None:
     study = made.study_dict(items, protocol=protocol)
@@ -57,6 +77,12 @@ def test_a_method_is_told_by_its_mean_loss(items: str, protocol: str, tmp_path: 
         assert row["padding_share"] == pytest.approx(0.05)
         assert row["last_epoch_loss"] == pytest.approx(3.0 - 0.03 * 15.5)
         assert row["num_seeds"] == 3
+        (base,) = [spec for spec in plan.runs.values() if spec.method == "zero_shot"]
+        low, ratio, high = paired(specs, base)
+        assert row["over_zero_shot"] == pytest.approx(ratio)
+        assert row["over_zero_shot_low"] == pytest.approx(low, rel=1e-5)
+        assert row["over_zero_shot_high"] == pytest.approx(high, rel=1e-5)
+        assert high - low < (row["perplexity_high"] - row["perplexity_low"]) / 10
     assert data.loc["zero_shot", "num_seeds"] == 1
     text = "\n".join(table.notes)
     assert "98 trained on, 7 answers of which lost their end; 2 left out" in text
