@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "predicted": "tables/predicted_*, and the figure of an ablation, from predictions",
         "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
-        "report": "report/index.html, from tables and figures",
+        "report": "report/index.html and summary.{md,html,tex}, from tables and figures",
         "stability": "stability.*: whether other seeds and another CPU say the same of accuracy",
         "publish": "plan, records and timelines -> results/published/<name>",
         "export": "accuracies in the formats of others, with their records -> a new folder",
@@ -99,9 +99,11 @@ def run(arguments: argparse.Namespace) -> None:
     if command in ("figure", "all"):
         _figures(results, getattr(arguments, "which", None))
     if command in ("report", "all"):
+        from .page.one_page import make_summary
         from .page.report import make_report
 
         make_report(results)
+        make_summary(results)
         _note(results, "report", read_plan(results))
 
 
