@@ -8,27 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lomo.record.evidence import SAMPLES, read_json_lines
-from lomo.record.schema import Record
-from lomo.specs import TrainSpec
 from lomo.study.config import Study
 from lomo.study.plan import Plan
 
 from ..records.collected import Collected
-from .examples import (
-    SUPERGLUE_PAGE,
-    Example,
-    collection,
-    data_at,
-    data_title,
-    examples,
-    prompt_template,
-    why_no_texts,
-)
+from .examples import SUPERGLUE_PAGE, collection, data_title, prompt_template
+from .instances import lines_of
 from .reported import DEVELOPER, LeftOut, Reported, Variant, base_of
 
 FORMAT, SCHEMA = "Every Eval Ever", "0.3.0"
@@ -44,20 +32,25 @@ class Log(NamedTuple):
     samples: str
 
 
-def logs(
-    collected: Collected, variants: list[Variant], made_at: int
-) -> tuple[list[Log], list[LeftOut]]:
-    """The logs of all variants, and those whose examples are left out.
+def write_logs(
+    collected: Collected, variants: list[Variant], made_at: int, folder: Path
+) -> list[LeftOut]:
+    """Writes the logs of all variants into `folder`; those whose examples are left out.
 
     made_at: seconds of the epoch at which the export is made.
     """
-    found, left = [], []
+    left = []
+    # One at a time: the examples of a whole study may be more than memory holds.
     for variant in variants:
-        given, why = _lines(collected, variant)
+        lines, why = lines_of(collected, variant)
         if why:
             left.append(LeftOut(f"{FORMAT}, examples", f"{variant.model} {variant.variant}", why))
-        found.append(_log(collected.plan, variant, given, made_at))
-    return found, left
+        log = _log(collected.plan, variant, lines, made_at)
+        (folder / log.path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / log.path).write_text(log.text, encoding="utf-8")
+        if log.samples:
+            (folder / log.samples_path).write_text(log.samples, encoding="utf-8")
+    return left
 
 
 def _log(plan: Plan, variant: Variant, lines: list[dict[str, Any]], made_at: int) -> Log:
@@ -216,69 +209,3 @@ def _data(study: Study, reported: Reported) -> dict[str, Any]:
     if study.data == "generated":
         told["generated_by"] = study.generated.model_dump_json()
     return {**found, "additional_details": told}
-
-
-def _lines(collected: Collected, variant: Variant) -> tuple[list[dict[str, Any]], str | None]:
-    """The examples of a variant, all seeds, and why there are none."""
-    folder = data_at(collected.folder, collected.plan.study)
-    why = why_no_texts(collected.plan.study, folder)
-    if why:
-        return [], why
-    lines: list[dict[str, Any]] = []
-    for reported in variant.accuracies:
-        for seed, record in reported.records.items():
-            spec = collected.plan.runs[record.run_id]
-            assert isinstance(spec, TrainSpec)
-            known = examples(folder, spec)
-            scored = read_json_lines(collected.run_folder(record.run_id) / SAMPLES)
-            labels = {number: example.label for number, example in enumerate(known)}
-            if any(labels.get(one["doc_id"]) != one["label"] for one in scored):
-                return [], "the data at hand has other examples than those that were scored"
-            name = data_title(collected.plan.study, spec.task)
-            lines += [_line(record, seed, name, known[one["doc_id"]], one) for one in scored]
-    return lines, None
-
-
-def _line(
-    record: Record, seed: int, name: str, example: Example, scored: Mapping[str, Any]
-) -> dict[str, Any]:
-    likelihoods = scored["log_likelihoods"]
-    answer = example.answers[likelihoods.index(max(likelihoods))]
-    task, number = record.spec["task"], scored["doc_id"]
-    more = {"group": str(scored["group"])} if "group" in scored else {}
-    return {
-        "evaluation_name": name,
-        "evaluation_result_id": task,
-        "sample_id": f"{task}-{number}-s{seed}",
-        "sample_hash": example.digest,
-        "interaction_type": "single_turn",
-        "input": {
-            "raw": example.prompt,
-            "reference": [example.answers[example.label]],
-            "choices": list(example.answers),
-        },
-        "output": {"raw": [answer]},
-        "answer_attribution": [
-            {
-                **{"turn_idx": 0, "source": "output.raw", "extracted_value": answer},
-                **{"extraction_method": "likeliest of the choices", "is_terminal": True},
-            }
-        ],
-        "evaluation": {"score": scored["acc"], "is_correct": bool(scored["acc"])},
-        "metadata": {
-            "source_record": record.run_id,
-            "seed": str(seed),
-            "example": str(number),
-            "log_likelihoods": json.dumps(likelihoods),
-            **more,
-        },
-    }
-
-
-def write_logs(found: list[Log], folder: Path) -> None:
-    """Writes the files of the logs into `folder`."""
-    for log in found:
-        (folder / log.path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / log.path).write_text(log.text, encoding="utf-8")
-        if log.samples:
-            (folder / log.samples_path).write_text(log.samples, encoding="utf-8")

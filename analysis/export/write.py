@@ -43,13 +43,13 @@ def export(results: Path, out: Path) -> list[LeftOut]:
         raise UserError("no run has a record yet", where=str(results / "runs"))
     made_at = datetime.now(UTC)
     variants, left = variants_of(collected)
-    found, without = every_eval_ever.logs(collected, variants, int(made_at.timestamp()))
     of_hub, not_of_hub = hub.entries(collected.plan.study, variants)
     with whole(out) as part:
         part.mkdir(parents=True)
-        every_eval_ever.write_logs(found, part / "every_eval_ever")
+        at = int(made_at.timestamp())
+        left += every_eval_ever.write_logs(collected, variants, at, part / "every_eval_ever")
         hub.write_entries(of_hub, part / "hub")
-        left += [*without, *not_of_hub, *_copy(collected, records, part / "study")]
+        left += [*not_of_hub, *_copy(collected, records, part / "study")]
         frame = pd.DataFrame(left, columns=list(LeftOut.__dataclass_fields__))
         (part / "left_out.csv").write_text(csv_text(frame), encoding="utf-8")
         (part / "README.md").write_text(_readme(collected, records, part), encoding="utf-8")

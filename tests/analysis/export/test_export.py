@@ -277,6 +277,17 @@ def test_a_study_without_records_has_nothing_to_export(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_study_that_only_measures_travels_with_its_records(tmp_path: Path) -> None:
+    given = synthetic.study_dict()
+    for section in ("superglue", "lora_rank"):
+        given.pop(section)
+    results, out = exported(tmp_path, given)
+    assert not (out / FROM_EEE).exists()
+    num = len(list((results / "runs").rglob("record.json")))
+    assert len(list((out / "study" / "runs").rglob("record.json"))) == num
+    assert left_out(out) == []
+
+
 def test_the_command_says_what_is_left_out(
     whole: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
