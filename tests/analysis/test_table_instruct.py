@@ -13,6 +13,7 @@ import synthetic_instruct as made
 from matplotlib.figure import Figure
 
 from analysis.cli import main
+from analysis.export.reported import variants_of
 from analysis.figures.all import figures_of
 from analysis.instruct.figure import figure_instruct
 from analysis.instruct.table import table_instruct
@@ -127,6 +128,9 @@ def test_other_studies_have_neither(built: Path) -> None:
 def test_the_figure_has_a_line_a_method(items: str, tmp_path: Path) -> None:
     found = collected(tmp_path / "results", made.study_dict(items))
     figure = figures_of(found)["instruct"][1](found)
+    # What others can't take is told when a study is exported.
+    variants, left = variants_of(found)
+    assert not variants and [each.what.split(":")[0] for each in left] == ["instruct"]
     losses, scores = figure.axes
     assert len(losses.lines) == len(scores.lines) == 3
     assert [len(line.get_xdata()) for line in scores.lines] == [2, 2, 2]  # type: ignore[arg-type]
