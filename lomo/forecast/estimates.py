@@ -44,7 +44,7 @@ class Estimate(Strict):
     peak_bytes: of one device, the longest batch's step or scoring, whichever is more.
     account: how the step's peak was predicted (lomo.memory.predicted.predict). host_bytes: of the
     host, all processes of the run. kept_bytes: best weights and checkpoints
-    on disk while it trains.
+    on disk while it trains. saved_bytes: the trained model's folder, which stays.
     """
 
     peak_bytes: int | None
@@ -53,6 +53,7 @@ class Estimate(Strict):
     host_bytes: int
     seconds: float | None
     kept_bytes: int
+    saved_bytes: int = 0
     reason: str | None = None
 
 
@@ -70,9 +71,10 @@ class Estimates(Strict):
 
     @property
     def disk_bytes(self) -> int:
-        """Downloads, all records, and the largest weights that a run keeps while it trains."""
+        """Downloads, records, saved models, and the most that a run keeps while it trains."""
         kept = max((run.kept_bytes for run in self.runs.values()), default=0)
-        return self.download_bytes + kept + RUN_DISK_BYTES * len(self.runs)
+        saved = sum(run.saved_bytes for run in self.runs.values())
+        return self.download_bytes + kept + saved + RUN_DISK_BYTES * len(self.runs)
 
     def will_not_fit(self) -> list[str]:
         """Ids of the runs whose peak is more than a device has."""

@@ -21,7 +21,7 @@ from lomo.model.architecture import (
     without_bytes,
 )
 from lomo.model.weights import check_weights
-from lomo.specs import MeasureSpec, TrainSpec
+from lomo.specs import InstructSpec, MeasureSpec, TrainSpec
 from lomo.study.machine import GIB, Machine, Speed
 from lomo.study.plan import Plan
 
@@ -110,6 +110,7 @@ def _estimate(
         host_bytes=PROCESS_BYTES * run.num_devices + (held or loaded),
         seconds=seconds,
         kept_bytes=_kept_bytes(run, sizes, answer, seconds),
+        saved_bytes=weights if _is_saved(run) else 0,
         reason=reason or (None if seconds is not None else speed.why_unknown or NO_FLOPS),
     )
 
@@ -128,6 +129,11 @@ def _scoring_bytes(run: TrainSpec | MeasureSpec, config: Mapping[str, Any]) -> i
         return 0
     tokens = run.eval_batch_size * run.max_length
     return 2 * tokens * int(config["vocab_size"]) * BYTES[run.dtype]
+
+
+def _is_saved(run: TrainSpec | MeasureSpec) -> bool:
+    saves = isinstance(run, InstructSpec) and run.tuned_path is not None
+    return saves and methods.describe(run.method).trains
 
 
 def _kept_bytes(

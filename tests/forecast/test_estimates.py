@@ -141,6 +141,22 @@ def test_only_gpus_can_be_too_few(plan: Plan, kind: Any, fit: str) -> None:
     assert told.fit == fit
 
 
+def test_models_that_are_saved_stay_on_disk(instruct_dict: dict[str, Any]) -> None:
+    speed = Speed(flops_per_s={}, source="a test", why_unknown="made up")
+    sizes = Sizes({"vocab_size": 10}, 1000, 1000)
+    instruct_dict["instruct"]["methods"] = ["zero_shot", "sgd"]
+    disk = {}
+    for saves in (False, True):
+        instruct_dict["instruct"]["save"] = saves
+        plan = make_plan(Study.model_validate(instruct_dict), source="unit.yaml")
+        runs = {
+            run_id: _estimate(run, sizes, None, machine(), speed)
+            for run_id, run in plan.runs.items()
+        }
+        disk[saves] = estimates(runs).disk_bytes
+    assert disk[True] - disk[False] == 3 * 4000  # three seeds of sgd, in 32 bits
+
+
 @pytest.mark.parametrize(("drawn", "weights_bytes"), [(False, 4000), (True, 0)])
 def test_weights_pass_the_host_of_a_gpu_once(plan: Plan, drawn: bool, weights_bytes: int) -> None:
     run = next(run for run in plan.runs.values() if run.kind == "measure")

@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from lomo import cli, methods
 from lomo.model.weights import load_model, load_tokenizer
+from lomo.pipeline.rules import _one_line
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
 from lomo.record.evidence import perplexity_of
 from lomo.record.schema import InstructTraining, Record
+from lomo.record.tracking import _summary
 from lomo.run.execute import execute
 from lomo.run.instruct.perplexity import log_likelihoods
 from lomo.study.config import Study
@@ -96,6 +98,10 @@ def test_the_perplexity_is_that_of_a_plain_loop(
     assert record.result.other_metrics["num_tokens"] == number
     assert record.result.other_metrics["nll_per_token"] == pytest.approx(total / number, rel=1e-5)
     assert record.result.value == pytest.approx(math.exp(total / number), rel=1e-5)
+    # Nobody is told that it is an accuracy.
+    assert _one_line(record).split("  ")[2] == f"perplexity {record.result.value:.3f}"
+    summary = _summary(record)
+    assert summary["perplexity"] == record.result.value and "accuracy" not in summary
 
 
 def test_a_model_that_knows_nothing_has_the_vocabulary_as_its_perplexity(
