@@ -28,9 +28,10 @@ def parser() -> argparse.ArgumentParser:
         "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html, from tables and figures",
+        "dashboard": "dashboard/*.json; with a key of W&B, its workspace and report",
         "stability": "stability.*: whether other seeds and another CPU say the same of accuracy",
         "publish": "plan, records and timelines -> results/published/<name>",
-        "all": "all of them but predictions, fits, stability and publish, in order",
+        "all": "all of them but predictions, fits, dashboard, stability and publish, in order",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -83,6 +84,10 @@ def run(arguments: argparse.Namespace) -> None:
         from .page.publish import publish
 
         publish(results, arguments.to)
+    if command == "dashboard":
+        from .dashboard.make import make_dashboard
+
+        make_dashboard(results)
     if command == "fits":
         from .figures.fits import make_fits_figure
         from .tables.fits import make_fits_table
