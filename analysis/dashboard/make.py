@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lomo.errors import UserError
-from lomo.record.remote.sending import Account, account
+from lomo.record.remote.sending import Account, account, unsent
 from lomo.system.command import say
 from lomo.system.files import write_text
 
@@ -57,6 +57,8 @@ def make_dashboard(results: Path) -> None:
         return
     for link in _save(made, told, to):
         say(link)
+    if missing := unsent(results, to):
+        say(f"{len(missing)} runs are not there yet: python -m lomo wandb-sync {results}")
 
 
 def _save(made: Workspace, told: Report, to: Account) -> list[str]:

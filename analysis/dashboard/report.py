@@ -56,7 +56,8 @@ def _findings(found: list[Finding]) -> list[Any]:
     lines: list[Any] = []
     for finding in found:
         counts = ", ".join(f"{num} {name}" for name, num in finding.verdicts)
-        text = f"{finding.text}: {counts} ({finding.basis}). {finding.detail}."
+        detail = finding.detail[:1].upper() + finding.detail[1:]
+        text = f"{finding.text}: {counts} ({finding.basis}). {detail}."
         lines.append(without_places(text))
     return [wr.UnorderedList(items=lines)] if lines else []
 

@@ -172,9 +172,9 @@ class WandbRun:
 def publish(results: Path, run_ids: list[str]) -> Path:
     """Writes every finished run of a study as an offline W&B run; gives the list of them.
 
-    They lie under `results`/wandb; `wandb sync results/<study>/wandb/offline-run-*` sends them. A
-    record that was written before is not written again. Raises UserError where W&B fails: records,
-    tables and report are whole all the same.
+    They lie under `results`/wandb; `python -m lomo wandb-sync results/<study>` sends them. A record
+    that was written before is not written again. Raises UserError where W&B fails: records, tables
+    and report are whole all the same.
     """
     folder = results / "wandb"
     folder.mkdir(parents=True, exist_ok=True)

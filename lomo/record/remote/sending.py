@@ -98,11 +98,18 @@ def send(results: Path, plan: Plan, to: Account) -> Sent:
     with exclusive(results / "dashboard" / ".sending.lock"):
         outcome = write_outcome(results, plan, to.entity, to.project)
         runs = [*written_whole(results / "wandb"), *([outcome] if outcome else [])]
-        unsent = [run for run in runs if not _is_sent(run, to.place)]
+        missing = unsent(results, to)
+        if outcome and not _is_sent(outcome, to.place):
+            missing.append(outcome)
         failed: dict[str, str] = {}
-        for start in range(0, len(unsent), _AT_ONCE):
-            failed |= _send(results, unsent[start : start + _AT_ONCE], to)
-    return Sent(len(unsent) - len(failed), len(runs) - len(unsent), failed)
+        for start in range(0, len(missing), _AT_ONCE):
+            failed |= _send(results, missing[start : start + _AT_ONCE], to)
+    return Sent(len(missing) - len(failed), len(runs) - len(missing), failed)
+
+
+def unsent(results: Path, to: Account) -> list[Path]:
+    """The offline runs of a study that `to` has not got from here."""
+    return [run for run in written_whole(results / "wandb") if not _is_sent(run, to.place)]
 
 
 def _is_sent(run: Path, place: str) -> bool:

@@ -105,6 +105,7 @@ def test_a_second_call_changes_what_the_first_made(
     assert [v["spec"] for v in first.values()] == [v["spec"] for v in second.values()]
     assert server.count("CreateProject") == 1 and server.count("UpsertView2") == 2
     assert f"{server.url}/somebody/lomo-repro" in done.stdout
+    assert "4 runs are not there yet" in done.stdout
     assert "secret-home" not in server.told() and "k" * 40 not in server.told()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import getpass
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -54,8 +55,9 @@ def _nothing_of_the_machine(server: Server, results: Path) -> None:
     hosts = {request.variables.get("host") for request in server.requests}
     programs = {request.variables.get("program") for request in server.requests}
     assert hosts <= {None, "-"} and programs <= {None, "lomo"}
-    for name in (f'"{socket.gethostname()}"', f'"{getpass.getuser()}"'):
-        assert name not in told, name
+    for name in (socket.gethostname(), getpass.getuser()):
+        # As a value, of JSON in JSON too; as a part of a word it may stand in a picture.
+        assert not re.search(rf"""["']{re.escape(name)}\\*["']""", told), name
 
 
 def _fails(request: Request) -> bool:

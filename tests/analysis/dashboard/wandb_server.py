@@ -25,6 +25,7 @@ class Request:
     method: str
     path: str
     body: bytes
+    headers: str = ""
     operation: str = ""
     variables: dict[str, Any] = field(default_factory=dict)
 
@@ -50,8 +51,9 @@ class Server:
         return sum(request.operation == operation for request in self.requests)
 
     def told(self) -> str:
-        """All bodies that it was sent, as text."""
-        return "\n".join(r.body.decode("utf-8", "replace") for r in self.requests)
+        """All that it was sent, as text, but the key where it belongs: the header for it."""
+        bodies = (request.body.decode("utf-8", "replace") for request in self.requests)
+        return "\n".join([*bodies, *(r.path + r.headers for r in self.requests)])
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
         """For a process that sends here, of somebody with a home of their own."""
@@ -92,7 +94,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            request = Request(self.command, self.path, body)
+            others = {k: of for k, of in self.headers.items() if k != "Authorization"}
+            request = Request(self.command, self.path, body, str(others))
             if self.path == "/graphql":
                 told = json.loads(body)
                 request.variables = told.get("variables") or {}
