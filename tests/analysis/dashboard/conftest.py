@@ -14,9 +14,7 @@ import pytest
 import synthetic
 
 from analysis.cli import main
-from tests.analysis.dashboard.wandb_server import Server, serving
-
-ROOT = Path(__file__).parents[3]
+from tests.analysis.dashboard.wandb_server import ROOT, Server, serving
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     command = [sys.executable, "-c", code, str(results)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, env=env, check=True, cwd=home, timeout=120)
+    subprocess.run(command, env=env, check=True, cwd=home, timeout=300)
     return results
 
 
@@ -63,10 +61,3 @@ def results(written: Path, tmp_path: Path) -> Path:
     """A copy of that study, to send from."""
     copy: Path = shutil.copytree(written, tmp_path / "results" / "made-up", symlinks=True)
     return copy
-
-
-def lomo(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`python -m lomo` in a process of its own, since wandb keeps what it has once read."""
-    command = [sys.executable, "-m", "lomo", *arguments]
-    env = {**env, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120)

@@ -18,8 +18,7 @@ from analysis.records.collected import Collected, load
 from analysis.text.style import method_colour
 from lomo.record.schema import read_record
 from lomo.record.tracking import _summary
-from tests.analysis.dashboard.conftest import lomo
-from tests.analysis.dashboard.wandb_server import Server
+from tests.analysis.dashboard.wandb_server import Server, lomo
 
 
 @pytest.fixture(scope="module")

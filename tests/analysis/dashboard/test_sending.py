@@ -14,8 +14,7 @@ import pytest
 
 from lomo.record.remote import sending
 from lomo.record.remote.outcome import KINDS
-from tests.analysis.dashboard.conftest import ROOT, lomo
-from tests.analysis.dashboard.wandb_server import ENTITY, KEY, Request, Server
+from tests.analysis.dashboard.wandb_server import ENTITY, KEY, ROOT, Request, Server, lomo
 
 
 def marks(results: Path) -> list[Path]:

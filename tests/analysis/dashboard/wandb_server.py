@@ -6,6 +6,8 @@ import base64
 import gzip
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[3]
 KEY = "k" * 40
 ENTITY = "somebody"
 
@@ -79,6 +82,13 @@ def serving() -> Iterator[Server]:
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+def lomo(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m lomo` in a process of its own, since wandb keeps what it has once read."""
+    command = [sys.executable, "-m", "lomo", *arguments]
+    env = {**env, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
