@@ -49,6 +49,7 @@ FLOORS = (
     "analysis.figures",
     "analysis.page",
     "analysis.dashboard",
+    "analysis.export",
     "analysis.cli",
     "analysis.__main__",
 )
