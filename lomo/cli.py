@@ -38,6 +38,8 @@ COMMANDS = {
     "import": ("lomo.pipeline.rules", "make a model folder of a GGUF file"),
     "predictions": ("lomo.pipeline.rules", "predict all that a study measures"),
     "wandb": ("lomo.pipeline.rules", "write a study's records as offline W&B runs"),
+    "wandb-sync": ("lomo.pipeline.dashboards", "send a study's offline runs to W&B, each once"),
+    "dashboard": ("lomo.pipeline.dashboards", "make a study's W&B workspace and report"),
     "reference": ("lomo.study.reference", "write config/README.md's reference anew"),
     "warm": ("lomo.pipeline.warm", "import once, then fork each run that asks"),
 }

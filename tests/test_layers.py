@@ -48,6 +48,7 @@ FLOORS = (
     "analysis.rounding",
     "analysis.figures",
     "analysis.page",
+    "analysis.dashboard",
     "analysis.export",
     "analysis.cli",
     "analysis.__main__",

@@ -66,6 +66,7 @@ NOT_DEFINING = frozenset(
         "lomo.tasks.registry",
         "lomo.record.tracking",
         "lomo.pipeline.warm",
+        "lomo_analysis.dashboard.make",
     }
 )
 ENTRY = {
