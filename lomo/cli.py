@@ -30,6 +30,7 @@ COMMANDS = {
     "doctor": ("lomo.pipeline.doctor", "what this machine has and lacks, each with a fix"),
     "runs": ("lomo.pipeline.rules", "list all runs of a study, checked"),
     "train": ("lomo.pipeline.rules", "train on one task and score it"),
+    "instruct": ("lomo.pipeline.rules", "train on instructions and score held-out ones"),
     "measure": ("lomo.pipeline.rules", "measure memory and throughput of a training step"),
     "data": ("lomo.pipeline.rules", "make the generated miniature of SuperGLUE"),
     "pretrain": ("lomo.pipeline.rules", "make a base model from generated text"),

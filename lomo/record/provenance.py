@@ -17,7 +17,7 @@ from lomo import engines, methods
 from lomo.record.clock import process_age_s
 from lomo.record.device import printed, read_device
 from lomo.record.schema import Provenance
-from lomo.specs import MeasureSpec, TrainSpec
+from lomo.specs import MeasureSpec, TaskSpec, TrainSpec
 from lomo.tasks import registry as tasks
 from lomo.tasks.entry import outside, points
 
@@ -71,6 +71,7 @@ NOT_DEFINING = frozenset(
 )
 ENTRY = {
     "train": "lomo.run.train",
+    "instruct": "lomo.run.instruct.work",
     "measure": "lomo.run.measure",
     "predict": "lomo.memory.predicted.study",
     "step": "lomo.memory.predicted.steps",
@@ -250,7 +251,7 @@ def _is_own_import(node: ast.stmt, name: str, package: str) -> bool:
 
 def fingerprint_of(spec: TrainSpec | MeasureSpec) -> str:
     """The fingerprint of a run's sources."""
-    task = spec.task if isinstance(spec, TrainSpec) else None
+    task = spec.task if isinstance(spec, TaskSpec) else None
     return fingerprint(spec.kind, spec.method, task, spec.engine)
 
 

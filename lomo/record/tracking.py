@@ -23,7 +23,7 @@ from typing import Any
 
 from lomo.errors import UserError
 from lomo.record.remote.naming import LONGEST, cell_of, config_of, key_of, settle_names, wandb_id
-from lomo.record.schema import Record, read_record
+from lomo.record.schema import PERPLEXITY, Record, read_record
 from lomo.system.files import cannot_write, read_json, read_lines, write_text
 
 
@@ -269,7 +269,8 @@ def _summary(record: Record) -> dict[str, Any]:
     summary: dict[str, Any] = {"status": record.status, "wall_s": record.clock.wall_s}
     in_tables: dict[str, float] = {}
     if record.result:
-        in_tables["accuracy"] = record.result.value
+        name = "perplexity" if record.result.metric == PERPLEXITY else "accuracy"
+        in_tables[name] = record.result.value
     if record.throughput:
         speed = record.throughput.tokens_per_s_per_device
         if record.kind == "measure":

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 TRAIN = {f"train {method}" for method in MODULES}
 MEASURE = {f"measure {method}" for method in MODULES}
+INSTRUCT = {f"instruct {method}" for method in MODULES}
 PRETRAIN, GENERATE = {"pretrain"}, {"generate"}
 RTE, COPA = {"train lomo rte"}, {"train lomo copa"}
 TASKS = RTE | COPA
@@ -30,7 +31,7 @@ ANSWER = f"""
 import functools, json, os, sys
 from lomo.record import provenance
 from lomo.record.provenance import fingerprint
-names = {sorted(TRAIN | TASKS | MEASURE | PRETRAIN | GENERATE)!r}
+names = {sorted(TRAIN | TASKS | INSTRUCT | MEASURE | PRETRAIN | GENERATE)!r}
 bodies, body = {{}}, provenance._body.__wrapped__
 @functools.cache
 def of_text(name):
@@ -112,7 +113,7 @@ def touched_comments_and_docstrings(text: str) -> str:
 
 
 def of(*methods: str) -> set[str]:
-    return {f"{kind} {method}" for kind in ("train", "measure") for method in methods}
+    return {f"{kind} {method}" for kind in ("train", "instruct", "measure") for method in methods}
 
 
 @pytest.mark.parametrize(
@@ -126,10 +127,15 @@ def of(*methods: str) -> set[str]:
         ("methods/lora.py", of("lora", "lora_lomo")),
         ("methods/sgd.py", of("sgd")),
         ("run/train.py", TRAIN | TASKS),
+        ("run/loop.py", TRAIN | TASKS | INSTRUCT),
+        ("run/instruct/work.py", INSTRUCT),
+        ("run/instruct/perplexity.py", INSTRUCT),
+        ("tasks/instructions.py", INSTRUCT),
+        ("tasks/answers.py", INSTRUCT),
         ("run/evaluate.py", TRAIN | TASKS),
         ("run/measure.py", MEASURE),
         ("memory/measured/meter.py", MEASURE),
-        ("tasks/batches.py", TRAIN | TASKS | MEASURE | PRETRAIN),
+        ("tasks/batches.py", TRAIN | TASKS | INSTRUCT | MEASURE | PRETRAIN),
         ("run/pretrain.py", PRETRAIN),
         ("tasks/superglue.py", TRAIN | TASKS),
         ("tasks/miniature/lexicon.py", GENERATE),
@@ -209,7 +215,7 @@ def test_a_touched_comment_of_a_task_changes_nothing(package: Path, changed_by: 
 
 
 def test_every_kind_of_run_has_its_entry() -> None:
-    kinds = {name.split()[0] for name in TRAIN | MEASURE | PRETRAIN | GENERATE}
+    kinds = {name.split()[0] for name in TRAIN | INSTRUCT | MEASURE | PRETRAIN | GENERATE}
     assert kinds | {"analysis", "fits", "predict", "step"} == set(ENTRY)
 
 

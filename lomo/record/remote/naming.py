@@ -97,5 +97,7 @@ def key_of(quantity: str, model: str, cell: str) -> str:
 
 
 def cell_of(run_id: str) -> str:
-    """The task of a training, the setting of a measured run."""
+    """The task of a training, the setting of a measured run; of instructions there is one table."""
+    if run_id.startswith("instruct/"):
+        return "instruct"
     return run_id.split("/")[3] if run_id.count("/") >= 3 else run_id
