@@ -32,7 +32,7 @@ from lomo.system.processes import settle
 
 Main = Callable[[list[str]], int]
 
-HANDED_OVER = ("train", "measure", "pretrain")
+HANDED_OVER = ("train", "measure", "pretrain", "suite")
 _PRELOADED = (
     "transformers.models.llama.modeling_llama",
     "peft",
@@ -41,6 +41,7 @@ _PRELOADED = (
     "lomo.run.train",
     "lomo.run.measure",
     "lomo.run.pretrain",
+    "lomo.run.suites.execute",
     "lomo.optim",
 )
 _PR_SET_PDEATHSIG = 1

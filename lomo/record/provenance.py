@@ -17,7 +17,7 @@ from lomo import engines, methods
 from lomo.record.clock import process_age_s
 from lomo.record.device import printed, read_device
 from lomo.record.schema import Provenance
-from lomo.specs import MeasureSpec, TrainSpec
+from lomo.specs import MeasureSpec, SuiteSpec, TrainSpec
 from lomo.tasks import registry as tasks
 from lomo.tasks.entry import outside, points
 
@@ -60,6 +60,8 @@ NOT_DEFINING = frozenset(
         "lomo.record.device",
         "lomo.study.refusals",
         "lomo.run.execute",
+        "lomo.run.suites.execute",
+        "lomo.record.suite",
         "lomo.specs",
         "lomo.system.strict",
         "lomo.methods.support",
@@ -75,6 +77,8 @@ ENTRY = {
     "step": "lomo.memory.predicted.steps",
     "fits": "lomo.memory.asked.fits",
     "pretrain": "lomo.run.pretrain",
+    "suite": "lomo.run.suites.work",
+    "generate_suites": "lomo.tasks.miniature.suite",
     "generate": "lomo.tasks.miniature",
     "analysis": "lomo_analysis.cli",
 }
@@ -247,13 +251,15 @@ def _is_own_import(node: ast.stmt, name: str, package: str) -> bool:
     return isinstance(node, ast.ImportFrom) and _absolute(node, name).split(".")[0] == package
 
 
-def fingerprint_of(spec: TrainSpec | MeasureSpec) -> str:
+def fingerprint_of(spec: TrainSpec | MeasureSpec | SuiteSpec) -> str:
     """The fingerprint of a run's sources."""
+    if isinstance(spec, SuiteSpec):
+        return fingerprint(spec.kind)
     task = spec.task if isinstance(spec, TrainSpec) else None
     return fingerprint(spec.kind, spec.method, task, spec.engine)
 
 
-def read_provenance(spec: TrainSpec | MeasureSpec, device: str) -> Provenance:
+def read_provenance(spec: TrainSpec | MeasureSpec | SuiteSpec, device: str) -> Provenance:
     """The provenance block of a run on `device` ("cpu", "cuda")."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     missing = (

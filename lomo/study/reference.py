@@ -15,6 +15,7 @@ from lomo.methods import peers, support
 from lomo.model.registry import ModelEntry, Pretraining
 from lomo.study.config import Accuracy, Generated, Rounding, Search, Study, TrainSettings
 from lomo.study.measured import Ablation, Change, Measure, Peers, Setting, Target, Variant
+from lomo.study.suites.section import Suites, SuiteTask
 from lomo.system.command import Command
 from lomo.system.files import write_text
 
@@ -39,6 +40,8 @@ _BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A change of `ablation`", Change),
     ("`generated`", Generated),
     ("`rounding`", Rounding),
+    ("`suites`", Suites),
+    ("A suite in `tasks` of `suites`", SuiteTask),
     ("A model (`config/models.yaml`)", ModelEntry),
     ("`pretrain` of a model", Pretraining),
 )
