@@ -46,6 +46,7 @@ FLOORS = (
     "analysis.tables",
     "analysis.verdicts",
     "analysis.rounding",
+    "analysis.suites",
     "analysis.figures",
     "analysis.page",
     "analysis.cli",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..records.collected import Collected
 from ..rounding.table import table_rounding
+from ..suites.table import table_suites
 from ..tables.ablation import table_ablation
 from ..tables.hyperparameters import table_hyperparameters, table_tuning
 from ..tables.memory import table_memory
@@ -36,6 +37,7 @@ SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {
     "ablation": table_ablation,
     "tuning": table_tuning,
     "rounding": table_rounding,
+    "suites": table_suites,
 }
 
 

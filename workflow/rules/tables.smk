@@ -14,6 +14,7 @@ TABLES = (
     *(["table_ablation"] if PLAN.study.ablation else []),
     *(["table_tuning"] if SEARCHED else []),
     *(["table_rounding"] if PLAN.study.rounding else []),
+    *(["table_suites"] if PLAN.suites else []),
 )
 FIGURES = (
     "fig1_gradients",
@@ -62,6 +63,7 @@ rule collect:
     input:
         plan="results/{study}/plan.json",
         records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
+        suites=expand("results/{{study}}/runs/{run}/record.json", run=SUITE_IDS),
     output:
         multiext("results/{study}/tables/records", ".csv", ".parquet"),
         "results/{study}/tables/outcomes.parquet",

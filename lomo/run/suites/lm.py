@@ -46,9 +46,7 @@ class SuiteLM(HFLM):
         for (context, _), prompt, continuation in requests:
             if len(prompt) + len(continuation) > self.max_length + 1:
                 self.cut.add(context)
-        return super()._loglikelihood_tokens(
-            requests, disable_tqdm=True, override_bs=override_bs
-        )
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         """What is written greedily behind each context, up to a stop."""

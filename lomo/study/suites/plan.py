@@ -17,9 +17,15 @@ from lomo.study.inputs import model_folder
 from lomo.study.suites.names import check_name
 from lomo.study.suites.section import Suites, SuiteTask
 from lomo.suites.known import Found, find
-from lomo.suites.layouts import documents, subjects_of
+from lomo.suites.layouts import documents, files_of, subjects_of
 
 HUB, GENERATED = "hub", "generated"
+# What the pipeline makes below a study's data/suites.
+MINIATURE_FILES = tuple(
+    f"miniature/{split}/{subject}_{split}.csv"
+    for subject in ("names", "pairs", "habits", "senses")
+    for split in ("dev", "test")
+)
 
 
 def plan_suites(
@@ -155,3 +161,13 @@ def _check_files(found: Found, task: SuiteTask, data: Path, where: str) -> None:
                 where=f"{where}.num_fewshot",
                 allowed=f"at most {len(shown)}",
             )
+
+
+def suite_files(run: SuiteSpec) -> list[str]:
+    """The files that a run reads of its suite; none where they come from the hub."""
+    found = find(run.task)
+    if found is None or run.data_path == HUB:
+        return []
+    if found.suite.layout == "miniature":
+        return [f"{run.data_path}/{file}" for file in MINIATURE_FILES]
+    return [path.as_posix() for path in files_of(found, Path(run.data_path))]
