@@ -145,13 +145,12 @@ def _look_at_suites(
             found.rules.add("generate_suites")
             found.reasons.append(f"{folder} is of another setting or code: made again")
     odd = []
-    code = fingerprint("suite") if plan.suites else ""
     for run_id, spec in plan.suites.items():
         path = results / "runs" / run_id / "record.json"
         record = made.read(path)
         if not record:
             continue
-        why = _other_plan(record, spec.model_dump(mode="json"), code)
+        why = _other_plan(record, spec.model_dump(mode="json"), fingerprint_of(spec))
         if why is None and record.get("score") and not (path.parent / SAMPLES).exists():
             why = f"{SAMPLES} beside its record is gone"
         made_at = inputs.get(spec.model_path)

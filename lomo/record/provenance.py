@@ -18,6 +18,7 @@ from lomo.record.clock import process_age_s
 from lomo.record.device import printed, read_device
 from lomo.record.schema import Provenance
 from lomo.specs import MeasureSpec, SuiteSpec, TrainSpec
+from lomo.suites.known import MINIATURE
 from lomo.tasks import registry as tasks
 from lomo.tasks.entry import outside, points
 
@@ -109,8 +110,7 @@ def fingerprint(
         for path in sorted([*folder.glob("paper/*.csv"), *folder.glob("templates/*")]):
             digest.update(path.read_bytes())
     if task:
-        lines = tasks.prompt_of(task).read_text(encoding="utf-8").splitlines()
-        digest.update("\n".join(line for line in lines if not line.startswith("#")).encode())
+        digest.update("\n".join(_lines_of(tasks.prompt_of(task))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -254,9 +254,26 @@ def _is_own_import(node: ast.stmt, name: str, package: str) -> bool:
 def fingerprint_of(spec: TrainSpec | MeasureSpec | SuiteSpec) -> str:
     """The fingerprint of a run's sources."""
     if isinstance(spec, SuiteSpec):
-        return fingerprint(spec.kind)
+        return _of_suite(spec.task)
     task = spec.task if isinstance(spec, TrainSpec) else None
     return fingerprint(spec.kind, spec.method, task, spec.engine)
+
+
+@cache
+def _of_suite(name: str) -> str:
+    """Of a suite whose prompt stands here, that too; the others come with lm-eval's version."""
+    code = fingerprint("suite")
+    return code if name != "miniature" else _hash_of([code, *_lines_of(MINIATURE)])
+
+
+def _lines_of(path: Path) -> list[str]:
+    """A YAML's lines without comments."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def _hash_of(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def read_provenance(spec: TrainSpec | MeasureSpec | SuiteSpec, device: str) -> Provenance:

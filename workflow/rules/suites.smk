@@ -50,6 +50,6 @@ rule suite:
     params:
         spec=lambda wildcards: PLAN.suites[wildcards.run].model_dump_json(),
         out=subpath(output[0], parent=True),
-        code=fingerprint("suite") if SUITE_IDS else "",
+        code=lambda wildcards: fingerprint_of(PLAN.suites[wildcards.run]),
     shell:
         "python -m lomo suite --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
