@@ -61,8 +61,8 @@ class Entry:
     @cached_property
     def interval(self) -> Interval | None:
         """95 %: over subjects, or examples where there are none, and over seeds."""
-        found = self._outcomes()
-        if self.status != "ok" or found is None:
+        found = self._outcomes() if self.status == "ok" else None
+        if found is None:
             return None
         outcomes, groups = found
         if len(outcomes) == 1 and groups is None and set(np.unique(outcomes)) <= {0.0, 1.0}:
