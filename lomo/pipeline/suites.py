@@ -30,16 +30,20 @@ def _suite(options: argparse.Namespace) -> None:
     settle(spec.num_threads)
     from lomo.record.clock import Clock
     from lomo.run.suites.execute import execute_suite, finished_suite
+    from lomo.run.suites.kept import FOLDER
     from lomo.system.files import exclusive
 
     options.out.mkdir(parents=True, exist_ok=True)
     with exclusive(options.out / ".lock") as waited_s:
         record = finished_suite(spec, options.out) if waited_s else None
-        record = record or execute_suite(spec, options.out, Clock(waited_s=waited_s))
+        clock = Clock(waited_s=waited_s)
+        record = record or execute_suite(spec, options.out, clock, FOLDER)
     parts = [record.run_id, record.status]
     if record.score is not None:
         parts.append(f"{record.score.metric} {100 * record.score.value:.1f}")
         parts.append(f"n {record.score.num_examples}")
+    if record.reused_from is not None:
+        parts.append(f"as scored by {record.reused_from}")
     say(f"{'  '.join(parts)}  ({record.clock.wall_s:.1f} s)")
 
 

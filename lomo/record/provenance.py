@@ -62,6 +62,7 @@ NOT_DEFINING = frozenset(
         "lomo.study.refusals",
         "lomo.run.execute",
         "lomo.run.suites.execute",
+        "lomo.run.suites.kept",
         "lomo.record.suite",
         "lomo.specs",
         "lomo.system.strict",

@@ -112,7 +112,7 @@ def believed(path: Path, planned: SuiteSpec) -> tuple[SuiteRecord, list[dict[str
     if not odd and record.score is not None:
         try:
             lines = [dict(line) for line in read_json_lines(path.parent / SAMPLES)]
-            odd = list(_unlike(record.score, lines))
+            odd = list(unlike(record.score, lines))
         except Broken as error:
             odd = [str(error)]
         except (LookupError, TypeError, ValueError) as error:
@@ -136,7 +136,8 @@ def _contradictions(record: SuiteRecord, planned: SuiteSpec) -> Iterable[str]:
         yield f"score is {record.score and 'there'}, and the status is {record.status}"
 
 
-def _unlike(score: Score, lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+def unlike(score: Score, lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """What a score says otherwise than its examples."""
     if len(lines) != score.num_examples:
         yield f"score.num_examples is {score.num_examples}, {SAMPLES} has {len(lines)} lines"
         return

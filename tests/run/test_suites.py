@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 
 from lomo.contained.probe import cannot_contain
 from lomo.errors import UserError
+from lomo.model.weights import weights_sha256
 from lomo.record.clock import Clock
+from lomo.record.provenance import read_provenance
 from lomo.record.suite import SuiteRecord, believed, read_suite_record
 from lomo.run.suites import execute, work
 from lomo.run.suites.execute import execute_suite, finished_suite
+from lomo.run.suites.kept import key_of, take
 from lomo.specs import SuiteSpec
 from lomo.tasks.miniature.suite import write_suite
 
@@ -222,3 +226,58 @@ def test_humaneval_runs_what_was_written_and_nothing_else(
     _, samples = believed(tmp_path / "out/record.json", spec)
     assert [sample["outcome"] for sample in samples] == [1.0, 0.0]
     assert record.score is not None and record.score.value == 0.5
+
+
+def test_the_same_weights_are_asked_the_same_once(
+    model_folder: Path, suites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = tmp_path / "scores"
+    spec = spec_of(model_folder, suites, limit=2)
+    first = execute_suite(spec, tmp_path, Clock(), scores)
+    assert first.reused_from is None and len(list(scores.glob("*.json"))) == 1
+    copied = tmp_path / "copied"
+    shutil.copytree(model_folder, copied)
+    monkeypatch.setattr(work, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    again = spec.model_copy(
+        update={"study": "other", "model": "n", "model_path": str(copied), "run_id": "suite/n/b"}
+    )
+    (tmp_path / "again").mkdir()
+    second = execute_suite(again, tmp_path / "again", Clock(), scores)
+    assert second.reused_from == "s: suite/m/base/miniature" and second.score == first.score
+    assert second.model is not None and second.model.name == "n"
+    (kept,) = scores.glob("*.json")
+    own, samples = believed(tmp_path / "again/record.json", again)
+    assert (own, samples) == (second, believed(tmp_path / "record.json", spec)[1])
+    data = json.loads(kept.read_text())
+    data["samples"].pop()
+    kept.write_text(json.dumps(data))
+    assert take(scores, kept.stem) is None
+
+
+@pytest.mark.parametrize("change", ["limit", "tokenizer", "question", "dtype"])
+def test_what_a_score_hangs_on_is_in_its_key(
+    change: str, model_folder: Path, suites: Path, tmp_path: Path
+) -> None:
+    model, data = tmp_path / "model", tmp_path / "data"
+    shutil.copytree(model_folder, model)
+    shutil.copytree(suites, data)
+    spec = spec_of(model, data, limit=2)
+    before = keyed(spec)
+    assert keyed(spec) == before
+    if change == "tokenizer":
+        path = model / "tokenizer_config.json"
+        path.write_text(path.read_text() + "\n")
+    elif change == "question":
+        path = next(data.rglob("*_dev.csv"))
+        path.write_text(path.read_text().replace(".", "!", 1))
+    else:
+        update = {"limit": 3} if change == "limit" else {"dtype": "bfloat16"}
+        spec = spec.model_copy(update=update)
+    assert keyed(spec) != before
+
+
+def keyed(spec: SuiteSpec) -> str:
+    data = work.data_sha256(spec)
+    assert data is not None
+    provenance = read_provenance(spec, "cpu")
+    return key_of(spec, str(weights_sha256(spec.model_path)), data, provenance)

@@ -6,22 +6,28 @@ from pathlib import Path
 
 import torch
 
+from lomo.model.weights import weights_sha256
 from lomo.record.clock import Clock
 from lomo.record.evidence import SAMPLES
 from lomo.record.provenance import fingerprint_of, read_provenance
+from lomo.record.schema import Provenance
 from lomo.record.suite import Status, SuiteRecord, believed, write_suite_record
 from lomo.run.evaluate import write_samples
 from lomo.run.execute import choose_device, is_out_of_memory
+from lomo.run.suites.kept import Kept, keep, key_of, take
 from lomo.run.suites.score import not_finite
 from lomo.run.suites.tasks import Unsupported
-from lomo.run.suites.work import Found, work
+from lomo.run.suites.work import Found, data_sha256, work
 from lomo.specs import SuiteSpec
 
 
-def execute_suite(spec: SuiteSpec, folder: Path, clock: Clock) -> SuiteRecord:
+def execute_suite(
+    spec: SuiteSpec, folder: Path, clock: Clock, scores: Path | None = None
+) -> SuiteRecord:
     """Does the run, writes its record and samples into `folder` and returns it.
 
-    Raises UserError for what the user can mend: no record is written then.
+    scores: where scores of other runs are kept, and this one's will be; None for neither. Raises
+    UserError for what the user can mend: no record is written then.
     """
     device = choose_device(spec.device)
     torch.set_num_threads(spec.num_threads)
@@ -30,7 +36,7 @@ def execute_suite(spec: SuiteSpec, folder: Path, clock: Clock) -> SuiteRecord:
     status: Status = "ok"
     why = None
     try:
-        work(spec, device, clock, found)
+        found = _found(spec, device, clock, found, provenance, scores)
     except Unsupported as error:
         status, why = "unsupported", str(error)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -42,7 +48,12 @@ def execute_suite(spec: SuiteSpec, folder: Path, clock: Clock) -> SuiteRecord:
     with clock.phase("save"):
         if found.score is not None:
             write_samples(folder / SAMPLES, found.samples)
-    parts = {"evidence": why, "model": found.model, "score": found.score, "reused_from": None}
+    parts = {
+        "evidence": why,
+        "model": found.model,
+        "score": found.score,
+        "reused_from": found.reused_from,
+    }
     reasons = {"evidence": "the run ended well", "reused_from": "it was scored in this run"}
     stopped = f"the run ended with status {status} before it"
     record = SuiteRecord(
@@ -53,12 +64,36 @@ def execute_suite(spec: SuiteSpec, folder: Path, clock: Clock) -> SuiteRecord:
         provenance=provenance,
         clock=clock.read(),
         missing={n: reasons.get(n, stopped) for n, part in parts.items() if part is None},
-        evidence=why,
-        model=found.model,
-        score=found.score,
+        **parts,
     )
     write_suite_record(folder / "record.json", record)
     return record
+
+
+def _found(
+    spec: SuiteSpec,
+    device: str,
+    clock: Clock,
+    found: Found,
+    provenance: Provenance,
+    scores: Path | None,
+) -> Found:
+    """What the work finds, or has found for another run of the same weights and questions."""
+    data = data_sha256(spec) if scores is not None else None
+    weights = weights_sha256(spec.model_path) if data else None
+    if scores is None or data is None or weights is None:
+        work(spec, device, clock, found)
+        return found
+    key = key_of(spec, weights, data, provenance)
+    if (there := take(scores, key)) is not None:
+        clock.loaded()
+        model = there.model.model_copy(update={"name": spec.model})
+        return Found(model, there.score, there.samples, there.run)
+    work(spec, device, clock, found)
+    if found.model is not None and found.score is not None and not not_finite(found.samples):
+        run = f"{spec.study}: {spec.run_id}"
+        keep(scores, key, Kept(run, found.model, found.score, found.samples))
+    return found
 
 
 def finished_suite(spec: SuiteSpec, folder: Path) -> SuiteRecord | None:

@@ -35,6 +35,7 @@ class Found:
     model: ModelFacts | None = None
     score: Score | None = None
     samples: list[dict[str, Any]] = field(default_factory=list)
+    reused_from: str | None = None
 
 
 def work(spec: SuiteSpec, device: str, clock: Clock, found: Found) -> None:
@@ -55,11 +56,19 @@ def work(spec: SuiteSpec, device: str, clock: Clock, found: Found) -> None:
     gc.collect()
 
 
+def data_sha256(spec: SuiteSpec) -> str | None:
+    """One hash over the files that a suite is read from; None where it comes from the hub."""
+    known = find(spec.task)
+    if known is None or spec.data_path == HUB:
+        return None
+    return digest(files_of(known, Path(spec.data_path)))
+
+
 def _asked(spec: SuiteSpec) -> Callable[[SuiteLM], Scored]:
     """What asks a model: all of it is read and checked by now."""
     known = find(spec.task)
     data = Path(spec.data_path)
-    sha256 = digest(files_of(known, data)) if known and spec.data_path != HUB else None
+    sha256 = data_sha256(spec)
     positions = _positions(spec.model_path)
     if known is not None and known.suite.runs_code:
         require("task: humaneval")
