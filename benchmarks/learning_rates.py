@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # read when it is imported
 
 from lomo.model.registry import ModelEntry
 from lomo.record.clock import Clock
@@ -27,6 +28,7 @@ from lomo.run.pretrain import make_base_model
 from lomo.specs import TrainSpec
 from lomo.study.config import load_study
 from lomo.study.plan import Plan, make_plan
+from lomo.system.processes import quieten
 from lomo.tasks.miniature import write_superglue, write_text
 
 STUDY = Path("config/tiny.yaml")
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--methods", nargs="+")
     options = parser.parse_args()
+    quieten()
     plan = make_plan(load_study(STUDY), source=str(STUDY))
     write_world(plan, options.folder)
     specs = specs_of(plan, options.folder)

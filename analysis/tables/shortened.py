@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lomo.study.config import SEEDS, TrainSettings
+
 from ..records.accuracy import AVERAGE, Cell
 from ..records.collected import Collected
 from ..text.names import method_title
 from ..text.units import percent
 
+# Defaults of a study's settings that are the paper's, by which its protocol is known.
+AS_THE_PAPER = ("num_train", "num_test", "sample_seed", "epochs", "batch_size", "schedule")
 # From this share of a cell's examples on, a cut is no detail.
 MUCH = 0.1
 
@@ -136,6 +140,25 @@ def budget_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> l
         return []
     told = ", ".join(f"{method_title(method)} {number}" for method, number in found.items())
     return [f"Unequal budgets, trials of a cell: {told}. More trials find a better best."]
+
+
+def departure_notes(collected: Collected, section: str, cells: Sequence[Cell]) -> list[str]:
+    """What a study under protocol `paper` sets otherwise than the paper did."""
+    study = collected.plan.study
+    if study.protocol != "paper":
+        return []
+    settings = getattr(study, section).settings
+    others = [
+        f"{name} {getattr(settings, name)} (the paper: {of_paper})"
+        for name in AS_THE_PAPER
+        if getattr(settings, name) != (of_paper := TrainSettings.model_fields[name].default)
+    ]
+    seeds = study.seeds_of(getattr(study, section))
+    if seeds != SEEDS["paper"]:
+        others.append(f"seeds {', '.join(map(str, seeds))} (the paper: {SEEDS['paper'][0]})")
+    if not others:
+        return []
+    return [f"Under protocol paper, and yet otherwise than the paper: {'; '.join(others)}."]
 
 
 def _reported(collected: Collected, section: str, cells: Sequence[Cell]) -> list[Any]:

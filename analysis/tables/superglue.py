@@ -21,6 +21,7 @@ from .ranks import alike_over, mean_ranks, rank_notes, ranks_and_alike, variant_
 from .shortened import (
     budget_notes,
     cut_notes,
+    departure_notes,
     fewer_notes,
     seen_notes,
     shared_notes,
@@ -202,7 +203,7 @@ def _notes(collected: Collected, cells: Sequence[accuracy.Cell]) -> list[str]:
     notes += rank_notes(collected, cells, SECTION)
     notes += _skipped_notes(collected, cells)
     for told in (
-        *(budget_notes, token_mean_notes, fewer_notes),
+        *(departure_notes, budget_notes, token_mean_notes, fewer_notes),
         *(cut_notes, seen_notes, shared_notes, tie_notes),
     ):
         notes += told(collected, SECTION, cells)

@@ -267,6 +267,23 @@ def test_what_table_3_says_of_its_examples_its_budgets_and_the_other_score(tmp_p
     assert not [note for note in notes if note.startswith(starts)]
 
 
+def test_table_3_tells_what_the_protocol_of_the_paper_was_given_otherwise(tmp_path: Path) -> None:
+    settings = {"settings": {"num_train": 1000, "num_test": 1000, "epochs": 10, "batch_size": 16}}
+    study = accuracy_study() | {"protocol": "paper"}
+    study["superglue"] |= {"seeds": [42]} | settings
+    start = "Under protocol paper, and yet otherwise than the paper: "
+    as_printed = collected(tmp_path / "same", study)
+    assert not [note for note in table_superglue(as_printed).notes if note.startswith(start)]
+    study["superglue"] |= {"seeds": [1, 2]}
+    study["superglue"]["settings"] |= {"epochs": 3}
+    for protocol, notes in (
+        ("paper", [f"{start}epochs 3 (the paper: 10); seeds 1, 2 (the paper: 42)."]),
+        ("sound", []),
+    ):
+        found = table_superglue(collected(tmp_path / protocol, study | {"protocol": protocol}))
+        assert [note for note in found.notes if note.startswith(start)] == notes
+
+
 def test_two_kinds_of_cpu_instructions_in_one_table_are_told(tmp_path: Path) -> None:
     def change(run_id: str, record: dict) -> dict:
         if not run_id.endswith("/boolq/s42/t0"):
