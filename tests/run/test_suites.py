@@ -12,13 +12,15 @@ import pytest
 from lomo.contained.probe import cannot_contain
 from lomo.errors import UserError
 from lomo.model.weights import weights_sha256
+from lomo.record import provenance
 from lomo.record.clock import Clock
-from lomo.record.provenance import read_provenance
+from lomo.record.provenance import fingerprint_of, read_provenance
 from lomo.record.suite import SuiteRecord, believed, read_suite_record
 from lomo.run.suites import execute, work
 from lomo.run.suites.execute import execute_suite, finished_suite
 from lomo.run.suites.kept import key_of, take
 from lomo.specs import SuiteSpec
+from lomo.suites.known import MINIATURE
 from lomo.tasks.miniature.suite import write_suite
 
 
@@ -254,6 +256,22 @@ def test_the_same_weights_are_asked_the_same_once(
     assert take(scores, kept.stem) is None
 
 
+def test_an_edited_prompt_of_the_miniature_is_another_code(
+    model_folder: Path, suites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = spec_of(model_folder, suites), spec_of(model_folder, suites, task="mmlu")
+    before = fingerprint_of(own), fingerprint_of(other)
+    edited = tmp_path / "miniature.yaml"
+    edited.write_text(MINIATURE.read_text().replace("Answer:", "It is:"))
+    monkeypatch.setattr(provenance, "MINIATURE", edited)
+    provenance._of_suite.cache_clear()
+    assert fingerprint_of(own) != before[0] and fingerprint_of(other) == before[1]
+    edited.write_text("# told\n" + MINIATURE.read_text())
+    provenance._of_suite.cache_clear()
+    assert fingerprint_of(own) == before[0]
+    provenance._of_suite.cache_clear()
+
+
 @pytest.mark.parametrize("change", ["limit", "tokenizer", "question", "dtype"])
 def test_what_a_score_hangs_on_is_in_its_key(
     change: str, model_folder: Path, suites: Path, tmp_path: Path
@@ -279,5 +297,5 @@ def test_what_a_score_hangs_on_is_in_its_key(
 def keyed(spec: SuiteSpec) -> str:
     data = work.data_sha256(spec)
     assert data is not None
-    provenance = read_provenance(spec, "cpu")
-    return key_of(spec, str(weights_sha256(spec.model_path)), data, provenance)
+    here = read_provenance(spec, "cpu")
+    return key_of(spec, str(weights_sha256(spec.model_path)), data, here)

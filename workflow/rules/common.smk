@@ -73,7 +73,8 @@ onstart:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
         if not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
-        print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
+        suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
+        print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)
         if planning is not None:
             planning.finish()  # no run starts before; its line is printed
         if PROGRESS is not None:
