@@ -14,6 +14,10 @@ if not workflow.configfiles:
     configfile: f"{workflow.basedir}/config/tiny.yaml"
 
 
+# The first page of Snakemake's own report.
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/held.smk"
 include: "workflow/rules/standing.smk"
@@ -27,6 +31,7 @@ include: "workflow/rules/fits.smk"
 
 
 rule all:
+    """All that the study asks for: records, tables, figures and the report."""
     default_target: True
     input:
         # Named here, so that a record that was deleted is made again.

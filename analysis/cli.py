@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +29,11 @@ def parser() -> argparse.ArgumentParser:
         "predicted": "tables/predicted_*, and the figure of an ablation, from predictions",
         "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
-        "report": "report/index.html, from tables and figures",
+        "report": "report/index.html and summary.{md,html,tex}, from tables and figures",
         "stability": "stability.*: whether other seeds and another CPU say the same of accuracy",
         "publish": "plan, records and timelines -> results/published/<name>",
-        "all": "all of them but predictions, fits, stability and publish, in order",
+        "export": "accuracies in the formats of others, with their records -> a new folder",
+        "all": "all of them but predictions, fits, stability, publish and export, in order",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -43,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--to", type=Path, required=True, help="results/published/<name>, not there yet"
             )
+        if name == "export":
+            command.add_argument("--out", type=Path, required=True, help="folder, not there yet")
         if name == "predicted":
             command.add_argument(
                 "--june-2023", type=Path, help="predictions with June 2023's code, to stand beside"
@@ -83,6 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
         from .page.publish import publish
 
         publish(results, arguments.to)
+    if command == "export":
+        _export(results, arguments.out)
     if command == "fits":
         from .figures.fits import make_fits_figure
         from .tables.fits import make_fits_table
@@ -92,9 +99,11 @@ def run(arguments: argparse.Namespace) -> None:
     if command in ("figure", "all"):
         _figures(results, getattr(arguments, "which", None))
     if command in ("report", "all"):
+        from .page.one_page import make_summary
         from .page.report import make_report
 
         make_report(results)
+        make_summary(results)
         _note(results, "report", read_plan(results))
 
 
@@ -104,6 +113,16 @@ def _stability(folders: Sequence[Path], out: Path) -> None:
     from .verdicts.stability import table_stability
 
     write_table(table_stability([load(folder) for folder in folders]), out)
+
+
+def _export(results: Path, out: Path) -> None:
+    from .export.write import export
+
+    left = export(results, out)
+    for (of, reason), number in Counter((each.format, each.reason) for each in left).items():
+        print(f"left out of {of}: {number} ({reason})", file=sys.stderr)
+    if left:
+        print(f"which: {out / 'left_out.csv'}", file=sys.stderr)
 
 
 def _tables(results: Path, which: Sequence[str] | None) -> None:

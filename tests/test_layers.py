@@ -49,6 +49,7 @@ FLOORS = (
     "analysis.suites",
     "analysis.figures",
     "analysis.page",
+    "analysis.export",
     "analysis.cli",
     "analysis.__main__",
 )

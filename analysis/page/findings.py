@@ -111,7 +111,8 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the findings: the claim, (verdict, how many), what it stands on, and the link."""
+    """A line of the findings: the claim, (verdict, how many), what it stands on, the link, and the
+    verdicts themselves: those that were put to the test, or all where none was."""
 
     kind: str
     text: str
@@ -119,6 +120,7 @@ class Finding:
     basis: str
     detail: str
     link: str
+    of: list[Verdict]
 
 
 def findings(verdicts: Sequence[Verdict]) -> list[Finding]:
@@ -132,7 +134,8 @@ def findings(verdicts: Sequence[Verdict]) -> list[Finding]:
         counts = Counter(verdict.verdict for verdict in tested or of)
         link = claim.link or anchor(verdicts, (tested or of)[0])
         shown = [(name, counts[name]) for name in VERDICTS if counts[name]]
-        found.append(Finding(claim.kind, claim.text, shown, _basis(of), _detail(of), f"#{link}"))
+        told = _basis(of), _detail(of), f"#{link}"
+        found.append(Finding(claim.kind, claim.text, shown, *told, tested or of))
     return found
 
 

@@ -150,7 +150,9 @@ def _orders(verdicts: Sequence[Verdict], kind: str, anchors: Sequence[str]) -> B
     rows: list[list[Cell | str]] = []
     tests = any(v.tested for v in verdicts)
     for v in verdicts:
-        told: list[Cell | str] = [_difference(v), _n(v), _p(v), _smallest(v)] if tests else []
+        told: list[Cell | str] = (
+            [difference_text(v), n_text(v), _p(v), _smallest(v)] if tests else []
+        )
         rows.append([v.what, _measured(v), *told, _verdict(v), v.reason])
     heads = ["difference (95 %)", "n", "p", "seen from"] if tests else []
     return Block(
@@ -168,10 +170,11 @@ def tested_text(verdict: Verdict) -> str:
     if verdict.tested is None:
         return ""
     p = "" if verdict.tested.p is None else f", {p_is(verdict.tested.p)}"
-    return f"{_difference(verdict)}{p}, {_n(verdict)}"
+    return f"{difference_text(verdict)}{p}, {n_text(verdict)}"
 
 
-def _difference(verdict: Verdict) -> str:
+def difference_text(verdict: Verdict) -> str:
+    """The difference that a test found, with its 95 % interval; an en dash where there was none."""
     found, unit = verdict.tested, "%" if verdict.kind == SPEED else "points"
     if found is None:
         return EN_DASH
@@ -181,7 +184,8 @@ def _difference(verdict: Verdict) -> str:
     return f"{text} ({percent(found.difference_low)} to {percent(found.difference_high)})"
 
 
-def _n(verdict: Verdict) -> str:
+def n_text(verdict: Verdict) -> str:
+    """How many seeds and examples, or steps, a test stands on; an en dash where there was none."""
     found = verdict.tested
     if found is None:
         return EN_DASH

@@ -88,15 +88,24 @@ def test_a_bracket_opens_no_option() -> None:
     assert tex_escape("[2]") == "{[}2]"
 
 
+def compiled(path: Path) -> str:
+    """The log of pdflatex; skips the test where there is none."""
+    tex = shutil.which("pdflatex")
+    found = tex and subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, timeout=30)
+    if not found or found.returncode:
+        pytest.skip("no pdflatex with booktabs: texlive-latex-base, texlive-latex-recommended")
+    command = [str(tex), "-interaction=nonstopmode", "-halt-on-error", path.name]
+    for _ in range(2):  # the second knows the labels
+        done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout[-2000:]
+    return path.with_suffix(".log").read_text(errors="replace")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("study", ["built", "paper_like", None])
 def test_tables_compile_without_an_overfull_line(
     study: str | None, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    tex = shutil.which("pdflatex")
-    found = tex and subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, timeout=30)
-    if not found or found.returncode:
-        pytest.skip("no pdflatex with booktabs: texlive-latex-base, texlive-latex-recommended")
     if study is None:
         made = [Table(n, "T", t.caption, t.blocks, t.notes, t.data) for n, t in CASES.items()]
     else:
@@ -108,10 +117,14 @@ def test_tables_compile_without_an_overfull_line(
     packages = r"\usepackage{array}\usepackage{booktabs}"
     head = rf"\documentclass[twocolumn]{{article}}{packages}\begin{{document}}"
     (tmp_path / "all.tex").write_text(f"{head}\n{inputs}\n\\end{{document}}\n")
-    command = [str(tex), "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    for _ in range(2):  # the second knows the labels
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout[-2000:]
-    log = (tmp_path / "all.log").read_text(errors="replace")
+    log = compiled(tmp_path / "all.tex")
     wrong = re.findall(r"^(?:Overfull.*|LaTeX Warning: .*)$", log, re.MULTILINE)
     assert not wrong, wrong
+
+
+@pytest.mark.slow
+def test_the_summary_is_one_page(built: Path, tmp_path: Path) -> None:
+    shutil.copy(built / "report" / "summary.tex", tmp_path)
+    log = compiled(tmp_path / "summary.tex")
+    assert "Output written on summary.pdf (1 page" in log.replace("\n", "")
+    assert not re.findall(r"^(?:Overfull.*|LaTeX Warning: .*)$", log, re.MULTILINE)

@@ -165,6 +165,65 @@ def test_a_second_run_plans_nothing(checkout: Path) -> None:
     assert "Nothing to be done" in run(checkout)
 
 
+def test_snakemakes_own_report_has_all_of_it_and_needs_no_network(checkout: Path) -> None:
+    guard = checkout / "guard"
+    guard.mkdir()
+    (guard / "sitecustomize.py").write_text(
+        "import socket\n"
+        "def refused(*_, **__):\n    raise AssertionError('the network was touched')\n"
+        "socket.getaddrinfo = refused\n"
+    )
+    command = [Path(sys.executable).with_name("snakemake"), "--cores", "1", "--report", "own.html"]
+    path = os.pathsep.join(map(str, (guard, checkout)))
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (checkout / "own.html").read_text(encoding="utf-8")
+    for name in ("summary.html", "index.html", "records.csv", "overview.svg", "verdicts.html"):
+        assert name in page, name
+    for words in ("Pages", "Tables", "Figures", "the study on one page", "grad norm over steps"):
+        assert words in page, words
+    # Captions know their study; the first page is the project's own.
+    assert "made of the records alone" in page
+    assert "one page in the order of reproduction" in page
+    assert "snakemake.wildcards" not in page.split("<script")[0]
+    for made in (checkout / "own.html", guard / "sitecustomize.py"):
+        made.unlink()
+
+
+def test_a_real_study_is_exported_with_each_of_its_examples(checkout: Path) -> None:
+    command = [sys.executable, "-m", "lomo_analysis", "export", "--results", "results/mini"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(
+        [*command, "--out", "exported"],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "examples" not in done.stderr
+    logs = sorted((checkout / "exported/every_eval_ever").rglob("*.json"))
+    assert [path.parent.name for path in logs] == ["mini-lomo", "mini-zero_shot"]
+    for path in logs:
+        log = json.loads(path.read_text())
+        assert log["eval_library"]["version"] not in ("", "unknown")
+        lines = Path(str(path).replace(".json", "_samples.jsonl")).read_text().splitlines()
+        right = [json.loads(line)["evaluation"]["is_correct"] for line in lines]
+        assert len(right) == 16
+        score = log["evaluation_results"][0]["score_details"]["score"]
+        assert abs(sum(right) / len(right) - score) < 1e-12
+    texts = [p.read_bytes() for p in (checkout / "exported").rglob("*") if p.is_file()]
+    assert not any(str(checkout).encode() in text for text in texts)
+    shutil.rmtree(checkout / "exported")
+
+
 def test_a_copy_without_snakemakes_metadata_plans_what_was_edited(
     checkout: Path, tmp_path: Path
 ) -> None:

@@ -147,3 +147,17 @@ def data_of(wildcards):
         folder=data_folder(PLAN.study),
         file=task_files(PLAN.runs[wildcards.run].task, Path(data_folder(PLAN.study))),
     )
+
+
+def labels_of(name):
+    """Its number in the paper, what it shows and of what: how Snakemake's own report lists it."""
+    words = name.removeprefix("paper_").replace("table", "").replace("fig", "")
+    number, _, shows = words.partition("_")
+    for over in ("steps", "tokens", "seconds"):
+        shows = shows.replace(f"_{over}", f" over {over}")
+    of_paper = {"1": "memory", "2": "throughput"}
+    return {
+        "number": number if number.isdigit() else "-",
+        "shows": (shows or of_paper.get(number, number)).replace("_", " "),
+        "of": "the paper's size" if name.startswith("paper_") else "this study",
+    }

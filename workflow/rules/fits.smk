@@ -8,6 +8,7 @@ MOST_CARDS = 8
 
 
 rule what_fits:
+    """The largest batch of each model, method and card, predicted: no card is needed."""
     input:
         str(registry_path()),
     output:
@@ -29,6 +30,7 @@ rule what_fits:
 
 
 rule fits:
+    """What fits on which card, as table and figure."""
     input:
         "results/fits/what_fits.json",
     output:

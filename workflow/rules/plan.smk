@@ -2,6 +2,7 @@
 
 
 rule plan:
+    """What each run will take, told before one is launched."""
     input:
         f"results/{STUDY}/plan.json",
     # No output: it is told whenever it is asked for. What it has predicted is kept.

@@ -11,6 +11,7 @@ PUBLISHES = "--publish results/published/paper-predictions"
 
 
 rule predictions:
+    """The memory of each run of the plan, predicted and not launched."""
     input:
         "results/{study}/plan.json",
     output:
@@ -27,6 +28,7 @@ rule predictions:
 
 
 rule predicted_tables:
+    """Tables 1 and 2 from predictions alone."""
     input:
         "results/{study}/predictions/index.json",
         june_2023=beside_snakefile("results/published/modelling-2023-06/index.json"),
@@ -54,11 +56,13 @@ rule predicted_tables:
 
 
 rule predict:
+    """The predictions of a study and their tables; nothing is run."""
     input:
         expand(rules.predicted_tables.output, study=STUDY),
 
 
 rule predictions_june_2023:
+    """The same predictions by the modelling code of June 2023."""
     input:
         "results/{study}/plan.json",
         modelling=rules.fetch_modelling.output[0],
@@ -77,5 +81,6 @@ rule predictions_june_2023:
 
 
 rule predict_june_2023:
+    """What June 2023's modelling code predicts; nothing is run."""
     input:
         expand(rules.predictions_june_2023.output, study=STUDY),

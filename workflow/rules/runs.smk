@@ -2,6 +2,7 @@
 
 
 rule train:
+    """One run that trains on a task and is scored, in one process: its record."""
     input:
         model=model_of,
         data=data_of,
@@ -30,6 +31,7 @@ rule train:
 
 
 rule measure:
+    """One run that measures memory and speed of a step, its device to itself: its record."""
     input:
         model=model_of,
     output:

@@ -16,6 +16,7 @@ def suite_data_of(wildcards):
 
 
 rule generate_suites:
+    """The miniature suite, in MMLU's layout."""
     output:
         expand("results/{{study}}/data/suites/{file}", file=MINIATURE_FILES),
     log:
@@ -31,6 +32,7 @@ rule generate_suites:
 
 
 rule suite:
+    """A model folder scored on one suite by lm-eval (the hub's suites use the network)."""
     input:
         model=suite_model_of,
         data=suite_data_of,

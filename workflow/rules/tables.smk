@@ -41,6 +41,7 @@ FIGURES = (
 
 
 rule list_runs:
+    """The plan: each run with all that it is told."""
     input:
         nothing,
     output:
@@ -60,12 +61,19 @@ rule list_runs:
 
 
 rule collect:
+    """All records as one table, once each is believed."""
     input:
         plan="results/{study}/plan.json",
         records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
         suites=expand("results/{{study}}/runs/{run}/record.json", run=SUITE_IDS),
     output:
-        multiext("results/{study}/tables/records", ".csv", ".parquet"),
+        report(
+            "results/{study}/tables/records.csv",
+            caption="../report/records.rst",
+            category="Records",
+            labels={"what": "all runs"},
+        ),
+        "results/{study}/tables/records.parquet",
         "results/{study}/tables/outcomes.parquet",
     log:
         "results/{study}/logs/collect.log",
@@ -79,6 +87,7 @@ rule collect:
 
 
 rule tables:
+    """The tables and the verdicts, from records alone."""
     input:
         "results/{study}/tables/records.csv",
         # An ablation's table has the predictions beside the records.
@@ -87,8 +96,17 @@ rule tables:
         expand(
             "results/{{study}}/tables/{table}.{format}",
             table=TABLES,
-            format=["csv", "md", "tex", "html"],
+            format=["csv", "md", "tex"],
         ),
+        [
+            report(
+                f"results/{{study}}/tables/{table}.html",
+                caption="../report/table.rst",
+                category="Tables",
+                labels=labels_of(table),
+            )
+            for table in TABLES
+        ],
     log:
         "results/{study}/logs/tables.log",
     localrule: True
@@ -101,14 +119,24 @@ rule tables:
 
 
 rule figures:
+    """The figures, from records alone."""
     input:
         "results/{study}/tables/records.csv",
     output:
         expand(
             "results/{{study}}/figures/{figure}.{format}",
             figure=FIGURES,
-            format=["svg", "pdf", "png"],
+            format=["pdf", "png"],
         ),
+        [
+            report(
+                f"results/{{study}}/figures/{figure}.svg",
+                caption="../report/figure.rst",
+                category="Figures",
+                labels=labels_of(figure),
+            )
+            for figure in FIGURES
+        ],
     log:
         "results/{study}/logs/figures.log",
     localrule: True
@@ -121,11 +149,24 @@ rule figures:
 
 
 rule report:
+    """One page with all tables, figures and verdicts, and the summary of one page."""
     input:
         rules.tables.output,
         rules.figures.output,
     output:
-        "results/{study}/report/index.html",
+        report(
+            "results/{study}/report/index.html",
+            caption="../report/page.rst",
+            category="Pages",
+            labels={"what": "report", "shows": "all tables, figures and verdicts"},
+        ),
+        report(
+            "results/{study}/report/summary.html",
+            caption="../report/page.rst",
+            category="Pages",
+            labels={"what": "summary", "shows": "the study on one page"},
+        ),
+        multiext("results/{study}/report/summary", ".md", ".tex"),
     log:
         "results/{study}/logs/report.log",
     localrule: True
@@ -138,6 +179,7 @@ rule report:
 
 
 rule wandb:
+    """Each run as a W&B run; offline, nothing is sent."""
     input:
         plan="results/{study}/plan.json",
         records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
@@ -152,6 +194,7 @@ rule wandb:
 
 
 rule publish:
+    """Plan, records and what bears them out, copied to be committed."""
     input:
         plan=f"results/{STUDY}/plan.json",
         records=expand("results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS),
