@@ -32,6 +32,8 @@ COMMANDS = {
     "train": ("lomo.pipeline.rules", "train on one task and score it"),
     "instruct": ("lomo.pipeline.rules", "train on instructions and score held-out ones"),
     "measure": ("lomo.pipeline.rules", "measure memory and throughput of a training step"),
+    "suite": ("lomo.pipeline.suites", "score a model folder on a benchmark suite"),
+    "suite-data": ("lomo.pipeline.suites", "make the generated miniature of a suite"),
     "data": ("lomo.pipeline.rules", "make the generated miniature of SuperGLUE"),
     "pretrain": ("lomo.pipeline.rules", "make a base model from generated text"),
     "architecture": ("lomo.pipeline.rules", "write config.json for random weights"),

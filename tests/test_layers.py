@@ -47,6 +47,7 @@ FLOORS = (
     "analysis.verdicts",
     "analysis.rounding",
     "analysis.instruct",
+    "analysis.suites",
     "analysis.figures",
     "analysis.page",
     "analysis.dashboard",
