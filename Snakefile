@@ -24,6 +24,7 @@ include: "workflow/rules/standing.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/runs.smk"
+include: "workflow/rules/suites.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/predictions.smk"
 include: "workflow/rules/fits.smk"
@@ -36,6 +37,7 @@ rule all:
         # Named here, so that a record that was deleted is made again.
         expand(rules.list_runs.output, study=STUDY),
         expand("results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS),
+        expand("results/{study}/runs/{run}/record.json", study=STUDY, run=SUITE_IDS),
         expand(rules.tables.output, study=STUDY),
         expand(rules.figures.output, study=STUDY),
         expand(rules.report.output, study=STUDY),

@@ -18,6 +18,8 @@ Protocol = Literal["paper", "sound"]
 Split = Literal["dev", "test"]
 SELECTION: dict[Protocol, Split] = {"paper": "test", "sound": "dev"}
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+# As lm-eval has them.
+SuiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 HyperValue = int | float | Annotated[str, Field(pattern=r"^[a-z_]+$")]
 
 
@@ -109,6 +111,37 @@ class AblationSpec(MeasureSpec):
     """A measured run of the `ablation` section; several of its cells may be this one run."""
 
     cell: str
+
+
+class SuiteSpec(Strict):
+    """A run that scores a model folder on one suite; it trains nothing.
+
+    method: what has tuned the model, `base` for nothing. data_path: folder with the suites' own
+    files, or `hub`. A null is the suite's own.
+    """
+
+    kind: Literal["suite"] = "suite"
+    study: str
+    run_id: str
+    model: str
+    model_path: str
+    method: str = "base"
+    seed: int | None = Field(ge=0, lt=2**32)
+    task: SuiteName
+    data_path: str
+    num_fewshot: int | None = Field(ge=0)
+    limit: int | None = Field(ge=1)
+    max_gen_toks: int | None = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Dtype
+    attention: Attention
+    num_threads: int = Field(ge=1)
+
+    @property
+    def num_devices(self) -> int:
+        """A suite is scored on one."""
+        return 1
 
 
 _CLASSES = (TaskSpec, InstructSpec, MeasureSpec, PeerSpec, AblationSpec)

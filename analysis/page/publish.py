@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lomo.errors import UserError
-from lomo.record.evidence import claims_of_files
+from lomo.record.evidence import SAMPLES, claims_of_files
 from lomo.record.schema import PROTOCOL_VERSION, Record
 from lomo.study.plan import Plan, read_plan
 from lomo.system.files import whole, write_text
@@ -39,6 +39,10 @@ def publish(results: Path, to: Path) -> None:
             _copy(results, part, f"runs/{run_id}/record.json")
             for name in claims_of_files(record, plan.runs[run_id]):
                 _copy(results, part, f"runs/{run_id}/{name}")
+        for run_id in plan.suites:
+            for name in ("record.json", SAMPLES):
+                if (results / "runs" / run_id / name).is_file():
+                    _copy(results, part, f"runs/{run_id}/{name}")
         _copy(results, part, "plan.json")
         if (results / "estimates.json").is_file():  # what was predicted, for the table beside it
             _copy(results, part, "estimates.json")

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..instruct.table import table_instruct
 from ..records.collected import Collected
 from ..rounding.table import table_rounding
+from ..suites.table import table_suites
 from ..tables.ablation import table_ablation
 from ..tables.hyperparameters import table_hyperparameters, table_tuning
 from ..tables.memory import table_memory
@@ -38,6 +39,7 @@ SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {
     "tuning": table_tuning,
     "rounding": table_rounding,
     "instruct": table_instruct,
+    "suites": table_suites,
 }
 
 

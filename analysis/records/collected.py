@@ -28,7 +28,7 @@ class Collected:
     @cache  # noqa: B019 - lives as long as the command
     def section(self, name: str) -> pd.DataFrame:
         """The runs of a section by model and method, in their order; empty if there is none."""
-        asked = self.runs[[name in sections.split() for sections in self.runs["sections"]]]
+        asked = self.runs.loc[[name in sections.split() for sections in self.runs["sections"]]]
         models = list(self.plan.models)
         keys = [
             (models.index(model), method_order(method))
@@ -52,7 +52,8 @@ class Collected:
         """What only some studies have: sections, and `tuning` where trials are searched."""
         asked = self.plan.study.superglue
         searched = {"tuning"} if asked is not None and asked.search is not None else set()
-        return {*self.plan.sections, *searched}
+        scored = {"suites"} if self.plan.suites else set()
+        return {*self.plan.sections, *searched, *scored}
 
     def largest_model(self, section: str) -> str:
         """The section's model with the most parameters; the last planned one if none is known."""

@@ -48,6 +48,7 @@ def look(results: Path, plan: Plan) -> Standing:
         found.reasons.append(f"{path} is not the present plan: it and the tables are made again")
     inputs = dict(_inputs(results, plan, found))
     _look_at_records(results, plan, inputs, found)
+    _look_at_suites(results, plan, inputs, found)
     _look_at_predictions(results, plan, found)
     if "list_runs" not in found.rules and not found.files:
         _look_at_tables(results, plan, found)
@@ -131,8 +132,52 @@ def _look_at_records(
         found.reasons.append(f"done again: {odd[0]}{more}")
 
 
+def _look_at_suites(
+    results: Path, plan: Plan, inputs: dict[str, datetime], found: Standing
+) -> None:
+    """The miniature suite, and the records of suites, as those of the other runs."""
+    folder = results / "data" / "suites"
+    if (folder / made.NAME).is_file() and any(
+        run.data_path == folder.as_posix() for run in plan.suites.values()
+    ):
+        seed, code = plan.study.generated.seed, fingerprint("generate_suites")
+        if made.made_from(folder / made.NAME, seed=seed, code=code) is None:
+            found.rules.add("generate_suites")
+            found.reasons.append(f"{folder} is of another setting or code: made again")
+    odd = []
+    for run_id, spec in plan.suites.items():
+        path = results / "runs" / run_id / "record.json"
+        record = made.read(path)
+        if not record:
+            continue
+        why = _other_plan(record, spec.model_dump(mode="json"), fingerprint_of(spec))
+        if why is None and record.get("score") and not (path.parent / SAMPLES).exists():
+            why = f"{SAMPLES} beside its record is gone"
+        made_at = inputs.get(spec.model_path)
+        if why is None and made_at is not None and _started(record) + CLOCKS < made_at:
+            why = "it was done before its model was made"
+        if why is not None:
+            found.files.add(path.as_posix())
+            odd.append(f"{run_id} ({why})")
+    if odd:
+        more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
+        found.reasons.append(f"done again: {odd[0]}{more}")
+
+
 def _why_not(record: dict[str, Any], spec: dict[str, Any], code: str, folder: Path) -> str | None:
     """Why a record is not of the run that is planned now, in present code; None if it is."""
+    if (why := _other_plan(record, spec, code)) is not None:
+        return why
+    timeline = (record.get("memory") or {}).get("timeline_file")
+    needed = [SAMPLES] if record.get("result") else []
+    needed += [HISTORY] if record.get("throughput") or record.get("evaluations") else []
+    needed += [timeline] if timeline else []
+    gone = [name for name in needed if not (folder / name).exists()]
+    return f"{gone[0]} beside its record is gone" if gone else None
+
+
+def _other_plan(record: dict[str, Any], spec: dict[str, Any], code: str) -> str | None:
+    """Why a record is of another plan or code; None if it is of these."""
     for key in ("study", "run_id", "kind"):
         if record.get(key) != spec[key]:
             return f"its record has the {key} {record.get(key)!r}"
@@ -142,12 +187,7 @@ def _why_not(record: dict[str, Any], spec: dict[str, Any], code: str, folder: Pa
         return f"its record has {key} {given.get(key)!r}, the plan {spec.get(key)!r}"
     if (record.get("provenance") or {}).get("fingerprint") != code:
         return "its record is of other code"
-    timeline = (record.get("memory") or {}).get("timeline_file")
-    needed = [SAMPLES] if record.get("result") else []
-    needed += [HISTORY] if record.get("throughput") or record.get("evaluations") else []
-    needed += [timeline] if timeline else []
-    gone = [name for name in needed if not (folder / name).exists()]
-    return f"{gone[0]} beside its record is gone" if gone else None
+    return None
 
 
 def _started(record: dict[str, Any]) -> datetime:

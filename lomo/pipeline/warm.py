@@ -32,7 +32,7 @@ from lomo.system.processes import settle
 
 Main = Callable[[list[str]], int]
 
-HANDED_OVER = ("train", "instruct", "measure", "pretrain")
+HANDED_OVER = ("train", "instruct", "measure", "pretrain", "suite")
 _PRELOADED = (
     "transformers.models.llama.modeling_llama",
     "peft",
@@ -42,6 +42,7 @@ _PRELOADED = (
     "lomo.run.instruct.work",
     "lomo.run.measure",
     "lomo.run.pretrain",
+    "lomo.run.suites.execute",
     "lomo.optim",
 )
 _PR_SET_PDEATHSIG = 1

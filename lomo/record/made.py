@@ -102,7 +102,8 @@ def digest(paths: Iterable[Path]) -> str:
 def sources_of(command: str, results: Path, plan: Plan) -> dict[str, Any]:
     """What the content of a command of `analysis`, or of `wandb`, comes from beside its code."""
     if command in ("collect", "wandb"):
-        records = (results / "runs" / run_id / "record.json" for run_id in plan.runs)
+        runs = (*plan.runs, *(plan.suites if command == "collect" else ()))
+        records = (results / "runs" / run_id / "record.json" for run_id in runs)
         return {"plan": plan_digest(plan), "records": digest(records)}
     return {
         "plan": plan_digest(plan),
@@ -112,7 +113,16 @@ def sources_of(command: str, results: Path, plan: Plan) -> dict[str, Any]:
             [results / "predictions" / "index.json"] if plan.study.ablation else []
         ),
         **_published(),
+        **_suites(results, plan),
     }
+
+
+def _suites(results: Path, plan: Plan) -> dict[str, Any]:
+    """A hash of the suites' records: no other table holds them."""
+    if not plan.suites:
+        return {}
+    records = (results / "runs" / run_id / "record.json" for run_id in plan.suites)
+    return {"suites": digest(records)}
 
 
 @cache

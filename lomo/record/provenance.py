@@ -17,7 +17,8 @@ from lomo import engines, methods
 from lomo.record.clock import process_age_s
 from lomo.record.device import printed, read_device
 from lomo.record.schema import Provenance
-from lomo.specs import MeasureSpec, TaskSpec, TrainSpec
+from lomo.specs import MeasureSpec, SuiteSpec, TaskSpec, TrainSpec
+from lomo.suites.known import MINIATURE
 from lomo.tasks import registry as tasks
 from lomo.tasks.entry import outside, points
 
@@ -60,12 +61,16 @@ NOT_DEFINING = frozenset(
         "lomo.record.device",
         "lomo.study.refusals",
         "lomo.run.execute",
+        "lomo.run.suites.execute",
+        "lomo.run.suites.kept",
+        "lomo.record.suite",
         "lomo.specs",
         "lomo.system.strict",
         "lomo.methods.support",
         "lomo.tasks.registry",
         "lomo.record.tracking",
         "lomo.pipeline.warm",
+        "lomo_analysis.dashboard.make",
     }
 )
 ENTRY = {
@@ -76,6 +81,8 @@ ENTRY = {
     "step": "lomo.memory.predicted.steps",
     "fits": "lomo.memory.asked.fits",
     "pretrain": "lomo.run.pretrain",
+    "suite": "lomo.run.suites.work",
+    "generate_suites": "lomo.tasks.miniature.suite",
     "generate": "lomo.tasks.miniature",
     "analysis": "lomo_analysis.cli",
 }
@@ -106,8 +113,7 @@ def fingerprint(
         for path in sorted([*folder.glob("paper/*.csv"), *folder.glob("templates/*")]):
             digest.update(path.read_bytes())
     if task:
-        lines = tasks.prompt_of(task).read_text(encoding="utf-8").splitlines()
-        digest.update("\n".join(line for line in lines if not line.startswith("#")).encode())
+        digest.update("\n".join(_lines_of(tasks.prompt_of(task))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -248,13 +254,32 @@ def _is_own_import(node: ast.stmt, name: str, package: str) -> bool:
     return isinstance(node, ast.ImportFrom) and _absolute(node, name).split(".")[0] == package
 
 
-def fingerprint_of(spec: TrainSpec | MeasureSpec) -> str:
+def fingerprint_of(spec: TrainSpec | MeasureSpec | SuiteSpec) -> str:
     """The fingerprint of a run's sources."""
+    if isinstance(spec, SuiteSpec):
+        return _of_suite(spec.task)
     task = spec.task if isinstance(spec, TaskSpec) else None
     return fingerprint(spec.kind, spec.method, task, spec.engine)
 
 
-def read_provenance(spec: TrainSpec | MeasureSpec, device: str) -> Provenance:
+@cache
+def _of_suite(name: str) -> str:
+    """Of a suite whose prompt stands here, that too; the others come with lm-eval's version."""
+    code = fingerprint("suite")
+    return code if name != "miniature" else _hash_of([code, *_lines_of(MINIATURE)])
+
+
+def _lines_of(path: Path) -> list[str]:
+    """A YAML's lines without comments."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def _hash_of(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def read_provenance(spec: TrainSpec | MeasureSpec | SuiteSpec, device: str) -> Provenance:
     """The provenance block of a run on `device` ("cpu", "cuda")."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     missing = (

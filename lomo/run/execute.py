@@ -104,7 +104,7 @@ def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record
     except RunStopped as stopped:
         status, evidence = stopped.status, _evidence(str(stopped), stopped.step, device)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             history.close(None)
             raise
         first_line = (str(error) or "out of memory").splitlines()[0]
@@ -140,7 +140,8 @@ def finished(spec: TrainSpec | MeasureSpec, folder: Path) -> Record | None:
     return record if same_code and not doubts(record, spec, folder) else None
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory has run out, of the host or of CUDA."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(sign in str(error) for sign in _OUT_OF_MEMORY)

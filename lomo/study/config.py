@@ -27,6 +27,7 @@ from lomo.specs import (
     TaskName,
 )
 from lomo.study.measured import HEAD_LOSS, Ablation, Measure, Peers
+from lomo.study.suites.section import Suites
 from lomo.system.strict import Strict, parse, read_yaml
 
 Grid = dict[str, list[HyperValue]]
@@ -220,6 +221,7 @@ class Study(Strict):
     ablation: Ablation | None = Field(None, description="what saves how much, one by one")
     rounding: Rounding | None = Field(None, description="what 16-bit weights lose of their steps")
     instruct: Instruct | None = Field(None, description="instruction tuning")
+    suites: Suites | None = Field(None, description="benchmark suites, scored by lm-eval")
     models: str | list[str] | None = Field(
         None, description="given on the command line, replaces `models` of every section"
     )
@@ -254,8 +256,8 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Study:
-        if not self.sections():
-            raise ValueError("no section: give at least one of " + ", ".join(SECTIONS))
+        if not self.sections() and self.suites is None:
+            raise ValueError("no section: give at least one of " + ", ".join((*SECTIONS, "suites")))
         return self
 
     def sections(self) -> dict[str, Section]:
@@ -268,11 +270,11 @@ class Study(Strict):
         """The split that selects epoch and trial."""
         return SELECTION[self.protocol]
 
-    def seeds_of(self, section: Trained) -> list[int]:
+    def seeds_of(self, section: Trained | Suites) -> list[int]:
         """The seeds of a section, or those of the protocol."""
         return section.seeds or SEEDS[self.protocol]
 
-    def models_of(self, section: Section) -> list[str]:
+    def models_of(self, section: Section | Suites) -> list[str]:
         """The models of a section, or those of the command line."""
         if self.models is None:
             return section.models

@@ -28,6 +28,7 @@ from lomo.specs import (
     MeasureSpec,
     PeerSpec,
     Spec,
+    SuiteSpec,
     TaskSpec,
     TrainSpec,
     class_of,
@@ -46,6 +47,7 @@ from lomo.study.refusals import (
     check_saved,
     untrainable,
 )
+from lomo.study.suites.plan import plan_suites
 from lomo.study.trials import instruct_specs, resolved_hyper, rounding_specs, task_specs
 from lomo.system.files import read_json, read_text
 from lomo.system.strict import Strict, parse
@@ -60,13 +62,20 @@ class Plan(Strict):
     models: dict[str, ModelEntry]
     runs: dict[str, Spec]
     sections: dict[str, list[str]] = Field(description="section -> run ids")
+    suites: dict[str, SuiteSpec] = Field(
+        default_factory=dict, description="what is scored on a suite, by run id"
+    )
 
     def bases(self) -> dict[str, tuple[str, int]]:
         """Folder -> (model, seed) of each base model that the pipeline trains for these runs."""
+        runs: list[TrainSpec | SuiteSpec] = [
+            *(run for run in self.runs.values() if isinstance(run, TrainSpec)),
+            *(run for run in self.suites.values() if run.method == "base"),
+        ]
         return {
             run.model_path: (run.model, run.seed)
-            for run in self.runs.values()
-            if isinstance(run, TrainSpec) and self.models[run.model].weights == "pretrain"
+            for run in runs
+            if run.seed is not None and self.models[run.model].weights == "pretrain"
         }
 
 
@@ -90,13 +99,7 @@ def make_plan(study: Study, *, source: str) -> Plan:
             chosen.append(entry)
             if entry.weights == "random" and isinstance(section, Trained):
                 raise UserError(untrainable(entry.name), where=f"{where}.models", **TRAINABLE)
-            if entries.setdefault(entry.name, entry) != entry:
-                raise UserError(
-                    f"two models are named {entry.name}",
-                    where=f"{where}.models",
-                    fix="rename the folder of one, or give it a name in config/models.yaml: runs "
-                    "and tables tell models by their name",
-                )
+            _add(entry, entries, where)
         if isinstance(section, Accuracy):
             for number, task in enumerate(section.tasks):
                 tasks.check_name(task, where=f"{where}.tasks.{number}")
@@ -123,7 +126,27 @@ def make_plan(study: Study, *, source: str) -> Plan:
                     fix="give both sections the same settings, or put one into a study of its own",
                 )
         sections[name] = list(dict.fromkeys(spec.run_id for spec in specs))
-    return Plan(study=study, source=source, models=entries, runs=runs, sections=sections)
+    suites: dict[str, SuiteSpec] = {}
+    if study.suites is not None:
+        where = f"{source}: suites"
+        asked = [_entry(study, model, where) for model in study.models_of(study.suites)]
+        for entry in asked:
+            _add(entry, entries, where)
+        suites = plan_suites(study, study.suites, asked, where)
+    return Plan(
+        study=study, source=source, models=entries, runs=runs, sections=sections, suites=suites
+    )
+
+
+def _add(entry: ModelEntry, entries: dict[str, ModelEntry], where: str) -> None:
+    """Takes a section's model to those of the study."""
+    if entries.setdefault(entry.name, entry) != entry:
+        raise UserError(
+            f"two models are named {entry.name}",
+            where=f"{where}.models",
+            fix="rename the folder of one, or give it a name in config/models.yaml: runs "
+            "and tables tell models by their name",
+        )
 
 
 def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSpec]:
@@ -233,9 +256,10 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
     Two study files must not write into one folder: the plan that stands there names its file.
     """
     study = parse(Study, config, where=source)
-    named = [model for section in study.sections().values() for model in study.models_of(section)]
-    files = [study.data, *([study.instruct.data] if study.instruct else [])]
-    _check_braces({"data": files, "models": named}, source)
+    asked = [*study.sections().values(), *([study.suites] if study.suites else [])]
+    named = [model for section in asked for model in study.models_of(section)]
+    others = [section.data for section in (study.instruct, study.suites) if section]
+    _check_braces({"data": [study.data, *others], "models": named}, source)
     plan = make_plan(study, source=source)
     _check_braces({"models": [entry.path or "" for entry in plan.models.values()]}, source)
     standing = Path(f"results/{plan.study.study}/plan.json")

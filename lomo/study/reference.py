@@ -24,6 +24,7 @@ from lomo.study.config import (
     TrainSettings,
 )
 from lomo.study.measured import Ablation, Change, Measure, Peers, Setting, Target, Variant
+from lomo.study.suites.section import Suites, SuiteTask
 from lomo.system.command import Command
 from lomo.system.files import write_text
 
@@ -50,6 +51,8 @@ _BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`rounding`", Rounding),
     ("`instruct`", Instruct),
     ("`settings` of `instruct`", InstructSettings),
+    ("`suites`", Suites),
+    ("A suite in `tasks` of `suites`", SuiteTask),
     ("A model (`config/models.yaml`)", ModelEntry),
     ("`pretrain` of a model", Pretraining),
 )

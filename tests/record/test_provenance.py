@@ -22,8 +22,10 @@ TRAIN = {f"train {method}" for method in MODULES}
 MEASURE = {f"measure {method}" for method in MODULES}
 INSTRUCT = {f"instruct {method}" for method in MODULES}
 PRETRAIN, GENERATE = {"pretrain"}, {"generate"}
+SUITE, GENERATE_SUITES = {"suite"}, {"generate_suites"}
 RTE, COPA = {"train lomo rte"}, {"train lomo copa"}
 TASKS = RTE | COPA
+NAMES = TRAIN | TASKS | INSTRUCT | MEASURE | PRETRAIN | GENERATE | SUITE | GENERATE_SUITES
 
 # One process imports the copied package and forks a child for each answer, which reads it anew.
 # What hangs on a file's text alone is not worked out again where that is the same.
@@ -31,7 +33,7 @@ ANSWER = f"""
 import functools, json, os, sys
 from lomo.record import provenance
 from lomo.record.provenance import fingerprint
-names = {sorted(TRAIN | TASKS | INSTRUCT | MEASURE | PRETRAIN | GENERATE)!r}
+names = {sorted(NAMES)!r}
 bodies, body = {{}}, provenance._body.__wrapped__
 @functools.cache
 def of_text(name):
@@ -135,10 +137,15 @@ def of(*methods: str) -> set[str]:
         ("run/evaluate.py", TRAIN | TASKS),
         ("run/measure.py", MEASURE),
         ("memory/measured/meter.py", MEASURE),
-        ("tasks/batches.py", TRAIN | TASKS | INSTRUCT | MEASURE | PRETRAIN),
+        ("tasks/batches.py", TRAIN | TASKS | INSTRUCT | MEASURE | PRETRAIN | SUITE),
+        ("suites/layouts.py", SUITE),
+        ("run/suites/lm.py", SUITE),
+        ("run/suites/score.py", SUITE),
+        ("contained/judge.py", SUITE),
+        ("tasks/miniature/suite.py", GENERATE_SUITES),
         ("run/pretrain.py", PRETRAIN),
         ("tasks/superglue.py", TRAIN | TASKS),
-        ("tasks/miniature/lexicon.py", GENERATE),
+        ("tasks/miniature/lexicon.py", GENERATE | GENERATE_SUITES),
         ("tasks/rte.yaml", RTE),
         ("cli.py", set()),
         ("study/plan.py", set()),
@@ -215,7 +222,8 @@ def test_a_touched_comment_of_a_task_changes_nothing(package: Path, changed_by: 
 
 
 def test_every_kind_of_run_has_its_entry() -> None:
-    kinds = {name.split()[0] for name in TRAIN | INSTRUCT | MEASURE | PRETRAIN | GENERATE}
+    named = TRAIN | INSTRUCT | MEASURE | PRETRAIN | GENERATE | SUITE | GENERATE_SUITES
+    kinds = {name.split()[0] for name in named}
     assert kinds | {"analysis", "fits", "predict", "step"} == set(ENTRY)
 
 

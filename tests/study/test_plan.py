@@ -273,6 +273,7 @@ def test_each_seed_has_a_base_model_and_what_is_measured_has_none() -> None:
     study = {**read_yaml(ROOT / "config" / "tiny.yaml"), "study": "own"}
     study["superglue"] = {**study["superglue"], "seeds": [7, 8, 9]}
     study["lora_rank"] = {**study["lora_rank"], "seeds": [9, 8, 7]}
+    study["suites"] = {**study["suites"], "seeds": [8]}
     plan = planned(study)
     assert plan.bases() == {
         f"results/own/models/tiny-s/s{seed}": ("tiny-s", seed) for seed in (7, 8, 9)

@@ -23,6 +23,7 @@ from lomo.pipeline.snakefile import (
 from lomo.errors import UserError
 from lomo.forecast.estimates import forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, instruct_file, model_files, task_files
+from lomo.study.suites.plan import MINIATURE_FILES, suite_files
 from lomo.system.files import hold
 from lomo.study.plan import plan_from_config
 from lomo.model.registry import with_random_weights
@@ -74,7 +75,8 @@ onstart:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
         if not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
-        print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs)", flush=True)
+        suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
+        print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)
         if planning is not None:
             planning.finish()  # no run starts before; its line is printed
         if PROGRESS is not None:

@@ -15,6 +15,7 @@ TABLES = (
     *(["table_tuning"] if SEARCHED else []),
     *(["table_rounding"] if PLAN.study.rounding else []),
     *(["table_instruct"] if PLAN.study.instruct else []),
+    *(["table_suites"] if PLAN.suites else []),
 )
 FIGURES = (
     "fig1_gradients",
@@ -66,6 +67,7 @@ rule collect:
     input:
         plan="results/{study}/plan.json",
         records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
+        suites=expand("results/{{study}}/runs/{run}/record.json", run=SUITE_IDS),
     output:
         report(
             "results/{study}/tables/records.csv",

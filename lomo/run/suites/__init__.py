@@ -1,0 +1,1 @@
+"""What happens inside a run that scores a model folder on a suite."""

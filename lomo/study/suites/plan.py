@@ -1,0 +1,173 @@
+"""The runs of section `suites`, each checked before a model is loaded. Imports no torch.
+
+Every line of local files is read: what is wrong in the last of them is told before the first run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lomo.contained.probe import require
+from lomo.errors import UserError
+from lomo.model.registry import ModelEntry, looked_from
+from lomo.specs import SuiteSpec
+from lomo.study.config import Study
+from lomo.study.inputs import model_folder
+from lomo.study.suites.names import check_name
+from lomo.study.suites.section import Suites, SuiteTask
+from lomo.suites.known import Found, find
+from lomo.suites.layouts import documents, files_of, subjects_of
+
+HUB, GENERATED = "hub", "generated"
+# What the pipeline makes below a study's data/suites.
+MINIATURE_FILES = tuple(
+    f"miniature/{split}/{subject}_{split}.csv"
+    for subject in ("names", "pairs", "habits", "senses")
+    for split in ("dev", "test")
+)
+
+
+def plan_suites(
+    study: Study, section: Suites, entries: Iterable[ModelEntry], where: str
+) -> dict[str, SuiteSpec]:
+    """The section's runs by their ids. Raises UserError for what can't be honoured."""
+    entries = list(entries)
+    paths = {}
+    for name, task in section.tasks.items():
+        place = f"{where}.tasks.{name}"
+        found = find(name)
+        paths[name] = _data_path(study.study, section, name, found, where)
+        if found is None:
+            check_name(name, where=f"{where}.tasks")
+        else:
+            _check_counts(task, found, place)
+            if found.suite.runs_code:
+                require(f"{where}.{name}")
+            if section.data not in (HUB, GENERATED):
+                _check_files(found, task, Path(section.data), place)
+        for entry in entries:
+            _check_model(entry, task, found, place)
+    return {
+        spec.run_id: spec
+        for entry in entries
+        for name, task in section.tasks.items()
+        for spec in _specs(study, section, entry, name, task, paths[name])
+    }
+
+
+def _specs(
+    study: Study, section: Suites, entry: ModelEntry, name: str, task: SuiteTask, data: str
+) -> Iterable[SuiteSpec]:
+    seeds: list[int | None] = [None]
+    if entry.weights == "pretrain":
+        seeds = [*study.seeds_of(section)]
+    for seed in seeds:
+        made = "" if seed is None else f"/s{seed}"
+        yield SuiteSpec(
+            study=study.study,
+            run_id=f"suite/{entry.name}/base/{name}{made}",
+            model=entry.name,
+            model_path=model_folder(entry, study.study, seed),
+            seed=seed,
+            task=name,
+            data_path=data,
+            batch_size=section.batch_size,
+            device=study.device,
+            dtype=section.dtype,
+            attention=section.attention,
+            num_threads=study.num_threads,
+            **task.model_dump(),
+        )
+
+
+def _data_path(study: str, section: Suites, name: str, found: Found | None, where: str) -> str:
+    """Where a suite's documents come from: a folder, or the hub."""
+    made_here = found is not None and found.suite.layout == "miniature"
+    if made_here != (section.data == GENERATED):
+        raise UserError(
+            f"{name} is {'made by the pipeline' if made_here else 'not made by the pipeline'}",
+            where=f"{where}.data",
+            allowed="with generated: miniature; with a folder or hub: all others",
+            fix=f"write data: {'generated' if made_here else 'FOLDER, or hub'}, or take {name} out "
+            "of `tasks`",
+        )
+    if made_here:
+        return f"results/{study}/data/suites"
+    if section.data == HUB and found is not None and found.suite.runs_code:
+        raise UserError(
+            f"{found.suite.title} is read from its authors' file, not from the hub",
+            where=f"{where}.data",
+            allowed="a folder that holds humaneval/HumanEval.jsonl.gz",
+            fix="put the file there and give that folder; the hub's copy has the same lines",
+        )
+    folder = Path(section.data)
+    if section.data != HUB and not folder.is_dir():
+        raise UserError(
+            f"no such data folder: {folder}",
+            where=f"{where}.data",
+            allowed="generated, hub, or a folder with the suites' own files (docs/suites.md)",
+            fix=f"correct it{looked_from(folder)}",
+        )
+    return HUB if found is None or section.data == HUB else folder.as_posix()
+
+
+def _check_counts(task: SuiteTask, found: Found, where: str) -> None:
+    suite = found.suite
+    if task.num_fewshot is not None and suite.most_fewshot is not None:
+        most = suite.most_fewshot
+        if task.num_fewshot > most:
+            raise UserError(
+                f"{task.num_fewshot} solved examples, and its prompts hold {most}",
+                where=f"{where}.num_fewshot",
+                allowed=f"0 to {most}" if most else "0, or leave it out",
+            )
+    if task.max_gen_toks is not None and suite.max_gen_toks is None:
+        raise UserError(
+            f"{suite.title} generates nothing: its candidates are scored",
+            where=f"{where}.max_gen_toks",
+            fix="leave it out",
+        )
+
+
+def _check_model(entry: ModelEntry, task: SuiteTask, found: Found | None, where: str) -> None:
+    if entry.weights == "random":
+        raise UserError(
+            f"{entry.name} has random weights and no tokenizer: there is nothing to score",
+            where=f"{where.split('.tasks')[0]}.models",
+            allowed="a model with weights",
+        )
+    tokens = task.max_gen_toks or (found.suite.max_gen_toks if found else None)
+    positions = entry.num_positions
+    if tokens is not None and positions is not None and tokens >= positions:
+        raise UserError(
+            f"an answer of {tokens} tokens leaves no room for a question: {entry.name} has "
+            f"{positions} positions",
+            where=f"{where}.max_gen_toks",
+            allowed=f"less than {positions}",
+            fix=f"write max_gen_toks: {max(1, positions // 4)}, or so",
+        )
+
+
+def _check_files(found: Found, task: SuiteTask, data: Path, where: str) -> None:
+    """Reads all of a suite's files, and counts the examples that may stand before a question."""
+    for subject in subjects_of(found, data):
+        splits = documents(found.suite, data, subject)
+        shown = splits.get("dev", splits.get("train"))
+        wanted = task.num_fewshot or 0
+        if shown is not None and wanted > len(shown):
+            raise UserError(
+                f"{wanted} solved examples, and {subject or found.suite.title} has {len(shown)}",
+                where=f"{where}.num_fewshot",
+                allowed=f"at most {len(shown)}",
+            )
+
+
+def suite_files(run: SuiteSpec) -> list[str]:
+    """The files that a run reads of its suite; none where they come from the hub."""
+    found = find(run.task)
+    if found is None or run.data_path == HUB:
+        return []
+    if found.suite.layout == "miniature":
+        return [f"{run.data_path}/{file}" for file in MINIATURE_FILES]
+    return [path.as_posix() for path in files_of(found, Path(run.data_path))]

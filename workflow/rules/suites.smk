@@ -1,0 +1,57 @@
+"""Benchmark suites: one job a model folder and suite, one record a job."""
+
+SUITE_IDS = list(PLAN.suites)
+
+
+def suite_model_of(wildcards):
+    """The files of the model that is scored."""
+    make_again_what_does_not_stand()
+    run = PLAN.suites[wildcards.run]
+    return model_files(PLAN.models[run.model], STUDY, run.seed)
+
+
+def suite_data_of(wildcards):
+    """The suite's own files; none where they come from the hub."""
+    return suite_files(PLAN.suites[wildcards.run])
+
+
+rule generate_suites:
+    """The miniature suite, in MMLU's layout."""
+    output:
+        expand("results/{{study}}/data/suites/{file}", file=MINIATURE_FILES),
+    log:
+        "results/{study}/logs/generate_suites.log",
+    conda:
+        "../../environment.yml"
+    params:
+        seed=PLAN.study.generated.seed,
+        out=subpath(output[0], ancestor=2),
+        code=fingerprint("generate_suites"),
+    shell:
+        "python -m lomo suite-data --seed {params.seed} --out {params.out:q} 2> {log:q}"
+
+
+rule suite:
+    """A model folder scored on one suite by lm-eval (the hub's suites use the network)."""
+    input:
+        model=suite_model_of,
+        data=suite_data_of,
+    output:
+        "results/{study}/runs/{run}/record.json",
+    log:
+        "results/{study}/logs/{run}.log",
+    wildcard_constraints:
+        run="suite/.+",
+    conda:
+        "../../environment.yml"
+    threads: PLAN.study.num_threads
+    resources:
+        machine=1,
+        gpu=gpus_a_run(PLAN.study),
+        mem_mb=4000,
+    params:
+        spec=lambda wildcards: PLAN.suites[wildcards.run].model_dump_json(),
+        out=subpath(output[0], parent=True),
+        code=lambda wildcards: fingerprint_of(PLAN.suites[wildcards.run]),
+    shell:
+        "python -m lomo suite --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
