@@ -24,7 +24,7 @@ from lomo.run import evaluate
 from lomo.run.suites.lm import SuiteLM
 from lomo.run.suites.score import first_problems, score_tasks
 from lomo.run.suites.tasks import load_tasks
-from lomo.specs import SuiteSpec, TrainSpec
+from lomo.specs import SuiteSpec, TaskSpec
 from lomo.suites.humaneval import STOPS
 from lomo.tasks.tokens import text_encoder
 
@@ -220,7 +220,7 @@ def test_our_six_tasks_score_as_with_lm_evals_own_tokens(
     for the question; ours does not, and this model's tokens begin with theirs.
     """
     folder = str(model_folder)
-    spec = TrainSpec.model_validate(
+    spec = TaskSpec.model_validate(
         {
             **{"study": "s", "run_id": "r", "model": "m", "model_path": folder, "seed": 0},
             **{"method": "zero_shot", "hyper": {}, "device": "cpu", "dtype": "float32"},

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from analysis.export.examples import examples
-from lomo.specs import TrainSpec
+from lomo.specs import TaskSpec
 from lomo.tasks.miniature.superglue import write_superglue
 from lomo.tasks.superglue import GIVEN
 
 
-def spec_of(folder: Path, task: str) -> TrainSpec:
+def spec_of(folder: Path, task: str) -> TaskSpec:
     drawn = {"num_train": 20, "num_dev": 5, "num_test": 30, "sample_seed": 3}
-    return TrainSpec.model_construct(task=task, data_path=folder.as_posix(), **drawn)
+    return TaskSpec.model_construct(task=task, data_path=folder.as_posix(), **drawn)
 
 
 @pytest.mark.slow
