@@ -30,10 +30,11 @@ def parser() -> argparse.ArgumentParser:
         "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
         "report": "report/index.html and summary.{md,html,tex}, from tables and figures",
+        "dashboard": "dashboard/*.json; with a key of W&B, its workspace and report",
         "stability": "stability.*: whether other seeds and another CPU say the same of accuracy",
         "publish": "plan, records and timelines -> results/published/<name>",
         "export": "accuracies in the formats of others, with their records -> a new folder",
-        "all": "all of them but predictions, fits, stability, publish and export, in order",
+        "all": "all but predictions, fits, dashboard, stability, publish and export, in order",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -88,6 +89,10 @@ def run(arguments: argparse.Namespace) -> None:
         from .page.publish import publish
 
         publish(results, arguments.to)
+    if command == "dashboard":
+        from .dashboard.make import make_dashboard
+
+        make_dashboard(results)
     if command == "export":
         _export(results, arguments.out)
     if command == "fits":

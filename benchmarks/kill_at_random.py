@@ -32,17 +32,17 @@ import os
 if "RANK" in os.environ:
     from pathlib import Path
     from safetensors.torch import save_file
-    from lomo.run import train
+    from lomo.run import loop
     from lomo.run.resume.checkpoints import Checkpoints
     Checkpoints.is_due = property(lambda self: True)
-    real = train._Trainer.report
+    real = loop.TrainingLoop.report
     def report(self):
         parts = self.engine.own_parts(self.training.model)
         name = f"{self.engine.rank}.weights"
         to = Path(os.environ["WEIGHTS_TO"]) / name
         save_file({n: p.contiguous() for n, p in parts.items()}, to)
         real(self)
-    train._Trainer.report = report
+    loop.TrainingLoop.report = report
 """
 
 

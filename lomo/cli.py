@@ -30,6 +30,7 @@ COMMANDS = {
     "doctor": ("lomo.pipeline.doctor", "what this machine has and lacks, each with a fix"),
     "runs": ("lomo.pipeline.rules", "list all runs of a study, checked"),
     "train": ("lomo.pipeline.rules", "train on one task and score it"),
+    "instruct": ("lomo.pipeline.rules", "train on instructions and score held-out ones"),
     "measure": ("lomo.pipeline.rules", "measure memory and throughput of a training step"),
     "suite": ("lomo.pipeline.suites", "score a model folder on a benchmark suite"),
     "suite-data": ("lomo.pipeline.suites", "make the generated miniature of a suite"),
@@ -40,6 +41,8 @@ COMMANDS = {
     "import": ("lomo.pipeline.rules", "make a model folder of a GGUF file"),
     "predictions": ("lomo.pipeline.rules", "predict all that a study measures"),
     "wandb": ("lomo.pipeline.rules", "write a study's records as offline W&B runs"),
+    "wandb-sync": ("lomo.pipeline.dashboards", "send a study's offline runs to W&B, each once"),
+    "dashboard": ("lomo.pipeline.dashboards", "make a study's W&B workspace and report"),
     "reference": ("lomo.study.reference", "write config/README.md's reference anew"),
     "warm": ("lomo.pipeline.warm", "import once, then fork each run that asks"),
 }

@@ -48,11 +48,10 @@ class RunSpec(Strict):
 
 
 class TrainSpec(RunSpec):
-    """A run that trains on one task and is scored on it."""
+    """A run that trains on some examples and is scored on others: of a task, or of instructions."""
 
-    kind: Literal["train"] = "train"
+    kind: Literal["train", "instruct"]
     data_path: str
-    task: TaskName
     seed: int = Field(ge=0, lt=2**32)
     trial: int
     epochs: int = Field(ge=1)
@@ -70,6 +69,23 @@ class TrainSpec(RunSpec):
     def selection(self) -> Split:
         """The split that selects the epoch."""
         return SELECTION[self.protocol]
+
+
+class TaskSpec(TrainSpec):
+    """A run that trains on one task and is scored on it."""
+
+    kind: Literal["train"] = "train"
+    task: TaskName
+
+
+class InstructSpec(TrainSpec):
+    """A run that trains on instructions with their answers; `test` are those held out.
+
+    tuned_path: the folder that the trained model is saved in, None where it is not saved.
+    """
+
+    kind: Literal["instruct"] = "instruct"
+    tuned_path: str | None = None
 
 
 class MeasureSpec(RunSpec):
@@ -128,15 +144,15 @@ class SuiteSpec(Strict):
         return 1
 
 
-_CLASSES = (TrainSpec, MeasureSpec, PeerSpec, AblationSpec)
+_CLASSES = (TaskSpec, InstructSpec, MeasureSpec, PeerSpec, AblationSpec)
 
 
 def class_of(given: Any) -> type[TrainSpec] | type[MeasureSpec] | None:
     """Which of the specs above a spec is, or its JSON; None if none of them."""
     if not isinstance(given, dict):
         return next((own for own in _CLASSES if type(given) is own), None)
-    if given.get("kind") == "train":
-        return TrainSpec
+    if given.get("kind") in ("train", "instruct"):
+        return TaskSpec if given["kind"] == "train" else InstructSpec
     if given.get("kind") != "measure":
         return None
     return PeerSpec if "variant" in given else AblationSpec if "cell" in given else MeasureSpec
@@ -149,7 +165,8 @@ def _tag_of(given: Any) -> str | None:
 
 # Told apart first: to try one after the other takes six times as long, which many runs feel.
 Spec = Annotated[
-    Annotated[TrainSpec, Tag("TrainSpec")]
+    Annotated[TaskSpec, Tag("TaskSpec")]
+    | Annotated[InstructSpec, Tag("InstructSpec")]
     | Annotated[MeasureSpec, Tag("MeasureSpec")]
     | Annotated[PeerSpec, Tag("PeerSpec")]
     | Annotated[AblationSpec, Tag("AblationSpec")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,50 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     miniature.write_superglue(folder, seed=0, num_train=48, num_val=20)
     miniature.write_text(folder.parent / "text.txt", seed=0, num_sentences=300)
     return folder
+
+
+@pytest.fixture(scope="session")
+def instructions(data_folder: Path) -> Path:
+    """48 instructions of that world in Alpaca's layout, every other one with an input."""
+    lines = (data_folder / "RTE" / "train.jsonl").read_text().splitlines()
+    items = [
+        {
+            "instruction": f"{number}. Say what happened: {row['hypothesis']}",
+            "input": row["premise"] if number % 2 else "",
+            "output": " ".join([row["premise"]] * (1 + number % 3)),
+        }
+        for number, row in enumerate(map(json.loads, lines))
+    ]
+    file = data_folder.parent / "instructions.json"
+    file.write_text(json.dumps(items))
+    return file
+
+
+@pytest.fixture
+def instruct_dict(model_folder: Path, instructions: Path) -> dict[str, Any]:
+    """A small study of instruction tuning on them."""
+    return {
+        "study": "unit",
+        "title": "a study for tests",
+        "data": "generated",
+        "wandb": "off",
+        "device": "cpu",
+        "instruct": {
+            "models": [str(model_folder)],
+            "methods": ["zero_shot", "sgd", "adamw", "lora", "lora_lomo", "lomo", "adalomo"],
+            "data": str(instructions),
+            "settings": {
+                "epochs": 2,
+                "batch_size": 8,
+                "num_train": 30,
+                "num_dev": 6,
+                "num_test": 9,
+                "max_length": 240,
+                "dtype": "float32",
+                "activation_checkpointing": False,
+            },
+        },
+    }
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import jinja2
 import yaml
 
 from lomo.record import made
-from lomo.specs import TrainSpec
+from lomo.specs import TaskSpec
 from lomo.study.config import Study
 from lomo.system.strict import read_yaml
 from lomo.tasks.registry import prompt_of
@@ -88,7 +88,7 @@ def data_at(results: Path, study: Study) -> Path:
     return generated if study.data == "generated" else Path("resources/superglue")
 
 
-def examples(folder: Path, spec: TrainSpec) -> tuple[Example, ...]:
+def examples(folder: Path, spec: TaskSpec) -> tuple[Example, ...]:
     """The test examples of a run in the order of its samples. Raises UserError for broken data."""
     drawn = (spec.num_train, spec.num_dev, spec.num_test)
     return _drawn(folder, spec.task, *drawn, spec.sample_seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lomo.record.evidence import SAMPLES, read_json_lines
 from lomo.record.schema import Record
-from lomo.specs import TrainSpec
+from lomo.specs import TaskSpec
 
 from ..records.collected import Collected
 from .examples import Example, data_at, data_title, examples, why_no_texts
@@ -25,7 +25,7 @@ def lines_of(collected: Collected, variant: Variant) -> tuple[list[dict[str, Any
     for reported in variant.accuracies:
         for seed, record in reported.records.items():
             spec = collected.plan.runs[record.run_id]
-            assert isinstance(spec, TrainSpec)
+            assert isinstance(spec, TaskSpec)
             known = examples(folder, spec)
             scored = read_json_lines(collected.run_folder(record.run_id) / SAMPLES)
             labels = {number: example.label for number, example in enumerate(known)}

@@ -124,6 +124,9 @@ def variants_of(collected: Collected) -> tuple[list[Variant], list[LeftOut]]:
                     cells.setdefault((cell.model, cell.variant, cell.task), cell)
     by_variant: dict[tuple[str, str], list[Reported]] = {}
     left = []
+    if collected.plan.study.instruct is not None:
+        why = "a perplexity is of a model's own tokens, and stands beside no other model's"
+        left.append(LeftOut("all", "instruct: perplexities of held-out answers", why))
     for (model, variant, task), cell in cells.items():
         if cell.accuracy is None:
             why = f"no run of it ended well: {status_text(cell.status)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..instruct.figure import figure_instruct
 from ..records.collected import Collected
 from ..rounding.figure import figure_rounding
 from ..text.style import save, style
@@ -38,6 +39,7 @@ SECTION_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {
     "ablation": ("fig_ablation", figure_ablation),
     "tuning": ("fig_tuning", figure_tuning),
     "rounding": ("fig_rounding", figure_rounding),
+    "instruct": ("fig_instruct", figure_instruct),
 }
 # All trainings of a study, drawn where it has any.
 TRAINING_FIGURES: dict[str, tuple[str, Callable[[Collected], Figure]]] = {

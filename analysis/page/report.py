@@ -41,6 +41,8 @@ CAPTIONS = {
     "rounding": "What 16-bit weights lose: the same trainings with weights held in several ways. "
     "Lines: 95 % intervals. Share of the intended step that was applied, of all weights and of "
     "each group of them (ticks; the least is named where they differ).",
+    "instruct": "Instruction tuning: training loss, each seed's running mean over "
+    f"{100 * SMOOTHED_SHARE:.0f} % of the steps, and perplexity after each epoch. {BAND}",
     "1": "Gradient bytes alive over one backward pass: SGD keeps every gradient until the step, "
     "LOMO updates a tensor as soon as its gradient is there, and drops it.",
     "2": "Share of each part in the paper's sum of terms; at the right, the sum.",
@@ -63,7 +65,7 @@ CAPTIONS = {
 
 
 # Beside the tables of their sections, or at the head of the study.
-AMONG_TABLES = ("overview", "peers", "ablation", "rounding")
+AMONG_TABLES = ("overview", "peers", "ablation", "rounding", "instruct")
 
 
 @dataclass(frozen=True)

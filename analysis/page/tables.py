@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..instruct.table import table_instruct
 from ..records.collected import Collected
 from ..rounding.table import table_rounding
 from ..suites.table import table_suites
@@ -37,6 +38,7 @@ SECTION_TABLES: dict[str, Callable[[Collected], Table]] = {
     "ablation": table_ablation,
     "tuning": table_tuning,
     "rounding": table_rounding,
+    "instruct": table_instruct,
     "suites": table_suites,
 }
 

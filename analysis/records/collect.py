@@ -20,10 +20,12 @@ from lomo.record.applied import APPLIED_GROUPS
 from lomo.record.belief import Keep, read_believed
 from lomo.record.evidence import Scored
 from lomo.record.schema import (
+    PERPLEXITY,
     PROTOCOL_VERSION,
     AllocatorPeaks,
     Clock,
     Efficiency,
+    InstructTraining,
     LedgerParts,
     Memory,
     Record,
@@ -147,10 +149,14 @@ COLUMNS: dict[str, str] = {
     "schedule": TEXT,
     **dict.fromkeys(("dev_accuracy", "test_accuracy", "test_stderr"), REAL),
     "test_accuracy_token_mean": REAL,
+    **dict.fromkeys(("dev_perplexity", "test_perplexity", "test_perplexity_stderr"), REAL),
+    "num_test_tokens": WHOLE,
     **dict.fromkeys(("num_test_examples", "selected_epoch", "num_steps"), WHOLE),
     "num_skipped_steps": WHOLE,
     **dict.fromkeys(("num_train_examples", "num_cut_train", "num_test_seen"), WHOLE),
     "num_dev_shared": WHOLE,
+    **dict.fromkeys(("num_trained_tokens", "num_padding_tokens"), WHOLE),
+    **dict.fromkeys(("num_left_out", "num_repeated"), WHOLE),
     **dict.fromkeys(("num_cut_test", "num_ties"), WHOLE),
     **dict.fromkeys(("first_epoch_loss", "last_epoch_loss"), REAL),
     **_columns_of(Throughput, ""),
@@ -244,16 +250,20 @@ def _measured(record: Record) -> dict[str, Any]:
         row["num_cut_train"] = record.training.num_cut
         for name in ("first_epoch_loss", "last_epoch_loss"):
             row[name] = getattr(record.training, name)
+    if isinstance(record.training, InstructTraining):
+        row["num_trained_tokens"] = record.training.num_tokens
+        for name in ("num_padding_tokens", "num_left_out", "num_repeated"):
+            row[name] = getattr(record.training, name)
     if record.applied:
         row |= {"applied_intended": record.applied.intended, "applied_share": record.applied.share}
         for group, found in record.applied.groups.items():
             row |= {f"applied_{what}_{group}": getattr(found, what) for what in ("share", "moved")}
     for block in (record.throughput, record.efficiency):
         row |= _values(block) if block else {}
-    return row | _accuracy(record) | _memory(record)
+    return row | _scores(record) | _memory(record)
 
 
-def _accuracy(record: Record) -> dict[str, Any]:
+def _scores(record: Record) -> dict[str, Any]:
     result = record.result
     if result is None:
         return {}
@@ -262,6 +272,15 @@ def _accuracy(record: Record) -> dict[str, Any]:
         for evaluation in record.evaluations
         if evaluation.split == "dev" and evaluation.epoch == result.epoch
     )
+    if result.metric == PERPLEXITY:
+        return {
+            "dev_perplexity": next(same_epoch, None),
+            "test_perplexity": result.value,
+            "test_perplexity_stderr": result.stderr,
+            "num_test_examples": result.num_examples,
+            "num_test_tokens": int(result.other_metrics["num_tokens"]),
+            "num_cut_test": result.num_cut,
+        }
     return {
         "dev_accuracy": next(same_epoch, None),
         "test_accuracy": result.value if result.split == "test" else None,
@@ -339,13 +358,16 @@ def outcomes_path(results: Path) -> Path:
 
 
 def _write_outcomes(results: Path, scored: Mapping[str, Scored]) -> None:
-    """One row a scored run: a hash of which examples, 0 or 1 for each, and its group's number."""
+    """One row a scored run: a hash of which examples, 0 or 1 for each and its group's number, or
+    the loss and the length of each answer."""
     frame = pd.DataFrame(
         {
             "run_id": list(scored),
             "examples": pd.array([each.examples for each in scored.values()], "Int64"),
             "right": [each.right for each in scored.values()],
             "groups": [each.groups for each in scored.values()],
+            "losses": [each.losses for each in scored.values()],
+            "lengths": [each.lengths for each in scored.values()],
         }
     )
     buffer = io.BytesIO()

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import pandas as pd
 
+from lomo.record.schema import PERPLEXITY
 from lomo.system.files import read_lines
 
-from .accuracy import Cell
+from . import accuracy
 from .collected import Collected
 
-Quantity = Literal["loss", "accuracy", "grad_norm"]
+Quantity = Literal["loss", "accuracy", "perplexity", "grad_norm"]
 Over = Literal["steps", "tokens", "seconds"]
 
 # A line through single steps is noise: the mean over this share of the steps is drawn.
@@ -23,6 +24,21 @@ SMOOTHED_SHARE = 0.06
 STOPPED = ("diverged", "oom", "timeout")
 # A running mean has no more to show, and a page holds every point of its pictures.
 MOST_POINTS = 60
+
+
+# What each evaluation tells of; of other quantities there is a value a step.
+SCORED = ("accuracy", "perplexity")
+
+
+class Cell(Protocol):
+    """What a curve is of: runs of one method, a seed each."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def run_ids(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -49,11 +65,11 @@ def curve(
 
     Accuracy is of the split that selects. None where no run has told the quantity. `smooth`: each
     seed's running mean, at no more than MOST_POINTS steps, in place of all its single steps;
-    accuracies are never smoothed.
+    scores are never smoothed.
     """
     runs = [_run(collected, run_id) for run_id in _runs_of(collected, cell)]
     seeds = [_values(run, quantity, collected.plan.study.selection) for run in runs]
-    if smooth and quantity != "accuracy":
+    if smooth and quantity not in SCORED:
         seeds = [_smoothed(seed) for seed in seeds]
     told = [(run, seed) for run, seed in zip(runs, seeds, strict=True) if len(seed)]
     if not told:
@@ -76,7 +92,7 @@ def curve(
     )
 
 
-def untrained(collected: Collected, cells: Sequence[Cell], task: str) -> float | None:
+def untrained(collected: Collected, cells: Sequence[accuracy.Cell], task: str) -> float | None:
     """The base model's accuracy on the split that selects, in percent; None where none is known."""
     ids = {
         i for cell in cells if (cell.task, cell.method) == (task, "zero_shot") for i in cell.run_ids
@@ -111,7 +127,8 @@ def _run(collected: Collected, run_id: str) -> pd.DataFrame:
     for event in events:
         # An evaluation before the first step has no place on a curve of a training.
         if event["event"] == "evaluation" and event["step"] in frame.index:
-            frame.loc[event["step"], event["split"]] = 100 * event["value"]
+            whole = 1 if event.get("metric") == PERPLEXITY else 100
+            frame.loc[event["step"], event["split"]] = whole * event["value"]
     return frame
 
 
@@ -125,7 +142,7 @@ _COLUMNS = {
 
 
 def _values(run: pd.DataFrame, quantity: Quantity, split: str) -> pd.Series:
-    name = split if quantity == "accuracy" else quantity
+    name = split if quantity in SCORED else quantity
     return run[name].dropna() if name in run else pd.Series(dtype=float)
 
 

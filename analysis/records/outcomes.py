@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,16 +26,41 @@ class Outcomes:
     groups: NDArray[np.int64] | None
 
 
+@dataclass(frozen=True)
+class Answers:
+    """One run's held-out answers: a hash of which they are, each one's loss in nats and tokens."""
+
+    examples: int
+    losses: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+
+
 @cache
 def outcomes(collected: Collected) -> dict[str, Outcomes]:
     """The outcomes by run id. Raises UserError where collect has not written them."""
+    columns = ("run_id", "examples", "right", "groups")
+    return {
+        run_id: Outcomes(int(examples), _right(right), _groups(groups))
+        for run_id, examples, right, groups in _rows(collected, columns)
+    }
+
+
+@cache
+def answers(collected: Collected) -> dict[str, Answers]:
+    """The answers by run id. Raises UserError where collect has not written them."""
+    columns = ("run_id", "examples", "losses", "lengths")
+    return {
+        run_id: Answers(int(examples), np.array(losses), np.array(lengths, dtype=float))
+        for run_id, examples, losses, lengths in _rows(collected, columns)
+    }
+
+
+def _rows(collected: Collected, columns: tuple[str, ...]) -> list[Any]:
+    """The rows of which the third of these columns tells something."""
     path = outcomes_path(collected.folder)
     try:
-        frame = pd.read_parquet(path)
-        return {
-            run_id: Outcomes(int(examples), _right(right), _groups(groups))
-            for run_id, examples, right, groups in frame.itertuples(index=False)
-        }
+        frame = pd.read_parquet(path)[list(columns)]
+        return list(frame[frame[columns[2]].notna()].itertuples(index=False))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the outcomes of single examples are not there, or were cut",

@@ -262,7 +262,7 @@ def _variant(run: TrainSpec | MeasureSpec) -> str:
 
 def _setting(run: TrainSpec | MeasureSpec) -> str:
     length = run.max_length if isinstance(run, TrainSpec) else run.sequence_length
-    parts = ["train" if isinstance(run, TrainSpec) else "measure", f"{run.batch_size} x {length}"]
+    parts = [run.kind, f"{run.batch_size} x {length}"]
     parts += [run.dtype, *(["eager"] if run.attention == "eager" else [])]
     parts += ["checkpointed"] if run.activation_checkpointing else []
     parts += ["fused head"] if run.head_loss == "fused" else []

@@ -16,11 +16,12 @@ from typing import Any
 from lomo.errors import UserError
 from lomo.memory.predicted.closed_form import BYTES
 from lomo.model.registry import ModelEntry
-from lomo.specs import MeasureSpec, PeerSpec, TrainSpec
+from lomo.specs import MeasureSpec, PeerSpec, TaskSpec, TrainSpec
 from lomo.speed.flops import backwards_per_step, hardware_flops_per_step
 from lomo.study.cards import peak_flops_per_s
 from lomo.study.machine import Machine, Speed
 from lomo.study.native_dtype import DTYPES, time_products
+from lomo.tasks.instructions import read_instructions
 from lomo.tasks.superglue import files_of, read_documents
 
 # Share of a GPU's peak that large products of a transformer sustain.
@@ -34,6 +35,7 @@ DISK_BYTES_PER_S = 1e9
 # the miniature's words.
 MEAN_TOKENS = {"rte": 94, "boolq": 161, "wsc": 54, "wic": 42, "multirc": 439, "copa": 19}
 MINIATURE_TOKENS = 24
+ALPACA_TOKENS = 150  # of the hub's items, while they are not here
 CHARACTERS_A_TOKEN, PROMPT_TOKENS = 4, 15
 
 
@@ -112,7 +114,8 @@ def _training_seconds(run: TrainSpec, sizes: Sizes, machine: Machine, rate: floa
     if sizes.num_trainable_parameters:
         selecting = run.num_test if run.selection == "test" else run.num_dev
         num_scored = run.epochs * selecting + (0 if run.selection == "test" else run.num_test)
-    requests = num_scored * len(set(files_of(run.task).labels.values()))
+    candidates = len(set(files_of(run.task).labels.values())) if isinstance(run, TaskSpec) else 1
+    requests = num_scored * candidates
     scoring = requests * num_tokens * 2 * sizes.num_parameters / rate
     calls = math.ceil(requests / run.eval_batch_size)
     return num_steps * step + scoring + calls * _host_seconds(sizes) / 3
@@ -170,9 +173,22 @@ def _host_seconds(sizes: Sizes) -> float:
 
 
 def _mean_tokens(run: TrainSpec) -> int:
+    if not isinstance(run, TaskSpec):
+        return _tokens_of_instructions(run.data_path) or ALPACA_TOKENS
     if run.data_path.startswith("results/"):
         return MINIATURE_TOKENS
     return MEAN_TOKENS.get(run.task) or _tokens_in(run.data_path, run.task) or run.max_length
+
+
+@cache
+def _tokens_of_instructions(file: str) -> int | None:
+    """Of an instruction with its answer, in a file; None where that is not here."""
+    try:
+        items = read_instructions(Path(file))
+    except UserError:
+        return None
+    characters = sum(len(item.prompt) + len(item.output) for item in items)
+    return characters // len(items) // CHARACTERS_A_TOKEN
 
 
 @cache

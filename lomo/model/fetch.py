@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import tempfile
 import urllib.request
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 from lomo.errors import UserError
 from lomo.model.gguf.folder import write_folder
@@ -23,6 +25,21 @@ from lomo.system.files import read_text, whole, write_text
 from lomo.tasks.superglue import GIVEN, TASKS, read_documents
 
 SUPERGLUE_URL = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{name}.zip"
+
+
+class _Pinned(NamedTuple):
+    hub: str
+    revision: str
+    file: str
+    sha256: str
+
+
+ALPACA = _Pinned(
+    "tatsu-lab/alpaca",
+    "dce01c9b08f87459cf36a430d809084718273017",
+    "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet",
+    "06391b656a06fd3fb9d213160ef2398796c3b7f3dc75ef1e3ced30d461517073",
+)
 # Lines of the official files: a download of another size is not SuperGLUE v2.
 NUM_DOCUMENTS = {
     "rte": (2490, 277),
@@ -84,6 +101,39 @@ def superglue(folder: Path) -> None:
         for split in ("train", "val"):
             _unpack(archive, files.folder, split, folder)
         _check_size(folder, task)
+
+
+def alpaca(file: Path) -> str:
+    """Stanford Alpaca from the hub, in `file`; a line that tells how many items it has.
+
+    Items without an answer are left out: there is nothing to learn from them. Raises UserError for
+    another file than the pinned one.
+    """
+    import pandas as pd
+    from huggingface_hub import hf_hub_download
+
+    got = hf_hub_download(
+        ALPACA.hub,
+        ALPACA.file,
+        repo_type="dataset",
+        revision=ALPACA.revision,
+        local_files_only=False,
+    )
+    with Path(got).open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != ALPACA.sha256:
+        raise UserError(
+            f"its sha256 is {found}",
+            where=f"{ALPACA.hub}: {ALPACA.file}",
+            allowed=ALPACA.sha256,
+            fix="delete it from the hub's local cache and start again",
+        )
+    items = pd.read_parquet(got)[["instruction", "input", "output"]].to_dict("records")
+    answered = [item for item in items if item["output"].strip()]
+    text = "[\n" + ",\n".join(json.dumps(item) for item in answered) + "\n]\n"
+    write_text(file, text)
+    left_out = len(items) - len(answered)
+    return f"{len(answered)} instructions in {file}, {left_out} without an answer left out"
 
 
 def modelling(requirements: Path, folder: Path) -> None:

@@ -66,6 +66,8 @@ def _run(options: argparse.Namespace) -> None:
     from lomo.forecast.estimates import record_without_launch
     from lomo.record.clock import Clock
     from lomo.run.execute import execute, finished, launch_ranks
+    from lomo.run.instruct.saved import tell_unsaved
+    from lomo.specs import InstructSpec
     from lomo.study.native_dtype import why_slow
     from lomo.system.files import exclusive
 
@@ -96,13 +98,19 @@ def _run(options: argparse.Namespace) -> None:
             launch_ranks(spec, arguments, options.out, clock)
             return
         record = record or execute(spec, options.out, clock)
+        if isinstance(spec, InstructSpec):
+            tell_unsaved(spec, record)
     _say_ended(record)
 
 
 def _one_line(record: Any) -> str:
+    from lomo.record.schema import PERPLEXITY
+
     parts = [record.run_id, record.status]
     if record.result:
-        parts.append(f"accuracy {100 * record.result.value:.1f}")
+        value = record.result.value
+        of_tokens = record.result.metric == PERPLEXITY
+        parts.append(f"perplexity {value:.3f}" if of_tokens else f"accuracy {100 * value:.1f}")
     if record.memory:
         parts.append(f"peak {record.memory.peak_bytes / 2**20:.1f} MiB")
     if record.throughput:
@@ -187,7 +195,7 @@ def _architecture(options: argparse.Namespace) -> None:
 
 
 def _fetch_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["model", "superglue", "modelling"])
+    parser.add_argument("what", choices=["model", "superglue", "alpaca", "modelling"])
     parser.add_argument("--spec", help="the model's registry entry as JSON")
     parser.add_argument("--requirements", type=Path, help="file with the modelling code's packages")
     parser.add_argument("--out", type=Path, required=True, help="folder for it")
@@ -201,6 +209,9 @@ def _fetch(options: argparse.Namespace) -> None:
 
     if options.what == "superglue":
         fetch.superglue(options.out)
+        return
+    if options.what == "alpaca":
+        say(fetch.alpaca(options.out))
         return
     if options.what == "modelling":
         if not options.requirements:
@@ -285,6 +296,7 @@ def _wandb(options: argparse.Namespace) -> None:
 COMMANDS = {
     "runs": Command(_list_options, _list),
     "train": Command(_run_options, _run),
+    "instruct": Command(_run_options, _run),
     "measure": Command(_run_options, _run),
     "data": Command(_data_options, _data),
     "pretrain": Command(_pretrain_options, _pretrain),

@@ -201,7 +201,7 @@ def _started(record: dict[str, Any]) -> datetime:
 
 def _inputs_of(results: Path, plan: Plan, spec: Any) -> list[Path]:
     folder = results / "models" / spec.model
-    if spec.kind == "train":
+    if spec.kind != "measure":
         folder /= Path(spec.model_path).name  # its base; there is none of another's model
     data = made.files_in(results / "data" / "superglue") if spec.kind == "train" else []
     return [*folder.glob("*.safetensors"), folder / "config.json", *data]

@@ -32,13 +32,14 @@ from lomo.system.processes import settle
 
 Main = Callable[[list[str]], int]
 
-HANDED_OVER = ("train", "measure", "pretrain", "suite")
+HANDED_OVER = ("train", "instruct", "measure", "pretrain", "suite")
 _PRELOADED = (
     "transformers.models.llama.modeling_llama",
     "peft",
     "lm_eval.models.huggingface",
     "lm_eval.tasks",
     "lomo.run.train",
+    "lomo.run.instruct.work",
     "lomo.run.measure",
     "lomo.run.pretrain",
     "lomo.run.suites.execute",

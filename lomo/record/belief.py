@@ -18,8 +18,15 @@ from lomo import methods
 from lomo.errors import UserError
 from lomo.record import evidence
 from lomo.record.evidence import Scored
-from lomo.record.schema import Evaluation, Memory, Record, Training, read_record
-from lomo.specs import MeasureSpec, TrainSpec
+from lomo.record.schema import (
+    Evaluation,
+    InstructTraining,
+    Memory,
+    Record,
+    Training,
+    read_record,
+)
+from lomo.specs import MeasureSpec, TaskSpec, TrainSpec
 from lomo.system import processes
 
 MOST_NAMED = 50  # records in one message
@@ -80,7 +87,9 @@ def read_believed(
             continue
         records[run_id] = read.kept
         if read.scored_on is not None and isinstance(spec, TrainSpec):
-            drawn = f"{spec.task} {spec.num_test} {spec.sample_seed} {spec.data_path}"
+            # Of an instruction's answer each model has tokens of its own.
+            own = spec.task if isinstance(spec, TaskSpec) else f"{spec.model} {spec.max_length}"
+            drawn = f"{spec.kind} {own} {spec.num_test} {spec.sample_seed} {spec.data_path}"
             examples.setdefault(drawn, {})[run_id] = read.scored_on
         if read.model is not None:
             made = f"{spec.model} {spec.method} {spec.hyper} {spec.dtype}"
@@ -273,6 +282,8 @@ def _claims(record: Record, planned: TrainSpec | MeasureSpec) -> Iterator[Claim]
     if isinstance(planned, TrainSpec) and record.status == "ok":
         yield from _scores(record, planned)
     if isinstance(planned, TrainSpec) and record.training is not None:
+        of_kind = isinstance(record.training, InstructTraining)
+        yield Claim("training is of instructions", of_kind, "the kind", record.kind == "instruct")
         yield from _steps(record.training, planned, record.resumed_at_steps, record.status == "ok")
 
 
@@ -353,7 +364,7 @@ def _scores(record: Record, planned: TrainSpec) -> Iterator[Claim]:
             _first_of(record.evaluations, evaluation.split, asked),
         )
     # Of equals the latest, as the training keeps it.
-    best = max(selecting, key=lambda e: (e.value, e.step), default=None)
+    best = max(selecting, key=lambda e: (e.goodness, e.step), default=None)
     reported = record.evaluations[-1:] if planned.selection == "dev" else [best]
     expected_result = next(iter(reported), None)
     yield Claim("result", _told(record.result), "the protocol picks", _told(expected_result))

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from lomo.record.applied import applied_in
 from lomo.record.clock import NUM_WARMUP_STEPS, TimedStep, summarise
-from lomo.record.schema import Record
+from lomo.record.schema import PERPLEXITY, Record
 from lomo.specs import MeasureSpec, TrainSpec
 
 SAMPLES, HISTORY = "samples.jsonl", "history.jsonl"
@@ -24,12 +24,15 @@ class Scored(NamedTuple):
     """What a run's samples say, example by example, short enough to keep of ten thousand runs.
 
     examples: a hash of which examples they are. right: "1" for each that is right, "0" for each
-    other. groups: the number of what each shares with others, where the task has such.
+    other; None of answers, which are neither. groups: the number of what each shares with others,
+    where the task has such. losses: of answers, each in nats; lengths: their tokens.
     """
 
     examples: int
-    right: str
+    right: str | None
     groups: tuple[int, ...] | None
+    losses: tuple[float, ...] | None = None
+    lengths: tuple[int, ...] | None = None
 
 
 class Broken(Exception):
@@ -42,7 +45,8 @@ def claims_of_files(
     """The files that the record needs beside it, and what each of them claims."""
     checks: dict[str, Callable[[Lines], Claims]] = {}
     if record.result is not None:
-        checks[SAMPLES] = lambda lines: _samples(record, lines)
+        of_samples = _answers if record.kind == "instruct" else _samples
+        checks[SAMPLES] = lambda lines: of_samples(record, lines)
     measured = record.kind == "measure" and record.status == "ok"
     if measured or record.training is not None or record.evaluations:
         checks[HISTORY] = lambda lines: _history(record, planned, lines)
@@ -78,6 +82,10 @@ def outcomes(log_likelihoods: Sequence[Sequence[float]], labels: Sequence[int]) 
 
 def scored_in(lines: Lines, metric: str) -> Scored:
     """What is kept of samples: which they are (their numbers and labels), and which are right."""
+    if metric == PERPLEXITY:
+        which = [(line["doc_id"], line["num_tokens"]) for line in lines]
+        losses = tuple([-line["log_likelihood"] for line in lines])
+        return Scored(hash(tuple(which)), None, None, losses, tuple(n for _, n in which))
     grouped = bool(lines) and "group" in lines[0]
     return Scored(
         hash(tuple([(line["doc_id"], line["label"]) for line in lines])),
@@ -116,6 +124,49 @@ def _samples(record: Record, lines: Lines) -> Claims:
     for metric, value in result.other_metrics.items():
         own = sum(line[metric] for line in lines) / number
         yield f"result.other_metrics.{metric}", value, "its samples give", own
+
+
+class Perplexity(NamedTuple):
+    """Of answers: `value` is exp of `nll_per_token`, in nats. stderr: None of one example."""
+
+    value: float
+    stderr: float | None
+    nll_per_token: float
+    num_tokens: int
+
+
+def perplexity_of(samples: Lines) -> Perplexity:
+    """Of all tokens of the samples' answers alike; its error is over examples, whose tokens go
+    together (a ratio of two sums, to first order). Raises ValueError or OverflowError where it is
+    not finite."""
+    losses = [-line["log_likelihood"] for line in samples]
+    lengths = [line["num_tokens"] for line in samples]
+    num_tokens, number = sum(lengths), len(samples)
+    mean = math.fsum(losses) / num_tokens
+    value = math.exp(mean)
+    if not math.isfinite(value):
+        raise ValueError(f"the perplexity is {value}")
+    if number < 2:
+        return Perplexity(value, None, mean, num_tokens)
+    squares = math.fsum(
+        (loss - mean * length) ** 2 for loss, length in zip(losses, lengths, strict=True)
+    )
+    error = math.sqrt(number / (number - 1) * squares) / num_tokens
+    return Perplexity(value, value * error, mean, num_tokens)
+
+
+def _answers(record: Record, lines: Lines) -> Claims:
+    result = record.result
+    assert result is not None
+    source = "samples.jsonl has"
+    ids = [line["doc_id"] for line in lines]
+    yield "result.num_examples", result.num_examples, source, len(ids)
+    yield "examples of samples.jsonl", len(ids), "different ones are", len(set(ids))
+    found, source = perplexity_of(lines), "its samples give"
+    yield "result.value", result.value, source, found.value
+    yield "result.stderr", result.stderr, source, found.stderr
+    for key in ("nll_per_token", "num_tokens"):
+        yield f"other_metrics.{key}", result.other_metrics.get(key), source, getattr(found, key)
 
 
 def _history(record: Record, planned: TrainSpec | MeasureSpec, lines: Lines) -> Claims:

@@ -24,7 +24,7 @@ from lomo.system.files import write_text
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 NAME = ".made.json"  # of a folder of data or weights
 # What is told in a folder of weights that were not made here.
-ORIGINS = ("imported.json", "fetched.json")
+ORIGINS = ("imported.json", "fetched.json", "saved.json")
 
 
 class Made(NamedTuple):

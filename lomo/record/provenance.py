@@ -17,7 +17,7 @@ from lomo import engines, methods
 from lomo.record.clock import process_age_s
 from lomo.record.device import printed, read_device
 from lomo.record.schema import Provenance
-from lomo.specs import MeasureSpec, SuiteSpec, TrainSpec
+from lomo.specs import MeasureSpec, SuiteSpec, TaskSpec, TrainSpec
 from lomo.suites.known import MINIATURE
 from lomo.tasks import registry as tasks
 from lomo.tasks.entry import outside, points
@@ -70,10 +70,12 @@ NOT_DEFINING = frozenset(
         "lomo.tasks.registry",
         "lomo.record.tracking",
         "lomo.pipeline.warm",
+        "lomo_analysis.dashboard.make",
     }
 )
 ENTRY = {
     "train": "lomo.run.train",
+    "instruct": "lomo.run.instruct.work",
     "measure": "lomo.run.measure",
     "predict": "lomo.memory.predicted.study",
     "step": "lomo.memory.predicted.steps",
@@ -256,7 +258,7 @@ def fingerprint_of(spec: TrainSpec | MeasureSpec | SuiteSpec) -> str:
     """The fingerprint of a run's sources."""
     if isinstance(spec, SuiteSpec):
         return _of_suite(spec.task)
-    task = spec.task if isinstance(spec, TrainSpec) else None
+    task = spec.task if isinstance(spec, TaskSpec) else None
     return fingerprint(spec.kind, spec.method, task, spec.engine)
 
 

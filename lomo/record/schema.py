@@ -27,6 +27,9 @@ MAX_PEAK_DIFFERENCE = 0.01
 Whole = Annotated[int, Field(ge=0)]
 Real = Annotated[float, Field(ge=0)]
 
+# The metric of held-out answers: the only one of which less is better.
+PERPLEXITY = "perplexity"
+
 Status = Literal["ok", "oom", "diverged", "timeout", "unsupported", "predicted_oom"]
 
 
@@ -127,7 +130,7 @@ class ModelFacts(Block):
 
 
 class Evaluation(Block):
-    """One evaluation of one split by lm-eval."""
+    """One evaluation of one split: by lm-eval, or the perplexity of held-out answers."""
 
     split: Literal["dev", "test"]
     step: Whole
@@ -139,6 +142,11 @@ class Evaluation(Block):
     num_cut: Whole  # of these, to fit `max_length`
     num_ties: Whole  # of these, with several best candidates: the first of them counts
     other_metrics: dict[str, float]
+
+    @property
+    def goodness(self) -> float:
+        """Of two evaluations the better one's is more."""
+        return -self.value if self.metric == PERPLEXITY else self.value
 
 
 class Training(Block):
@@ -159,6 +167,17 @@ class Training(Block):
     first_epoch_loss: float | None
     last_epoch_loss: float | None
     selected_epoch: Whole | None
+
+
+class InstructTraining(Training):
+    """The same of a training on instructions, and what came of its file."""
+
+    num_padding_tokens: Whole  # beside `num_tokens`, over all steps
+    num_answer_tokens: Whole  # of an epoch: what the loss is on, end tokens among them
+    num_left_out: Whole  # items whose prompt has no room for an answer in `max_length`
+    num_repeated: Whole  # items left out since their prompt stands in dev or test
+    # What is told of the saved model; empty where none was asked for.
+    saved: dict[str, Any] = Field(default_factory=dict)
 
 
 class Throughput(Block):
@@ -289,14 +308,14 @@ class Record(Block):
     protocol_version: str = PROTOCOL_VERSION
     study: str
     run_id: str
-    kind: Literal["train", "measure"]
+    kind: Literal["train", "instruct", "measure"]
     status: Status
     evidence: Evidence | None
     spec: dict[str, Any]
     provenance: Provenance
     clock: Clock
     model: ModelFacts | None
-    training: Training | None
+    training: InstructTraining | Training | None
     # Steps after which another process went on with the training, from what an earlier one saved;
     # and what was saved and could not be gone on from, each with the reason.
     resumed_at_steps: list[Whole] = Field(default_factory=list)

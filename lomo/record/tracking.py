@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.record.schema import Record, read_record
+from lomo.record.remote.naming import LONGEST, cell_of, config_of, key_of, settle_names, wandb_id
+from lomo.record.schema import PERPLEXITY, Record, read_record
 from lomo.system.files import cannot_write, read_json, read_lines, write_text
 
 
@@ -89,12 +90,17 @@ class History:
             print(f"W&B takes no more of this run ({error}); {self._path} has it", file=sys.stderr)
 
 
-PROJECT = "lomo-repro"
-_LONGEST = 128  # of W&B's ids and names
-_LONGEST_TAG = 64
 # Of the user's settings, those that say what a run is called. The others say where and how it is
 # sent, and a wrong one stops W&B even where nothing is sent.
 _NAMING = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_TAGS", "WANDB_NOTES")
+
+
+# What W&B would say of the machine by itself: load, hardware, packages, sources, its name.
+UNTOLD: dict[str, Any] = {
+    **{"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False},
+    **{"console": "off", "disable_git": True, "disable_code": True},
+    **{"host": "-", "program": "lomo"},
+}
 
 
 class WandbRun:
@@ -117,20 +123,20 @@ class WandbRun:
         import wandb
 
         self._last_step = 0
+        # Its steps are no training's: a panel of losses would take the mean of both.
+        self._names = {"step": "measured"} if run_id.startswith("measure/") else {}
         try:
             self._run: Any = wandb.init(
                 project=os.environ["WANDB_PROJECT"],
                 mode="online" if mode == "online" else "offline",
                 id=wandb_id(study, run_id, digest),
-                name=run_id[:_LONGEST],
-                group=study[:_LONGEST],
+                name=run_id[:LONGEST],
+                group=study[:LONGEST],
                 job_type=run_id.split("/")[0],
-                config=spec,
+                config=config_of(spec),
                 dir=folder,
                 resume="allow" if mode == "online" else None,
-                settings=wandb.Settings(
-                    x_disable_stats=True, x_disable_meta=True, console="off", disable_git=True
-                ),
+                settings=wandb.Settings(**UNTOLD),
             )
         except Exception as error:
             raise UserError(
@@ -141,7 +147,8 @@ class WandbRun:
 
     def add(self, event: dict[str, Any]) -> None:
         """One line of a history: numbers are logged at its step, evaluations under their split."""
-        prefix = event.get("split", event["event"])
+        name = event["event"]
+        prefix = event.get("split", self._names.get(name, name))
         numbers = {
             f"{prefix}/{key}": value
             for key, value in event.items()
@@ -162,45 +169,19 @@ class WandbRun:
         self._run.finish(exit_code=0 if record is not None else 1)
 
 
-def wandb_id(study: str, run_id: str, digest: str = "") -> str:
-    """The id of a run: what W&B refuses in it becomes a hyphen.
-
-    With `digest` (of a record) the same record has the same id, and another one another: W&B would
-    write over a run of the same id that was sent before.
-    """
-    name = f"{study}-{run_id}"
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
-    told_apart = plain != name.replace("/", "-") or len(plain) > _LONGEST
-    if not digest and not told_apart:
-        return plain
-    ending = "-" + hashlib.sha256(f"{name}\n{digest}".encode()).hexdigest()[:8]
-    return plain[: _LONGEST - len(ending)] + ending
-
-
-def settle_names() -> None:
-    """Makes of WANDB_PROJECT (or ours) and WANDB_TAGS what W&B takes; a changed project is told."""
-    asked = os.environ.get("WANDB_PROJECT", "").strip() or PROJECT
-    name = re.sub(r"[/\\#?%:]", "-", asked)[:_LONGEST]
-    if name != asked:
-        print(f"W&B refuses the project name {asked!r}: {name!r} is written", file=sys.stderr)
-    os.environ["WANDB_PROJECT"] = name
-    given = [tag.strip()[:_LONGEST_TAG] for tag in os.environ.pop("WANDB_TAGS", "").split(",")]
-    if tags := list(dict.fromkeys(filter(None, given))):
-        os.environ["WANDB_TAGS"] = ",".join(tags)
-
-
 def publish(results: Path, run_ids: list[str]) -> Path:
     """Writes every finished run of a study as an offline W&B run; gives the list of them.
 
-    They lie under `results`/wandb; `wandb sync results/<study>/wandb/offline-run-*` sends them. A
-    record that was written before is not written again. Raises UserError where W&B fails: records,
-    tables and report are whole all the same.
+    They lie under `results`/wandb; `python -m lomo wandb-sync results/<study>` sends them. A record
+    that was written before is not written again. Raises UserError where W&B fails: records, tables
+    and report are whole all the same.
     """
     folder = results / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
-    standing, wanted, published = _standing(folder), set(), []
+    standing = {_identity(old) for old in written_whole(folder)}
+    wanted, published = set(), []
     _keep(folder, standing)  # the others were cut short
-    with _nothing_sent(results):
+    with nothing_sent(results):
         for run_id in run_ids:
             path = results / "runs" / run_id / "record.json"
             if not path.is_file():
@@ -219,12 +200,11 @@ def publish(results: Path, run_ids: list[str]) -> Path:
     return target
 
 
-def _standing(folder: Path) -> set[str]:
-    """The ids of the runs that were written to their end and lie there."""
+def written_whole(folder: Path) -> list[Path]:
+    """The offline runs in a folder that were written to their end, by name."""
     path = folder / "written.json"
     written = read_json(path, fix=f"delete {folder}: it is made again") if path.is_file() else []
-    there = {_identity(old) for old in folder.glob("offline-run-*")}
-    return {str(identity) for identity in written} & there
+    return [old for old in sorted(folder.glob("offline-run-*")) if _identity(old) in written]
 
 
 def _keep(folder: Path, identities: set[str]) -> None:
@@ -262,7 +242,7 @@ def _write(results: Path, run_id: str, record: Record, digest: str) -> None:
 
 
 @contextmanager
-def _nothing_sent(results: Path) -> Iterator[None]:
+def nothing_sent(results: Path) -> Iterator[None]:
     """Takes from the environment what concerns sending, and gives W&B a home of its own."""
     before = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
     try:
@@ -285,12 +265,23 @@ def _first_line(error: Exception) -> str:
 
 
 def _summary(record: Record) -> dict[str, Any]:
+    """The record's results, and those that stand in a table under the key of their column, too."""
     summary: dict[str, Any] = {"status": record.status, "wall_s": record.clock.wall_s}
+    in_tables: dict[str, float] = {}
     if record.result:
-        summary["accuracy"] = record.result.value
+        name = "perplexity" if record.result.metric == PERPLEXITY else "accuracy"
+        in_tables[name] = record.result.value
     if record.throughput:
-        summary["tokens_per_s_per_device"] = record.throughput.tokens_per_s_per_device
+        speed = record.throughput.tokens_per_s_per_device
+        if record.kind == "measure":
+            in_tables["tokens_per_s_per_device"] = speed
+        else:  # is in no table: its batches differ from task to task
+            summary["training_tokens_per_s_per_device"] = speed
     if record.memory:
-        summary["peak_bytes"] = record.memory.peak_bytes
+        in_tables["peak_bytes"] = record.memory.peak_bytes
+    for quantity, value in in_tables.items():
+        summary[quantity] = value
+        summary[key_of(quantity, record.spec["model"], cell_of(record.run_id))] = value
+    if record.memory:
         summary.update(record.memory.sum_of_terms.model_dump(exclude={"missing"}))
     return summary

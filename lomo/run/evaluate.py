@@ -7,11 +7,9 @@ over a candidate's tokens, is told beside it: `acc_token_mean`.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal
 
 import lm_eval
@@ -22,8 +20,7 @@ from torch import nn
 
 from lomo.record.evidence import outcomes
 from lomo.record.schema import Evaluation
-from lomo.specs import TrainSpec
-from lomo.system.files import write_text
+from lomo.specs import TaskSpec
 from lomo.tasks import registry
 from lomo.tasks.superglue import files_of
 from lomo.tasks.tokens import Encoder
@@ -69,7 +66,7 @@ class QuietLM(HFLM):
         return scores
 
 
-def load_task(spec: TrainSpec, split: Literal["dev", "test"]) -> Task:
+def load_task(spec: TaskSpec, split: Literal["dev", "test"]) -> Task:
     """The spec's task with the documents of `split`. Raises UserError for bad data files."""
     metadata: Any = {
         "folder": spec.data_path,
@@ -85,7 +82,7 @@ def load_task(spec: TrainSpec, split: Literal["dev", "test"]) -> Task:
     return task
 
 
-def wrap(model: nn.Module, encoder: Encoder, spec: TrainSpec, device: str) -> QuietLM:
+def wrap(model: nn.Module, encoder: Encoder, spec: TaskSpec, device: str) -> QuietLM:
     """The model as lm-eval sees it."""
     return QuietLM(
         encoder,
@@ -164,8 +161,3 @@ def _per_example(
             }
         )
     return entries
-
-
-def write_samples(path: Path, samples: Sequence[dict[str, Any]]) -> None:
-    """One JSON line an example."""
-    write_text(path, "".join(json.dumps(sample) + "\n" for sample in samples))

@@ -89,12 +89,26 @@ class Search(Strict):
     )
 
 
-class Accuracy(Strict):
-    """A matrix of models x methods x tasks x seeds x trials that is trained and scored."""
+class InstructSettings(TrainSettings):
+    """The same of instructions; `test` are those held out. Defaults are the AdaLomo code's."""
+
+    epochs: int = Field(3, ge=1, description="passes over the training examples")
+    batch_size: int = Field(128, ge=1, description="examples an optimizer step, over all devices")
+    num_train: int = Field(50_000, ge=1, description="training examples, drawn from the file")
+    num_test: int = Field(
+        1000,
+        ge=1,
+        description="held-out examples that are reported: a fifth of the file at most, drawn first",
+    )
+    max_length: int = Field(2048, ge=8, description="longest prompt with answer, in tokens")
+    eval_batch_size: int = Field(32, ge=1, description="examples scored at once")
+
+
+class Trained(Strict):
+    """A matrix of models x methods x seeds x trials that is trained and scored."""
 
     models: list[str] = Field(min_length=1, description="names of config/models.yaml, or folders")
     methods: list[str] = Field(min_length=1, description="method ids")
-    tasks: list[TaskName] = Field(min_length=1, description="task ids, in the order of the columns")
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None = Field(
         None,
         min_length=1,
@@ -118,6 +132,28 @@ class Accuracy(Strict):
     )
 
 
+class Accuracy(Trained):
+    """Trainings on tasks: models x methods x tasks x seeds x trials."""
+
+    tasks: list[TaskName] = Field(min_length=1, description="task ids, in the order of the columns")
+
+
+class Instruct(Trained):
+    """Trainings on instructions with their answers, scored by the perplexity of held-out ones."""
+
+    data: str = Field(
+        description="alpaca (the hub's tatsu-lab/alpaca), or a JSON or JSONL file in its layout"
+    )
+    settings: InstructSettings = Field(
+        default_factory=lambda: InstructSettings(), description="how the runs train and are scored"
+    )
+    save: bool = Field(
+        False,
+        description="keep each trained model as a folder, results/<study>/tuned/<model>/<variant>/"
+        "s<seed>/t<trial>, with adapters merged",
+    )
+
+
 # How weights are held, and how a step is written into them; float16 with a scaled loss.
 Treatment = Literal["float32", "bfloat16", "bfloat16_stochastic", "float16"]
 
@@ -132,7 +168,7 @@ class Rounding(Accuracy):
     )
 
 
-Section = Accuracy | Measure | Peers | Ablation
+Section = Accuracy | Instruct | Measure | Peers | Ablation
 
 
 class Study(Strict):
@@ -184,6 +220,7 @@ class Study(Strict):
     )
     ablation: Ablation | None = Field(None, description="what saves how much, one by one")
     rounding: Rounding | None = Field(None, description="what 16-bit weights lose of their steps")
+    instruct: Instruct | None = Field(None, description="instruction tuning")
     suites: Suites | None = Field(None, description="benchmark suites, scored by lm-eval")
     models: str | list[str] | None = Field(
         None, description="given on the command line, replaces `models` of every section"
@@ -233,7 +270,7 @@ class Study(Strict):
         """The split that selects epoch and trial."""
         return SELECTION[self.protocol]
 
-    def seeds_of(self, section: Accuracy | Suites) -> list[int]:
+    def seeds_of(self, section: Trained | Suites) -> list[int]:
         """The seeds of a section, or those of the protocol."""
         return section.seeds or SEEDS[self.protocol]
 
@@ -245,7 +282,10 @@ class Study(Strict):
 
 
 SEEDS: dict[Protocol, list[int]] = {"paper": [42], "sound": [42, 43, 44]}
-SECTIONS = ("superglue", "lora_rank", "memory", "throughput", "peers", "ablation", "rounding")
+SECTIONS = (
+    *("superglue", "lora_rank", "memory", "throughput", "peers", "ablation", "rounding"),
+    "instruct",
+)
 
 
 def load_study(path: Path, entries: Sequence[str] = ()) -> Study:

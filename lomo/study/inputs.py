@@ -7,14 +7,18 @@ from pathlib import Path
 from lomo.errors import UserError
 from lomo.model.checkpoint import weight_files
 from lomo.model.registry import ModelEntry, looked_from
-from lomo.study.config import Study
+from lomo.specs import Protocol
+from lomo.study.config import Instruct, Study
 from lomo.study.machine import has_gpu
+from lomo.tasks.instructions import draw
 from lomo.tasks.lines import broken_link
 from lomo.tasks.superglue import GIVEN, check_splits, files_of, find_file
 
 SPLITS = ("train", "val")
 # Weights that the fetch rule gets, once for all studies.
 FETCHED = ("hub", "package")
+# The hub's instructions, where the fetch rule puts them.
+ALPACA = "resources/alpaca/alpaca.json"
 
 
 def data_folder(study: Study) -> str:
@@ -63,6 +67,33 @@ def model_files(entry: ModelEntry, study: str, seed: int | None = None) -> list[
         return [f"{folder}/fetched.json"]
     trained = entry.weights == "pretrain" and seed is not None
     return [f"{folder}/{'model.safetensors' if trained else 'config.json'}"]
+
+
+def instruct_file(section: Instruct) -> str:
+    """The file with the section's instructions."""
+    return ALPACA if section.data == "alpaca" else Path(section.data).as_posix()
+
+
+def check_instructions(section: Instruct, protocol: Protocol, *, where: str) -> None:
+    """Raises UserError where a local file of instructions has a bad item, or too few of them."""
+    path = Path(instruct_file(section))
+    if section.data == "alpaca" and not path.exists():
+        return  # the pipeline fetches it
+    if path.is_dir():
+        raise UserError(
+            f"is a folder: {path}",
+            where=f"{where}.data",
+            allowed="alpaca, or a JSON or JSONL file in Alpaca's layout",
+        )
+    given = section.settings
+    num_dev = given.num_dev if protocol == "sound" else 0
+    draw(
+        path,
+        num_train=given.num_train,
+        num_dev=num_dev,
+        num_test=given.num_test,
+        seed=given.sample_seed,
+    )
 
 
 def gpus_a_run(study: Study) -> int:

@@ -22,24 +22,33 @@ from lomo.model.registry import (
     resolve_model,
     with_random_weights,
 )
-from lomo.specs import AblationSpec, MeasureSpec, PeerSpec, Spec, SuiteSpec, TrainSpec, class_of
+from lomo.specs import (
+    AblationSpec,
+    InstructSpec,
+    MeasureSpec,
+    PeerSpec,
+    Spec,
+    SuiteSpec,
+    TaskSpec,
+    TrainSpec,
+    class_of,
+)
 from lomo.study.ablation import plan_ablation
-from lomo.study.config import Accuracy, Rounding, Study
-from lomo.study.inputs import check_data, data_folder, model_folder
+from lomo.study.config import Accuracy, Instruct, Rounding, Study, Trained
+from lomo.study.inputs import check_data, check_instructions, model_folder
 from lomo.study.measured import Ablation, Measure, Peers
 from lomo.study.native_dtype import in_native_dtype
 from lomo.study.refusals import (
     TRAINABLE,
     check_compile,
-    check_grids,
     check_hyper,
     check_length,
     check_method,
-    check_protocol,
+    check_saved,
     untrainable,
 )
 from lomo.study.suites.plan import plan_suites
-from lomo.study.trials import by_treatment, resolved_hyper, trials_of
+from lomo.study.trials import instruct_specs, resolved_hyper, rounding_specs, task_specs
 from lomo.system.files import read_json, read_text
 from lomo.system.strict import Strict, parse
 from lomo.tasks import registry as tasks
@@ -72,7 +81,7 @@ class Plan(Strict):
 
 def make_plan(study: Study, *, source: str) -> Plan:
     """The plan of a study read from `source`. Raises UserError for what can't be honoured."""
-    runs: dict[str, TrainSpec | MeasureSpec] = {}
+    runs: dict[str, Spec] = {}
     sections: dict[str, list[str]] = {}
     entries: dict[str, ModelEntry] = {}
     study = in_native_dtype(study)
@@ -88,18 +97,21 @@ def make_plan(study: Study, *, source: str) -> Plan:
         for model in study.models_of(section):
             entry = _entry(study, model, where)
             chosen.append(entry)
-            if entry.weights == "random" and isinstance(section, Accuracy):
+            if entry.weights == "random" and isinstance(section, Trained):
                 raise UserError(untrainable(entry.name), where=f"{where}.models", **TRAINABLE)
             _add(entry, entries, where)
         if isinstance(section, Accuracy):
             for number, task in enumerate(section.tasks):
                 tasks.check_name(task, where=f"{where}.tasks.{number}")
             check_data(study, set(section.tasks), where=source)
-        specs: Sequence[TrainSpec | MeasureSpec]
+        specs: Sequence[Spec]
         if isinstance(section, Rounding):
-            specs = _rounding_specs(study, section, where)
+            specs = rounding_specs(study, section, chosen, where)
         elif isinstance(section, Accuracy):
-            specs = _train_specs(study, section, where)
+            specs = task_specs(study, section, chosen, where)
+        elif isinstance(section, Instruct):
+            check_instructions(section, study.protocol, where=where)
+            specs = instruct_specs(study, section, chosen, where)
         elif isinstance(section, Peers):
             specs = _peer_specs(study, section, where)
         elif isinstance(section, Ablation):
@@ -135,60 +147,6 @@ def _add(entry: ModelEntry, entries: dict[str, ModelEntry], where: str) -> None:
             fix="rename the folder of one, or give it a name in config/models.yaml: runs "
             "and tables tell models by their name",
         )
-
-
-def _train_specs(study: Study, section: Accuracy, where: str) -> list[TrainSpec]:
-    check_grids(section, where)
-    settings = section.settings.model_dump()
-    if study.protocol == "paper":
-        settings["num_dev"] = 0  # nothing is selected on it, so nothing is held back
-    tried = {method: trials_of(method, section, where) for method in section.methods}
-    check_protocol(study, section, tried, where)
-    specs = []
-    for model, method in itertools.product(study.models_of(section), section.methods):
-        entry = _entry(study, model, where)
-        check_method(method, section.settings, f"{where}.settings.")
-        check_length(entry, section.settings.max_length, f"{where}.settings.max_length")
-        place = f"{where}.settings.head_loss"
-        check_head_loss(
-            section.settings.head_loss, section.settings.engine, entry.architecture, place
-        )
-        # What trains nothing is the same for each seed, unless its base model is another.
-        seeded = methods.describe(method).trains or entry.weights == "pretrain"
-        seeds = study.seeds_of(section) if seeded else study.seeds_of(section)[:1]
-        for (variant, trial, hyper), task, seed in itertools.product(
-            tried[method], section.tasks, seeds
-        ):
-            specs.append(
-                TrainSpec(
-                    study=study.study,
-                    run_id=f"train/{entry.name}/{variant}/{task}/s{seed}/t{trial}",
-                    model=entry.name,
-                    model_path=model_folder(entry, study.study, seed),
-                    data_path=data_folder(study),
-                    method=method,
-                    hyper=hyper,
-                    task=task,
-                    seed=seed,
-                    trial=trial,
-                    device=study.device,
-                    protocol=study.protocol,
-                    num_threads=study.num_threads,
-                    **settings,
-                )
-            )
-    return specs
-
-
-def _rounding_specs(study: Study, section: Rounding, where: str) -> list[TrainSpec]:
-    """The runs of an accuracy section for each treatment, which is part of the variant's name."""
-    specs = []
-    for treatment, part in by_treatment(section, where):
-        for spec in _train_specs(study, part, where):
-            kind, model, variant, rest = spec.run_id.split("/", 3)
-            run_id = f"{kind}/{model}/{variant}-{treatment}/{rest}"
-            specs.append(spec.model_copy(update={"run_id": run_id}))
-    return specs
 
 
 def _measure_specs(study: Study, section: Measure, where: str) -> list[MeasureSpec]:
@@ -300,8 +258,8 @@ def plan_from_config(config: dict[str, Any], *, source: str) -> Plan:
     study = parse(Study, config, where=source)
     asked = [*study.sections().values(), *([study.suites] if study.suites else [])]
     named = [model for section in asked for model in study.models_of(section)]
-    folders = [study.data, *([study.suites.data] if study.suites else [])]
-    _check_braces({"data": folders, "models": named}, source)
+    others = [section.data for section in (study.instruct, study.suites) if section]
+    _check_braces({"data": [study.data, *others], "models": named}, source)
     plan = make_plan(study, source=source)
     _check_braces({"models": [entry.path or "" for entry in plan.models.values()]}, source)
     standing = Path(f"results/{plan.study.study}/plan.json")
@@ -338,7 +296,7 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     given = data.get("spec", data)
     own = class_of(given)
     if own is None:
-        raise UserError("is no run's spec", where=where, allowed="kind: train, measure")
+        raise UserError("is no run's spec", where=where, allowed="kind: train, instruct, measure")
     spec = parse(own, given, where=where)
     # A plan has checked all this; a spec may also have been written by hand.
     peers_too = isinstance(spec, PeerSpec | AblationSpec)
@@ -347,8 +305,10 @@ def read_spec(data: dict[str, Any], *, where: str) -> TrainSpec | MeasureSpec:
     resolved_hyper(spec.method, spec.hyper, f"{where}: hyper")
     check_hyper(spec.method, spec.hyper, spec, f"{where}: hyper")
     check_compile(spec, f"{where}: compile")
-    if isinstance(spec, TrainSpec):
+    if isinstance(spec, TaskSpec):
         tasks.check_name(spec.task, where=f"{where}: task")
+    if isinstance(spec, InstructSpec) and spec.tuned_path is not None:
+        check_saved(spec, f"{where}: tuned_path")
     return spec
 
 

@@ -13,7 +13,16 @@ from pydantic_core import PydanticUndefined
 from lomo import methods
 from lomo.methods import peers, support
 from lomo.model.registry import ModelEntry, Pretraining
-from lomo.study.config import Accuracy, Generated, Rounding, Search, Study, TrainSettings
+from lomo.study.config import (
+    Accuracy,
+    Generated,
+    Instruct,
+    InstructSettings,
+    Rounding,
+    Search,
+    Study,
+    TrainSettings,
+)
 from lomo.study.measured import Ablation, Change, Measure, Peers, Setting, Target, Variant
 from lomo.study.suites.section import Suites, SuiteTask
 from lomo.system.command import Command
@@ -40,6 +49,8 @@ _BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A change of `ablation`", Change),
     ("`generated`", Generated),
     ("`rounding`", Rounding),
+    ("`instruct`", Instruct),
+    ("`settings` of `instruct`", InstructSettings),
     ("`suites`", Suites),
     ("A suite in `tasks` of `suites`", SuiteTask),
     ("A model (`config/models.yaml`)", ModelEntry),

@@ -10,10 +10,10 @@ from lomo.errors import UserError
 from lomo.methods import support
 from lomo.model.registry import ModelEntry
 from lomo.specs import HyperValue, RunSpec
-from lomo.study.config import SEEDS, Accuracy, Study, TrainSettings
+from lomo.study.config import SEEDS, Study, Trained, TrainSettings
 
 
-def check_grids(section: Accuracy, where: str) -> None:
+def check_grids(section: Trained, where: str) -> None:
     """Refuses a grid, or ranks, that no method of the section would use."""
     for method in section.methods:
         methods.check_name(method, where=f"{where}.methods")
@@ -56,7 +56,7 @@ def check_grids(section: Accuracy, where: str) -> None:
         )
 
 
-def check_search(section: Accuracy, where: str) -> None:
+def check_search(section: Trained, where: str) -> None:
     """Refuses a search that leaves a method out, and ranges that can't be searched."""
     if section.search is None:
         return
@@ -97,7 +97,7 @@ def check_search(section: Accuracy, where: str) -> None:
 
 def check_protocol(
     study: Study,
-    section: Accuracy,
+    section: Trained,
     tried: Mapping[str, Sequence[tuple[str, int, object]]],
     where: str,
 ) -> None:
@@ -178,6 +178,17 @@ def check_length(entry: ModelEntry, length: int, where: str) -> None:
             f"{length} tokens are more than {entry.name} has positions",
             where=where,
             allowed=f"at most {positions}",
+        )
+
+
+def check_saved(settings: TrainSettings | RunSpec, where: str) -> None:
+    """Refuses to save a model whose weights no process holds whole."""
+    if settings.engine != "single":
+        raise UserError(
+            f"with engine: {settings.engine} no process holds the trained weights whole",
+            where=where,
+            allowed="false; with engine: single also true",
+            fix="leave the models unsaved, or train in one process",
         )
 
 

@@ -1,19 +1,37 @@
-"""What a method tries in a section: numbered points of hyper-parameters, and the treatments of
-the `rounding` section. Imports no torch."""
+"""What a method tries in a section that trains: numbered points of hyper-parameters, the treatments
+of the `rounding` section, and the runs that come of them. Imports no torch."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lomo import methods
 from lomo.errors import UserError
 from lomo.methods import support
-from lomo.specs import Dtype, HyperValue
-from lomo.study.config import Accuracy, Rounding, Search, Treatment
-from lomo.study.refusals import check_hyper
+from lomo.model.registry import ModelEntry, check_head_loss
+from lomo.specs import Dtype, HyperValue, InstructSpec, TaskSpec
+from lomo.study.config import (
+    Accuracy,
+    Instruct,
+    Rounding,
+    Search,
+    Study,
+    Trained,
+    Treatment,
+)
+from lomo.study.inputs import data_folder, instruct_file, model_folder
+from lomo.study.refusals import (
+    check_grids,
+    check_hyper,
+    check_length,
+    check_method,
+    check_protocol,
+    check_saved,
+)
 from lomo.system.strict import parse
 
 Hyper = dict[str, HyperValue]
@@ -34,7 +52,103 @@ _BASES = (2, 3, 5, 7, 11, 13)
 _DIGITS = 4  # of a value that is searched: it stands in tables
 
 
-def trials_of(method: str, section: Accuracy, where: str) -> list[Trial]:
+def task_specs(
+    study: Study, section: Accuracy, models: Sequence[ModelEntry], where: str
+) -> list[TaskSpec]:
+    """The runs of an accuracy section. Raises UserError for what can't be honoured."""
+    settings = _settings(study, section)
+    specs = []
+    for entry, method, trials, seeds in _points(study, section, models, where):
+        for (variant, trial, hyper), task, seed in itertools.product(trials, section.tasks, seeds):
+            specs.append(
+                TaskSpec(
+                    study=study.study,
+                    run_id=f"train/{entry.name}/{variant}/{task}/s{seed}/t{trial}",
+                    model=entry.name,
+                    model_path=model_folder(entry, study.study, seed),
+                    data_path=data_folder(study),
+                    method=method,
+                    hyper=hyper,
+                    task=task,
+                    seed=seed,
+                    trial=trial,
+                    **settings,
+                )
+            )
+    return specs
+
+
+def instruct_specs(
+    study: Study, section: Instruct, models: Sequence[ModelEntry], where: str
+) -> list[InstructSpec]:
+    """The runs of an `instruct` section. Raises UserError for what can't be honoured."""
+    if section.save:
+        check_saved(section.settings, f"{where}.save")
+    settings = _settings(study, section)
+    specs = []
+    for entry, method, trials, seeds in _points(study, section, models, where):
+        for (variant, trial, hyper), seed in itertools.product(trials, seeds):
+            name = f"{entry.name}/{variant}/s{seed}/t{trial}"
+            specs.append(
+                InstructSpec(
+                    study=study.study,
+                    run_id=f"instruct/{name}",
+                    model=entry.name,
+                    model_path=model_folder(entry, study.study, seed),
+                    data_path=instruct_file(section),
+                    method=method,
+                    hyper=hyper,
+                    seed=seed,
+                    trial=trial,
+                    tuned_path=f"results/{study.study}/tuned/{name}" if section.save else None,
+                    **settings,
+                )
+            )
+    return specs
+
+
+def _settings(study: Study, section: Trained) -> dict[str, Any]:
+    """What all runs of a section are told."""
+    told = section.settings.model_dump()
+    if study.protocol == "paper":
+        told["num_dev"] = 0  # nothing is selected on it, so nothing is held back
+    names = ("device", "protocol", "num_threads")
+    return told | {name: getattr(study, name) for name in names}
+
+
+def _points(
+    study: Study, section: Trained, models: Sequence[ModelEntry], where: str
+) -> Iterator[tuple[ModelEntry, str, list[Trial], list[int]]]:
+    """Each model and method of a section with its trials and seeds, checked."""
+    check_grids(section, where)
+    tried = {method: trials_of(method, section, where) for method in section.methods}
+    check_protocol(study, section, tried, where)
+    settings = section.settings
+    for entry, method in itertools.product(models, section.methods):
+        check_method(method, settings, f"{where}.settings.")
+        check_length(entry, settings.max_length, f"{where}.settings.max_length")
+        place = f"{where}.settings.head_loss"
+        check_head_loss(settings.head_loss, settings.engine, entry.architecture, place)
+        # What trains nothing is the same for each seed, unless its base model is another.
+        seeded = methods.describe(method).trains or entry.weights == "pretrain"
+        seeds = study.seeds_of(section) if seeded else study.seeds_of(section)[:1]
+        yield entry, method, tried[method], seeds
+
+
+def rounding_specs(
+    study: Study, section: Rounding, models: Sequence[ModelEntry], where: str
+) -> list[TaskSpec]:
+    """The runs of an accuracy section for each treatment, which is part of the variant's name."""
+    specs = []
+    for treatment, part in by_treatment(section, where):
+        for spec in task_specs(study, part, models, where):
+            kind, model, variant, rest = spec.run_id.split("/", 3)
+            run_id = f"{kind}/{model}/{variant}-{treatment}/{rest}"
+            specs.append(spec.model_copy(update={"run_id": run_id}))
+    return specs
+
+
+def trials_of(method: str, section: Trained, where: str) -> list[Trial]:
     """Each point of the method's grid or search; of one with a rank, the ranks are variants."""
     grid = section.grids.get(method, {})
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]

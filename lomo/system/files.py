@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -54,6 +54,11 @@ def whole(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes `text` to `path` whole or not at all. Raises UserError where that can't be."""
     write_bytes(path, text.encode())
+
+
+def write_json_lines(path: Path, objects: Iterable[Any]) -> None:
+    """Writes one JSON object a line, whole or not at all. Raises UserError where that can't be."""
+    write_text(path, "".join(json.dumps(one) + "\n" for one in objects))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -41,7 +41,7 @@ _NO_JSONL: dict[bytes, tuple[str, str]] = {
 }
 
 
-class _TwiceError(Exception):
+class TwiceError(Exception):
     """A key that stands twice in an object: to take either would be a guess."""
 
 
@@ -53,7 +53,7 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     try:
         with path.open("rb") as file:
-            _check_kind(path, file.read(64))
+            check_kind(path, file.read(64))
             file.seek(0)
             number = 0
             while line := file.readline(MAX_LINE_BYTES + 2):
@@ -82,7 +82,8 @@ def broken_link(path: Path) -> str | None:
     return str(path.readlink()) if path.is_symlink() and not path.exists() else None
 
 
-def _check_kind(path: Path, head: bytes) -> None:
+def check_kind(path: Path, head: bytes) -> None:
+    """Raises UserError for a file whose first bytes are of no text."""
     found = next((kind for start, kind in _NO_JSONL.items() if head.startswith(start)), None)
     if found is None and b"\0" in head:
         only_zeros = not head.strip(b"\0")
@@ -102,7 +103,7 @@ def _check_kind(path: Path, head: bytes) -> None:
 
 def _parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
-        data = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique)
+        data = json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         problem = f"the line is not UTF-8 text: byte {error.start + 1} is {line[error.start]:#x}"
         raise UserError(problem, where=where, fix=_MEND_LINE) from error
@@ -112,7 +113,7 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
         if line.strip() in (b"{", b"["):
             fix = "write each object on one line: jq -c . FILE, or jq -c '.[]' FILE for a list"
         raise UserError(problem, where=where, fix=fix) from error
-    except _TwiceError as error:
+    except TwiceError as error:
         raise UserError(
             f"the key {error.args[0]!r} stands twice in one object", where=where, fix=_MEND_LINE
         ) from error
@@ -132,11 +133,12 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     return data
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises TwiceError."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+        raise TwiceError(next(key for key in keys if keys.count(key) > 1))
     return found
 
 
@@ -196,9 +198,10 @@ def _object(data: Any, name: str, where: str) -> Document:
     return data
 
 
-def _text(
+def text_of(
     data: Document, field: str, where: str, *, may_be_empty: bool = False, hint: str | None = None
 ) -> str:
+    """The text in a field of an example. Raises UserError where it is none, or blank."""
     value = data.get(field)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
         problem = "lacks" if field not in data else "has no text in"
@@ -249,7 +252,7 @@ def _label(data: Document, layout: Layout, where: str) -> int:
 
 def _flat(data: Document, layout: Layout, where: str) -> Iterator[Document]:
     hint = layout.hint if _is_other_layout(data, layout) else None
-    fields = {field: _text(data, field, where, hint=hint) for field in layout.text_fields}
+    fields = {field: text_of(data, field, where, hint=hint) for field in layout.text_fields}
     yield {**fields, "label": _label(data, layout, where)}
 
 
@@ -285,7 +288,7 @@ def _wsc(data: Document, layout: Layout, where: str) -> Iterator[Document]:
             allowed='{"span1_text": a text, "span2_text": a text}',
             fix=layout.hint if _is_other_layout(data, layout) else None,
         )
-    spans = {field: _text(target, field, where) for field in ("span1_text", "span2_text")}
+    spans = {field: text_of(target, field, where) for field in ("span1_text", "span2_text")}
     for document in _flat(data, layout, where):
         yield {**document, **spans}
 
@@ -299,7 +302,7 @@ def _multirc(data: Document, layout: Layout, where: str) -> Iterator[Document]:
             allowed='{"text": a text, "questions": [{"question": a text, "answers": [...]}]}',
             fix=layout.hint if _is_other_layout(data, layout) else None,
         )
-    paragraph = _text(passage, "text", where)
+    paragraph = text_of(passage, "text", where)
     for question in passage["questions"]:
         answers = _object(question, "a question", where).get("answers")
         if not isinstance(answers, list):
@@ -308,16 +311,16 @@ def _multirc(data: Document, layout: Layout, where: str) -> Iterator[Document]:
             _object(answer, "an answer", where)
             yield {
                 "paragraph": paragraph,
-                "question": _text(question, "question", where),
+                "question": text_of(question, "question", where),
                 # The original files hold a few candidate answers without a word.
-                "answer": _text(answer, "text", where, may_be_empty=True),
+                "answer": text_of(answer, "text", where, may_be_empty=True),
                 "label": _label(answer, layout, where),
             }
 
 
 def _exported_multirc(data: Document, layout: Layout, where: str) -> Iterator[Document]:
     for document in _flat(data, layout, where):
-        yield {**document, "answer": _text(data, "answer", where, may_be_empty=True)}
+        yield {**document, "answer": text_of(data, "answer", where, may_be_empty=True)}
 
 
 _READERS: dict[str, Callable[[Document, Layout, str], Iterator[Document]]] = {

@@ -62,6 +62,10 @@ class Encoder:
         rows: list[list[int]] = whole["input_ids"]
         offsets: list[tuple[int, int]] = whole["offset_mapping"][0]
         length = min(_num_before(spans, end) for spans in whole["offset_mapping"])
+        if offsets and offsets[-1][1] < len((prompt + answers[0]).rstrip()):
+            # Characters without a token were dropped, and all behind them is told too far left.
+            alone = self._tokens_of(prompt[:end])
+            length = min(_num_common([alone, row]) for row in rows)
         length = _num_common([row[:length] for row in rows])
         num_needed = sum(stop > num_free for _, stop in offsets[:length])
         # Something has to stand before the first token that is scored.
@@ -71,6 +75,11 @@ class Encoder:
             [row[length:] for row in rows],
             num_needed if length else len(start),
         )
+
+    def _tokens_of(self, text: str) -> list[int]:
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        found: list[int] = self.tokenizer(text, **options)["input_ids"]
+        return found
 
     def _start_id(self) -> int:
         start = self.tokenizer.bos_token_id
@@ -118,8 +127,9 @@ def _num_before(spans: Sequence[tuple[int, int]], end: int) -> int:
 
 def _num_common(rows: Sequence[list[int]]) -> int:
     """How many of their first tokens all rows share."""
-    columns = zip(*rows, strict=True)
-    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), len(rows[0]))
+    columns = zip(*rows, strict=False)  # up to the end of the shortest
+    shortest = min(map(len, rows))
+    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), shortest)
 
 
 def check_tokens(encoder: Encoder, encoded: Encoded, *, num_rows: int, where: str) -> None:

@@ -11,13 +11,14 @@ import pytest
 from synthetic_steps import history, num_right, samples, steps_per_epoch
 
 import lomo.study.plan
+import lomo.study.trials
 from analysis.cli import main
 from lomo.record import belief, evidence
 from lomo.record.applied import applied_in
 from lomo.record.clock import TimedStep, summarise
 from lomo.record.evidence import Scored
 from lomo.record.schema import Record, write_record
-from lomo.specs import MeasureSpec, TrainSpec
+from lomo.specs import InstructSpec, MeasureSpec, TaskSpec, TrainSpec
 from lomo.study.config import Study
 from lomo.study.plan import Plan, make_plan
 from lomo.system.files import write_text
@@ -101,7 +102,7 @@ def plan_of(study: dict[str, Any]) -> Plan:
     known = models()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lomo.study.plan, "resolve_model", lambda name, *, where: known[name])
-        patch.setattr(lomo.study.plan, "check_protocol", lambda *_: None)
+        patch.setattr(lomo.study.trials, "check_protocol", lambda *_: None)
         return make_plan(parse(Study, study, where="study"), source="config/made-up.yaml")
 
 
@@ -167,7 +168,7 @@ def _efficiency() -> dict[str, Any]:
     }
 
 
-def _training(spec: TrainSpec) -> dict[str, Any]:
+def _training(spec: TaskSpec) -> dict[str, Any]:
     value = num_right(spec) / spec.num_test
     trains = spec.method != "zero_shot"
     epoch = spec.epochs if trains else 0
@@ -273,9 +274,9 @@ def record_dict(spec: TrainSpec | MeasureSpec) -> dict[str, Any]:
             "weights_sha256": "0" * 64,
         },
     }
-    found = applied_in(history(spec))
+    found = None if isinstance(spec, InstructSpec) else applied_in(history(spec))
     record["applied"] = None if found is None else found.model_dump()
-    return record | (_training(spec) if isinstance(spec, TrainSpec) else measured)
+    return record | (_training(spec) if isinstance(spec, TaskSpec) else measured)
 
 
 def failed(record: dict[str, Any], status: str) -> dict[str, Any]:
@@ -302,7 +303,7 @@ def write_results(results: Path, plan: Plan, change: Change | None = None) -> Pa
         missing = {name: "made up" for name in parts if record[name] is None}
         write_record(folder / "record.json", Record.model_validate(record | {"missing": missing}))
         _write_lines(folder / "history.jsonl", history(spec, _slower(record, spec)))
-        if isinstance(spec, TrainSpec):
+        if isinstance(spec, TaskSpec):
             told = record["result"] or {"value": 0.0, "num_examples": spec.num_test}
             told = told["value"], told["num_examples"]
             _write_lines(folder / "samples.jsonl", samples(spec, *told))

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from lomo.specs import MeasureSpec, TrainSpec
+from lomo.specs import MeasureSpec, TaskSpec
 
 # Mean accuracy that a method is given, before the task's and the seed's noise.
 LEVELS = {
@@ -22,7 +22,7 @@ LEVELS = {
 SECONDS = {"sgd": 0.021, "adamw": 0.026, "lora": 0.018, "lomo": 0.020, "adalomo": 0.031}
 
 
-def accuracy(spec: TrainSpec) -> float:
+def accuracy(spec: TaskSpec) -> float:
     """The made-up accuracy of a run: the same for the same run id."""
     noise = random.Random(spec.run_id).uniform(-0.03, 0.03)
     of_task = random.Random(spec.task).uniform(-0.06, 0.08)
@@ -30,12 +30,12 @@ def accuracy(spec: TrainSpec) -> float:
     return round(min(1.0, LEVELS[spec.method] + noise + of_task + of_rank), 2)
 
 
-def num_right(spec: TrainSpec) -> int:
+def num_right(spec: TaskSpec) -> int:
     """How many of the test examples the run gets right."""
     return round(accuracy(spec) * spec.num_test)
 
 
-def steps_per_epoch(spec: TrainSpec) -> int:
+def steps_per_epoch(spec: TaskSpec) -> int:
     """Optimizer steps of one pass over the training examples."""
     return math.ceil(spec.num_train / spec.batch_size)
 
@@ -46,7 +46,7 @@ def _step_seconds(method: str, number: int) -> Iterable[float]:
         yield SECONDS.get(method, 0.024) * (1 + 0.06 * (index % 11 - 5) / 10)
 
 
-def samples(spec: TrainSpec, value: float, number: int) -> Iterable[dict[str, Any]]:
+def samples(spec: TaskSpec, value: float, number: int) -> Iterable[dict[str, Any]]:
     """The lines of a run's samples.jsonl, in so many of which it is right: on what is easy in the
     task, first of all, and a little by chance. Four of MultiRC's share a passage."""
     of_task, of_run = random.Random(spec.task), random.Random(spec.run_id)
@@ -62,7 +62,7 @@ def samples(spec: TrainSpec, value: float, number: int) -> Iterable[dict[str, An
         yield {"doc_id": index, **grouped, "label": label} | found | both
 
 
-def applied(spec: TrainSpec | MeasureSpec, step: int) -> Iterable[dict[str, Any]]:
+def applied(spec: TaskSpec | MeasureSpec, step: int) -> Iterable[dict[str, Any]]:
     """What a step's 16-bit weights took of it: less of the norms than of the rest."""
     if spec.dtype == "float32" or spec.method in ("zero_shot", "lora"):
         return
@@ -79,7 +79,7 @@ def applied(spec: TrainSpec | MeasureSpec, step: int) -> Iterable[dict[str, Any]
     yield {"event": "applied", "step": step, "intended": intended, "groups": groups}
 
 
-def history(spec: TrainSpec | MeasureSpec, slower: float = 1.0) -> Iterable[dict[str, Any]]:
+def history(spec: TaskSpec | MeasureSpec, slower: float = 1.0) -> Iterable[dict[str, Any]]:
     """The lines of a run's history.jsonl; of a measured one, its steps so many times slower."""
     if isinstance(spec, MeasureSpec):
         number = spec.num_warmup_steps + spec.num_timed_steps

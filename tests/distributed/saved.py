@@ -17,6 +17,7 @@ from torch import Tensor
 from lomo.engines.single import Single, training_step
 from lomo.record.clock import Clock, TimedStep
 from lomo.record.tracking import History
+from lomo.run.loop import schedule
 from lomo.run.resume.checkpoints import Checkpoints
 from lomo.run.resume.state import (
     Progress,
@@ -24,7 +25,6 @@ from lomo.run.resume.state import (
     generator_states,
     restore_generators,
 )
-from lomo.run.train import schedule
 from lomo.tasks.batches import micro_batches
 from tests.distributed.cases import ALL, LORA, NUM_STEPS, Case, batch_of, prepare
 from tests.distributed.rank import give_all

@@ -38,10 +38,10 @@ import os, signal
 if "RANK" in os.environ:
     from pathlib import Path
     from safetensors.torch import save_file
-    from lomo.run import train
+    from lomo.run import loop
     from lomo.run.resume.checkpoints import Checkpoints
     Checkpoints.is_due = property(lambda self: True)
-    real_report, real_step, taken = train._Trainer.report, train.training_step, []
+    real_report, real_step, taken = loop.TrainingLoop.report, loop.training_step, []
     def report(self):
         parts = self.engine.own_parts(self.training.model)
         to = Path(os.environ["WEIGHTS_TO"])
@@ -53,7 +53,7 @@ if "RANK" in os.environ:
             if os.environ["RANK"] == "1":
                 os.kill(os.getppid(), int(os.environ["KILL_WITH"]))
         return real_step(*arguments, **options)
-    train._Trainer.report, train.training_step = report, step
+    loop.TrainingLoop.report, loop.training_step = report, step
 """
 
 

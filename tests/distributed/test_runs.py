@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from lomo.model.registry import RANDOM_WEIGHTS
+from lomo.record.belief import doubts
 from lomo.record.schema import Record, read_record
 from lomo.study.config import Study
 from lomo.study.plan import make_plan
@@ -65,6 +66,31 @@ def both(study_dict: dict[str, Any]) -> dict[str, Any]:
     """A study of methods that both engines run."""
     study_dict["superglue"]["methods"] = study_dict["memory"]["methods"] = ["lomo"]
     return study_dict
+
+
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
+def test_instructions_over_two_ranks_are_those_of_one(
+    instruct_dict: dict[str, Any], tmp_path: Path, engine: str
+) -> None:
+    section = instruct_dict["instruct"]
+    section["methods"] = ["lomo"]
+    section["settings"] |= {"num_train": 9, "batch_size": 4}  # the last step has one row
+    records = []
+    for spread in ({}, {"engine": engine, "num_devices": 2}):
+        section["settings"] |= spread
+        plan = make_plan(Study.model_validate(instruct_dict), source="unit.yaml")
+        spec = next(iter(plan.runs.values()))
+        folder = tmp_path / spec.engine
+        arguments = ["--spec", spec.model_dump_json(), "--out", str(folder)]
+        done = run([sys.executable, "-m", "lomo", "instruct", *arguments])
+        assert done.returncode == 0, done.stderr
+        records.append(read_record(folder / "record.json"))
+        assert doubts(records[-1], spec, folder) == []
+    one, two = records
+    assert one.result and two.result and one.training and two.training
+    assert two.result.value == pytest.approx(one.result.value, rel=1e-4)
+    assert two.training.last_epoch_loss == pytest.approx(one.training.last_epoch_loss, rel=1e-4)
+    assert two.training.num_tokens == one.training.num_tokens
 
 
 @pytest.mark.parametrize("engine", ["fsdp2", "zero3"])

@@ -6,11 +6,13 @@ import hashlib
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lomo.cli import main
 from lomo.errors import UserError
 from lomo.model import fetch
+from lomo.tasks.instructions import read_instructions
 
 
 @pytest.fixture
@@ -64,3 +66,33 @@ def test_another_hash_is_refused(wheel: Path, tmp_path: Path) -> None:
 def test_what_to_fetch_has_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", "modelling", "--out", str(tmp_path / "old")]) == 2
     assert "--requirements" in capsys.readouterr().err
+
+
+def test_alpaca_is_the_pinned_file_without_what_has_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [
+        {"instruction": "Name a bird.", "input": "", "output": "A dove.", "text": "all of it"},
+        {"instruction": "Be quiet.", "input": "now", "output": " ", "text": "all of it"},
+    ]
+    got = tmp_path / "got.parquet"
+    pd.DataFrame(items).to_parquet(got)
+    asked: dict[str, object] = {}
+
+    def download(repository: str, file: str, **options: object) -> str:
+        asked.update(options, repository=repository, file=file)
+        return str(got)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    file = tmp_path / "resources" / "alpaca.json"
+    with pytest.raises(UserError, match="its sha256 is"):
+        fetch.alpaca(file)
+    assert not file.exists()
+    digest = hashlib.sha256(got.read_bytes()).hexdigest()
+    monkeypatch.setattr(fetch, "ALPACA", fetch.ALPACA._replace(sha256=digest))
+    assert main(["fetch", "alpaca", "--out", str(file)]) == 0
+    (item,) = read_instructions(file)
+    assert (item.instruction, item.output) == ("Name a bird.", "A dove.")
+    told = capsys.readouterr()
+    assert "1 without an answer left out" in told.out + told.err
+    assert asked["revision"] == fetch.ALPACA.revision and asked["repo_type"] == "dataset"

@@ -20,10 +20,12 @@ ROOT = Path(__file__).parents[2]
 
 TRAIN = {f"train {method}" for method in MODULES}
 MEASURE = {f"measure {method}" for method in MODULES}
+INSTRUCT = {f"instruct {method}" for method in MODULES}
 PRETRAIN, GENERATE = {"pretrain"}, {"generate"}
 SUITE, GENERATE_SUITES = {"suite"}, {"generate_suites"}
 RTE, COPA = {"train lomo rte"}, {"train lomo copa"}
 TASKS = RTE | COPA
+NAMES = TRAIN | TASKS | INSTRUCT | MEASURE | PRETRAIN | GENERATE | SUITE | GENERATE_SUITES
 
 # One process imports the copied package and forks a child for each answer, which reads it anew.
 # What hangs on a file's text alone is not worked out again where that is the same.
@@ -31,7 +33,7 @@ ANSWER = f"""
 import functools, json, os, sys
 from lomo.record import provenance
 from lomo.record.provenance import fingerprint
-names = {sorted(TRAIN | TASKS | MEASURE | PRETRAIN | GENERATE | SUITE | GENERATE_SUITES)!r}
+names = {sorted(NAMES)!r}
 bodies, body = {{}}, provenance._body.__wrapped__
 @functools.cache
 def of_text(name):
@@ -113,7 +115,7 @@ def touched_comments_and_docstrings(text: str) -> str:
 
 
 def of(*methods: str) -> set[str]:
-    return {f"{kind} {method}" for kind in ("train", "measure") for method in methods}
+    return {f"{kind} {method}" for kind in ("train", "instruct", "measure") for method in methods}
 
 
 @pytest.mark.parametrize(
@@ -127,10 +129,15 @@ def of(*methods: str) -> set[str]:
         ("methods/lora.py", of("lora", "lora_lomo")),
         ("methods/sgd.py", of("sgd")),
         ("run/train.py", TRAIN | TASKS),
+        ("run/loop.py", TRAIN | TASKS | INSTRUCT),
+        ("run/instruct/work.py", INSTRUCT),
+        ("run/instruct/perplexity.py", INSTRUCT),
+        ("tasks/instructions.py", INSTRUCT),
+        ("tasks/answers.py", INSTRUCT),
         ("run/evaluate.py", TRAIN | TASKS),
         ("run/measure.py", MEASURE),
         ("memory/measured/meter.py", MEASURE),
-        ("tasks/batches.py", TRAIN | TASKS | MEASURE | PRETRAIN | SUITE),
+        ("tasks/batches.py", TRAIN | TASKS | INSTRUCT | MEASURE | PRETRAIN | SUITE),
         ("suites/layouts.py", SUITE),
         ("run/suites/lm.py", SUITE),
         ("run/suites/score.py", SUITE),
@@ -215,7 +222,7 @@ def test_a_touched_comment_of_a_task_changes_nothing(package: Path, changed_by: 
 
 
 def test_every_kind_of_run_has_its_entry() -> None:
-    named = TRAIN | MEASURE | PRETRAIN | GENERATE | SUITE | GENERATE_SUITES
+    named = TRAIN | INSTRUCT | MEASURE | PRETRAIN | GENERATE | SUITE | GENERATE_SUITES
     kinds = {name.split()[0] for name in named}
     assert kinds | {"analysis", "fits", "predict", "step"} == set(ENTRY)
 

@@ -15,8 +15,9 @@ import wandb
 from lomo.errors import UserError
 from lomo.record.clock import Clock
 from lomo.record.provenance import read_provenance
+from lomo.record.remote.naming import key_of, wandb_id
 from lomo.record.schema import Evidence, Record, write_record
-from lomo.record.tracking import History, publish, wandb_id
+from lomo.record.tracking import History, publish
 from lomo.run.execute import as_record, execute
 from lomo.specs import TrainSpec
 from lomo.study.config import Study
@@ -70,12 +71,18 @@ def test_a_record_becomes_an_offline_run(
     (run,) = started
     assert run.told["mode"] == "offline"
     assert (run.told["group"], run.told["job_type"]) == (spec.study, "train")
-    assert run.told["config"] == spec.model_dump()
+    config = run.told["config"]
+    assert config.pop("names") == {"method": "LOMO", "task": "RTE"}
+    # All of the spec, but of its two folders the name alone: where they lie is nobody's business.
+    folders = {key: Path(getattr(spec, key)).name for key in ("model_path", "data_path")}
+    assert config == spec.model_dump() | folders
     steps = [numbers for _, numbers in run.logged if "step/loss" in numbers]
     assert record.training is not None and record.result is not None
     assert len(steps) == record.training.num_steps
     assert any("dev/value" in numbers for _, numbers in run.logged)
     assert run.summary["accuracy"] == record.result.value
+    assert run.summary[key_of("accuracy", spec.model, "rte")] == record.result.value
+    assert "tokens_per_s_per_device" not in run.summary, "that of Table 2 is a measured run's"
     assert run.exit_code == 0
 
 

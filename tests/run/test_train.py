@@ -338,24 +338,24 @@ def test_running_out_of_time_is_a_result(plan: Plan, tmp_path: Path) -> None:
 def test_running_out_of_memory_is_a_result(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lomo.run import train
+    from lomo.run import loop
 
     def greedy(*_: Any, **__: Any) -> Any:
         return torch.empty(2**58, dtype=torch.uint8)
 
-    monkeypatch.setattr(train, "training_step", greedy)
+    monkeypatch.setattr(loop, "training_step", greedy)
     record = run(spec_of(plan, "lomo"), tmp_path)
     assert record.status == "oom" and record.evidence is not None
     assert "memory" in record.evidence.message and record.evidence.step == 1
 
 
 def test_a_bug_is_not_a_result(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lomo.run import train
+    from lomo.run import loop
 
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(train, "training_step", broken)
+    monkeypatch.setattr(loop, "training_step", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         run(spec_of(plan, "lomo"), tmp_path)
     assert not (tmp_path / "record.json").exists()

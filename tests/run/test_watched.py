@@ -12,7 +12,7 @@ import pytest
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
 from lomo.record.schema import Record
-from lomo.run import train
+from lomo.run import loop
 from lomo.run.applied import MOST_STEPS, steps_of_training
 from lomo.run.execute import execute
 from lomo.study.config import Study
@@ -63,7 +63,7 @@ def test_a_training_in_16_bits_tells_what_was_applied(
 def test_stochastic_rounding_applies_more_in_a_run(
     study_dict: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "steps_of_training", lambda number: range(1, number + 1))
+    monkeypatch.setattr(loop, "steps_of_training", lambda number: range(1, number + 1))
     shares = {}
     for rounding in ("nearest", "stochastic"):
         hyper = {"learning_rate": 0.001, "rounding": rounding}

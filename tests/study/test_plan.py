@@ -13,7 +13,7 @@ import pytest
 
 from lomo.errors import UserError
 from lomo.forecast.command import Planning
-from lomo.specs import MeasureSpec, TrainSpec
+from lomo.specs import MeasureSpec, TaskSpec, TrainSpec
 from lomo.study.config import Study, load_study
 from lomo.study.inputs import model_files
 from lomo.study.plan import Plan, make_plan, read_spec
@@ -131,7 +131,7 @@ def test_a_plan_survives_json(study_dict: dict[str, Any]) -> None:
     back = Plan.model_validate_json(plan.model_dump_json())
     assert back == plan
     kinds = {type(spec) for spec in back.runs.values()}
-    assert kinds == {TrainSpec, MeasureSpec}
+    assert kinds == {TaskSpec, MeasureSpec}
 
 
 def test_a_spec_survives_the_command_line(study_dict: dict[str, Any]) -> None:

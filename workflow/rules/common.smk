@@ -22,7 +22,7 @@ from lomo.pipeline.snakefile import (
 )
 from lomo.errors import UserError
 from lomo.forecast.estimates import forget_unlaunched, resources_of
-from lomo.study.inputs import data_folder, gpus_a_run, model_files, task_files
+from lomo.study.inputs import data_folder, gpus_a_run, instruct_file, model_files, task_files
 from lomo.study.suites.plan import MINIATURE_FILES, suite_files
 from lomo.system.files import hold
 from lomo.study.plan import plan_from_config
@@ -67,9 +67,11 @@ onstart:
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
         native_dtype.keep(PLAN.study)
         launched = {job.rule.name for job in workflow.dag.needrun_jobs()}
-        if launched & {"train", "measure"} or (STANDING.unestimated and "tables" in launched):
+        if launched & {"train", "instruct", "measure"} or (
+            STANDING.unestimated and "tables" in launched
+        ):
             planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
-        if launched & {"train", "measure"}:
+        if launched & {"train", "instruct", "measure"}:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
         if not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
@@ -110,20 +112,26 @@ def beside_snakefile(name):
     return os.path.relpath(Path(workflow.basedir, name))
 
 
+def run_of(wildcards):
+    """The run of a job; one that saves its model is named by what is behind its kind."""
+    named = wildcards.run if hasattr(wildcards, "run") else f"instruct/{wildcards.tuned}"
+    return PLAN.runs[named]
+
+
 def spec_of(wildcards):
     """The run's spec, as its command line wants it."""
-    return PLAN.runs[wildcards.run].model_dump_json()
+    return run_of(wildcards).model_dump_json()
 
 
 def asked_for(wildcards):
     """Host memory and minutes of a run, as the plan has told them."""
-    run = PLAN.runs[wildcards.run]
+    run = run_of(wildcards)
     return resources_of(Path(ESTIMATES), run.run_id, run.timeout_s)
 
 
 def num_devices_of(wildcards):
     """How many devices the run is spread over."""
-    return PLAN.runs[wildcards.run].num_devices
+    return run_of(wildcards).num_devices
 
 
 def rounds_to_come(wildcards):
@@ -136,7 +144,7 @@ def model_of(wildcards):
     """The files of the run's model."""
     hold_triggers()
     make_again_what_does_not_stand()
-    run = PLAN.runs[wildcards.run]
+    run = run_of(wildcards)
     return model_files(PLAN.models[run.model], STUDY, getattr(run, "seed", None))
 
 

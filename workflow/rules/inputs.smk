@@ -101,6 +101,19 @@ rule fetch_superglue:
         "python -m lomo fetch superglue --out {params.out:q} 2> {log:q}"
 
 
+rule fetch_alpaca:
+    """Stanford Alpaca from the hub, at a pinned revision and hash (uses the network)."""
+    output:
+        "resources/alpaca/alpaca.json",
+    log:
+        "resources/logs/fetch-alpaca.log",
+    retries: 3
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m lomo fetch alpaca --out {output:q} 2> {log:q}"
+
+
 rule fetch_modelling:
     """The modelling code of June 2023, by version and hash (uses the network)."""
     input:

@@ -30,6 +30,41 @@ rule train:
         " 2> {log:q}"
 
 
+rule instruct:
+    """One run that trains on instructions and is scored on held-out ones: its record, and its model."""
+    input:
+        model=model_of,
+        data=instruct_file(PLAN.study.instruct) if PLAN.study.instruct else [],
+    output:
+        "results/{study}/runs/instruct/{tuned}/record.json",
+        # Beside the model, and alone where nothing was saved: the note that tells which.
+        *(
+            ["results/{study}/tuned/{tuned}/saved.json"]
+            if PLAN.study.instruct and PLAN.study.instruct.save
+            else []
+        ),
+    log:
+        "results/{study}/logs/instruct/{tuned}.log",
+    wildcard_constraints:
+        tuned=".+",
+    conda:
+        "../../environment.yml"
+    threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
+    resources:
+        machine=1,
+        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
+        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
+        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
+    params:
+        spec=spec_of,
+        out=subpath(output[0], parent=True),
+        estimates=ESTIMATES,
+        code=lambda wildcards: fingerprint_of(run_of(wildcards)),
+    shell:
+        "python -m lomo instruct --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
+        " 2> {log:q}"
+
+
 rule measure:
     """One run that measures memory and speed of a step, its device to itself: its record."""
     input:

@@ -14,6 +14,7 @@ TABLES = (
     *(["table_ablation"] if PLAN.study.ablation else []),
     *(["table_tuning"] if SEARCHED else []),
     *(["table_rounding"] if PLAN.study.rounding else []),
+    *(["table_instruct"] if PLAN.study.instruct else []),
     *(["table_suites"] if PLAN.suites else []),
 )
 FIGURES = (
@@ -28,6 +29,7 @@ FIGURES = (
     *(["fig_ablation"] if PLAN.study.ablation else []),
     *(["fig_tuning"] if SEARCHED else []),
     *(["fig_rounding"] if PLAN.study.rounding else []),
+    *(["fig_instruct"] if PLAN.study.instruct else []),
     *(
         expand(
             "fig_{quantity}_{over}",

@@ -12,13 +12,13 @@ from lomo.record.evidence import SAMPLES
 from lomo.record.provenance import fingerprint_of, read_provenance
 from lomo.record.schema import Provenance
 from lomo.record.suite import Status, SuiteRecord, believed, write_suite_record
-from lomo.run.evaluate import write_samples
 from lomo.run.execute import choose_device, is_out_of_memory
 from lomo.run.suites.kept import Kept, keep, key_of, take
 from lomo.run.suites.score import not_finite
 from lomo.run.suites.tasks import Unsupported
 from lomo.run.suites.work import Found, data_sha256, work
 from lomo.specs import SuiteSpec
+from lomo.system.files import write_json_lines
 
 
 def execute_suite(
@@ -47,7 +47,7 @@ def execute_suite(
         status, why, found.score = "diverged", "a score is not finite", None
     with clock.phase("save"):
         if found.score is not None:
-            write_samples(folder / SAMPLES, found.samples)
+            write_json_lines(folder / SAMPLES, found.samples)
     parts = {
         "evidence": why,
         "model": found.model,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
 from lomo.record.schema import Record, read_record
-from lomo.run import train
+from lomo.run import loop
 from lomo.run.execute import execute
 from lomo.run.resume.checkpoints import Checkpoints
 from lomo.study.config import Study
@@ -36,7 +36,7 @@ RATES = {"lora": 0.01, "adamw": 0.003, "adalomo": 0.01}
 def brisk(study: dict[str, Any], method: str, **changes: Any) -> Any:
     """The spec of a training of 2 epochs and 8 steps, in which the weights move."""
     plan = make_plan(Study.model_validate(study), source="unit.yaml")
-    spec = next(s for s in plan.runs.values() if s.method == method and s.kind == "train")
+    spec = next(s for s in plan.runs.values() if s.method == method and s.kind != "measure")
     hyper = {**spec.hyper, "learning_rate": RATES.get(method, 0.1), **changes.pop("hyper", {})}
     return spec.model_copy(update={"hyper": hyper, **changes})
 
@@ -57,7 +57,7 @@ def at_step(number: int, what: Callable[[], None], *, after: bool = False) -> Ho
     """Does `what` before (or after) the training's step `number` of this process is taken."""
 
     def install(patch: pytest.MonkeyPatch) -> None:
-        real, seen = train.training_step, 0
+        real, seen = loop.training_step, 0
 
         def step(*arguments: Any, **options: Any) -> Any:
             nonlocal seen
@@ -69,7 +69,7 @@ def at_step(number: int, what: Callable[[], None], *, after: bool = False) -> Ho
                 what()
             return found
 
-        patch.setattr(train, "training_step", step)
+        patch.setattr(loop, "training_step", step)
 
     return install
 
@@ -95,7 +95,7 @@ def start(spec: Any, folder: Path, *hooks: Hook) -> int:
         code = 1
         try:
             # As each command does: torch makes a forked process's pool of threads anew at the first
-            # of this, unguarded, and transformers loads weights in several ("Invalid thread pool!").
+            # of this, unguarded, and transformers loads weights in several (Invalid thread pool!).
             torch.set_num_threads(torch.get_num_threads())
             with pytest.MonkeyPatch.context() as patch:
                 _keep_weights(patch, folder)
@@ -115,25 +115,25 @@ def start(spec: Any, folder: Path, *hooks: Hook) -> int:
 
 
 def _keep_weights(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    train_all, report = train._Trainer.train, train._Trainer.report
+    train_all, report = loop.TrainingLoop.train, loop.TrainingLoop.report
 
-    def keep(trainer: train._Trainer, name: str) -> None:
+    def keep(trainer: loop.TrainingLoop, name: str) -> None:
         parts = trainer.engine.own_parts(trainer.training.model)
         save_file({name: part.contiguous() for name, part in parts.items()}, folder / name)
 
-    def train_and_keep(trainer: train._Trainer, *arguments: Any, **options: Any) -> None:
+    def train_and_keep(trainer: loop.TrainingLoop, *arguments: Any, **options: Any) -> None:
         train_all(trainer, *arguments, **options)
         resumed_at = max(trainer.progress.resumed_at_steps, default=0)
         # Else an earlier process has kept them, and was ended with the best epoch's in their place.
         if trainer.progress.num_steps > resumed_at or not (folder / LAST).exists():
             keep(trainer, LAST)
 
-    def report_and_keep(trainer: train._Trainer) -> None:
+    def report_and_keep(trainer: loop.TrainingLoop) -> None:
         report(trainer)
         keep(trainer, REPORTED)
 
-    patch.setattr(train._Trainer, "train", train_and_keep)
-    patch.setattr(train._Trainer, "report", report_and_keep)
+    patch.setattr(loop.TrainingLoop, "train", train_and_keep)
+    patch.setattr(loop.TrainingLoop, "report", report_and_keep)
 
 
 def finish(spec: Any, folder: Path, *hooks: Hook) -> Record:

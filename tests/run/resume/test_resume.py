@@ -56,6 +56,23 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert_same(folder, tmp_path / "whole")
 
 
+def test_so_does_one_on_instructions(instruct_dict: dict[str, Any], tmp_path: Path) -> None:
+    """Its batches are sorted by length, and its weights of the best epoch are kept and saved."""
+    instruct_dict["instruct"]["save"] = True
+    spec = brisk(instruct_dict, "lora_lomo", tuned_path=str(tmp_path / "tuned"))
+    whole = finish(spec, tmp_path / "whole")
+    assert whole.training is not None and whole.training.num_steps == NUM_STEPS
+    tuned = (tmp_path / "tuned" / "model.safetensors").read_bytes()
+    folder = tmp_path / "killed"
+    assert sit(spec, folder, often(), killed_at(6)) == KILLED
+    assert saved(folder) == ["step-00000004-scored", "step-00000005"]
+    (tmp_path / "tuned" / "model.safetensors").unlink()
+    record = finish(spec, folder, often())
+    assert record.resumed_at_steps == [5]
+    assert_same(folder, tmp_path / "whole")
+    assert (tmp_path / "tuned" / "model.safetensors").read_bytes() == tuned
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_ten_kills_at_random_steps(study_dict: dict[str, Any], method: str, tmp_path: Path) -> None:
