@@ -79,7 +79,7 @@ def _scope(collected: Collected, verdicts: Sequence[Verdict], found: Sequence[Fi
         "Scope of reproducibility",
         f"Whether {len(found)} claims of {PAPER} hold, and {decimals(len(numbers), 0)} values that "
         f"it prints, of which {decimals(sum(1 for _ in tried), 0)} could be put to the test here. "
-        f"Study {study.study}: {models} with {methods}{on}.",
+        f"Study {study.study}: {f'{models} with {methods}{on}' if models else 'suites alone'}.",
     )
 
 
