@@ -95,7 +95,7 @@ def start(spec: Any, folder: Path, *hooks: Hook) -> int:
         code = 1
         try:
             # As each command does: torch makes a forked process's pool of threads anew at the first
-            # of this, unguarded, and transformers loads weights in several ("Invalid thread pool!").
+            # of this, unguarded, and transformers loads weights in several: "Invalid thread pool!"
             torch.set_num_threads(torch.get_num_threads())
             with pytest.MonkeyPatch.context() as patch:
                 _keep_weights(patch, folder)
