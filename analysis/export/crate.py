@@ -15,7 +15,7 @@ from lomo.study.plan import Plan
 NAME = "ro-crate-metadata.json"
 CONTEXT = "https://w3id.org/ro/crate/1.2/context"
 VERSION = "https://w3id.org/ro/crate/1.2"
-LICENSE = "https://www.apache.org/licenses/LICENSE-2.0"
+LICENSE = "#licence"
 LOMO_PAPER = "https://doi.org/10.18653/v1/2024.acl-long.445"
 MEDIA = {
     ".csv": "text/csv",
@@ -143,8 +143,8 @@ def _context() -> list[dict[str, Any]]:
         {
             "@id": LICENSE,
             "@type": "CreativeWork",
-            "name": "Apache License 2.0",
-            "description": "the licence of lomo-repro, and of what it makes of its own",
+            "name": "no licence is given",
+            "description": "Whoever sends this names one. Texts of SuperGLUE have their own.",
         },
         {
             "@id": LOMO_PAPER,
