@@ -47,7 +47,7 @@ from lomo.study.refusals import (
     check_saved,
     untrainable,
 )
-from lomo.study.suites.plan import plan_suites
+from lomo.study.suites.plan import BASE, plan_suites
 from lomo.study.trials import instruct_specs, resolved_hyper, rounding_specs, task_specs
 from lomo.system.files import read_json, read_text
 from lomo.system.strict import Strict, parse
@@ -70,7 +70,7 @@ class Plan(Strict):
         """Folder -> (model, seed) of each base model that the pipeline trains for these runs."""
         runs: list[TrainSpec | SuiteSpec] = [
             *(run for run in self.runs.values() if isinstance(run, TrainSpec)),
-            *(run for run in self.suites.values() if run.method == "base"),
+            *(run for run in self.suites.values() if run.method == BASE),
         ]
         return {
             run.model_path: (run.model, run.seed)
@@ -132,7 +132,8 @@ def make_plan(study: Study, *, source: str) -> Plan:
         asked = [_entry(study, model, where) for model in study.models_of(study.suites)]
         for entry in asked:
             _add(entry, entries, where)
-        suites = plan_suites(study, study.suites, asked, where)
+        trained = [spec for spec in runs.values() if isinstance(spec, InstructSpec)]
+        suites = plan_suites(study, study.suites, asked, trained, where)
     return Plan(
         study=study, source=source, models=entries, runs=runs, sections=sections, suites=suites
     )

@@ -299,3 +299,16 @@ def keyed(spec: SuiteSpec) -> str:
     assert data is not None
     here = read_provenance(spec, "cpu")
     return key_of(spec, str(weights_sha256(spec.model_path)), data, here)
+
+
+def test_where_a_training_saved_no_model_there_is_nothing_to_score(
+    suites: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "tuned"
+    model.mkdir()
+    told = {"saved": False, "by": "instruct/m/lomo/s1/t0", "reason": "the run's status is diverged"}
+    (model / "saved.json").write_text(json.dumps(told))
+    record = done(spec_of(model, suites), tmp_path / "run")
+    assert record.status == "unsupported" and record.score is None
+    why = "instruct/m/lomo/s1/t0 saved no model: the run's status is diverged"
+    assert record.evidence == why

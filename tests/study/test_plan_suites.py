@@ -55,6 +55,40 @@ def test_a_suite_leaves_the_other_runs_as_they_are(study_dict: dict[str, Any]) -
     assert [suite_files(run) for run in after.suites.values()] == [[], []]
 
 
+def test_models_that_instruct_saves_are_scored_beside_their_base(
+    study_dict: dict[str, Any], tmp_path: Path
+) -> None:
+    items = [{"instruction": f"Say {n}.", "output": f"{n}."} for n in range(60)]
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    models = study_dict["superglue"]["models"]
+    instruct: dict[str, Any] = {
+        "models": models,
+        "methods": ["zero_shot", "lora", "lomo"],
+        "data": str(tmp_path / "items.json"),
+        "seeds": [1, 2, 3],
+        "save": True,
+        "settings": {"num_train": 16, "num_dev": 8, "num_test": 8, "max_length": 64},
+    }
+    suites = {"models": models, "data": "hub", "tasks": {"arc_easy": {}}}
+    study = {"study": "unit", "title": "t", "data": "generated"}
+    study |= {"instruct": instruct, "suites": suites}
+    plan = plan_of(study)
+    model = Path(models[0]).name
+    tuned = {run.run_id: run for run in plan.suites.values() if run.method != "base"}
+    assert [(run.method, run.seed) for run in tuned.values()] == [
+        (method, seed) for method in ("lora", "lomo") for seed in (1, 2, 3)
+    ]
+    run = tuned[f"suite/{model}/lora-r2/arc_easy/s2"]
+    assert run.model_path == f"results/unit/tuned/{model}/lora-r2/s2/t0"
+    assert len(plan.suites) == len(tuned) + 1
+    instruct["save"] = False
+    assert list(plan_of(study).suites) == [f"suite/{model}/base/arc_easy"]
+    instruct |= {"save": True, "grids": {"lomo": {"learning_rate": [0.1, 0.2]}}}
+    study["budget"] = "unequal"
+    with pytest.raises(UserError, match="saves 2 models of lomo for each seed"):
+        plan_of(study)
+
+
 def test_humaneval_is_refused_where_nothing_contains_it(
     study_dict: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,8 @@ def finished_at(checkout: Path) -> dict[str, int]:
 def test_killed_in_the_middle_of_training_it_ends_with_the_same_tables(checkout: Path) -> None:
     history = checkout / LOMO_RUN / "history.jsonl"
     process = start(checkout)
-    wait_for(lambda: num_lines(history) > 10 or process.poll() is not None)
+    # One of the lines may be an evaluation's, and the last step's save may be on its way.
+    wait_for(lambda: num_lines(history) > 12 or process.poll() is not None)
     assert process.poll() is None, (checkout / "output.txt").read_text()
     with pytest.raises(UserError, match="another snakemake"):
         hold(checkout / "results/mini/.lock")

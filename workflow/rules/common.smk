@@ -23,7 +23,7 @@ from lomo.pipeline.snakefile import (
 from lomo.errors import UserError
 from lomo.forecast.estimates import forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, instruct_file, model_files, task_files
-from lomo.study.suites.plan import MINIATURE_FILES, suite_files
+from lomo.study.suites.plan import BASE, MINIATURE_FILES, suite_files
 from lomo.system.files import hold
 from lomo.study.plan import plan_from_config
 from lomo.model.registry import with_random_weights

@@ -7,6 +7,8 @@ def suite_model_of(wildcards):
     """The files of the model that is scored."""
     make_again_what_does_not_stand()
     run = PLAN.suites[wildcards.run]
+    if run.method != BASE:
+        return [f"{run.model_path}/saved.json"]
     return model_files(PLAN.models[run.model], STUDY, run.seed)
 
 

@@ -16,7 +16,7 @@ from lomo.model.checkpoint import read_config
 from lomo.model.weights import weights_sha256
 from lomo.record.schema import Record
 from lomo.specs import InstructSpec
-from lomo.system.files import whole, write_text
+from lomo.system.files import read_json, whole, write_text
 
 NOTE = "saved.json"
 
@@ -55,3 +55,10 @@ def tell_unsaved(spec: InstructSpec, record: Record) -> None:
     told = {"saved": False, "tuned_from": spec.model, "by": spec.run_id, "reason": why}
     with whole(Path(spec.tuned_path)) as new:
         write_text(new / NOTE, json.dumps(told, indent=1) + "\n")
+
+
+def why_not_saved(folder: Path) -> str | None:
+    """The reason that a training left in place of its model; None where there is a model."""
+    note = folder / NOTE
+    told = read_json(note) if note.is_file() else {}
+    return None if told.get("saved", True) else f"{told['by']} saved no model: {told['reason']}"

@@ -13,6 +13,7 @@ from lomo.record.provenance import fingerprint_of, read_provenance
 from lomo.record.schema import Provenance
 from lomo.record.suite import Status, SuiteRecord, believed, write_suite_record
 from lomo.run.execute import choose_device, is_out_of_memory
+from lomo.run.instruct.saved import why_not_saved
 from lomo.run.suites.kept import Kept, keep, key_of, take
 from lomo.run.suites.score import not_finite
 from lomo.run.suites.tasks import Unsupported
@@ -36,6 +37,8 @@ def execute_suite(
     status: Status = "ok"
     why = None
     try:
+        if (reason := why_not_saved(Path(spec.model_path))) is not None:
+            raise Unsupported(reason)
         found = _found(spec, device, clock, found, provenance, scores)
     except Unsupported as error:
         status, why = "unsupported", str(error)

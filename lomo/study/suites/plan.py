@@ -6,12 +6,14 @@ Every line of local files is read: what is wrong in the last of them is told bef
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from lomo import methods
 from lomo.contained.probe import require
 from lomo.errors import UserError
 from lomo.model.registry import ModelEntry, looked_from
-from lomo.specs import SuiteSpec
+from lomo.specs import InstructSpec, SuiteSpec
 from lomo.study.config import Study
 from lomo.study.inputs import model_folder
 from lomo.study.suites.names import check_name
@@ -20,6 +22,7 @@ from lomo.suites.known import Found, find
 from lomo.suites.layouts import documents, files_of, subjects_of
 
 HUB, GENERATED = "hub", "generated"
+BASE = "base"  # what nothing has tuned
 # What the pipeline makes below a study's data/suites.
 MINIATURE_FILES = tuple(
     f"miniature/{split}/{subject}_{split}.csv"
@@ -29,10 +32,20 @@ MINIATURE_FILES = tuple(
 
 
 def plan_suites(
-    study: Study, section: Suites, entries: Iterable[ModelEntry], where: str
+    study: Study,
+    section: Suites,
+    entries: Iterable[ModelEntry],
+    trained: Iterable[InstructSpec],
+    where: str,
 ) -> dict[str, SuiteSpec]:
-    """The section's runs by their ids. Raises UserError for what can't be honoured."""
+    """The section's runs by their ids. Raises UserError for what can't be honoured.
+
+    trained: trainings on instructions; those that save a model of `entries` are scored as well.
+    """
     entries = list(entries)
+    names = {entry.name for entry in entries}
+    tuned = [spec for spec in trained if spec.model in names and _is_kept(spec)]
+    _check_trials(tuned, where)
     paths = {}
     for name, task in section.tasks.items():
         place = f"{where}.tasks.{name}"
@@ -52,33 +65,78 @@ def plan_suites(
         spec.run_id: spec
         for entry in entries
         for name, task in section.tasks.items()
-        for spec in _specs(study, section, entry, name, task, paths[name])
+        for folder in (*_as_they_are(study, section, entry), *_tuned(tuned, entry))
+        for spec in [_spec(study, section, folder, name, task, paths[name])]
     }
 
 
-def _specs(
-    study: Study, section: Suites, entry: ModelEntry, name: str, task: SuiteTask, data: str
-) -> Iterable[SuiteSpec]:
+@dataclass(frozen=True)
+class _Folder:
+    """A model that is scored: as a method left it (`base`: as it was), of a seed or of none."""
+
+    model: str
+    path: str
+    method: str
+    variant: str
+    seed: int | None
+
+
+def _as_they_are(study: Study, section: Suites, entry: ModelEntry) -> Iterable[_Folder]:
     seeds: list[int | None] = [None]
     if entry.weights == "pretrain":
         seeds = [*study.seeds_of(section)]
     for seed in seeds:
-        made = "" if seed is None else f"/s{seed}"
-        yield SuiteSpec(
-            study=study.study,
-            run_id=f"suite/{entry.name}/base/{name}{made}",
-            model=entry.name,
-            model_path=model_folder(entry, study.study, seed),
-            seed=seed,
-            task=name,
-            data_path=data,
-            batch_size=section.batch_size,
-            device=study.device,
-            dtype=section.dtype,
-            attention=section.attention,
-            num_threads=study.num_threads,
-            **task.model_dump(),
-        )
+        path = model_folder(entry, study.study, seed)
+        yield _Folder(entry.name, path, BASE, BASE, seed)
+
+
+def _tuned(tuned: Iterable[InstructSpec], entry: ModelEntry) -> Iterable[_Folder]:
+    for spec in tuned:
+        if spec.model == entry.name:
+            _, _, variant, *_ = spec.run_id.split("/")
+            yield _Folder(spec.model, str(spec.tuned_path), spec.method, variant, spec.seed)
+
+
+def _is_kept(spec: InstructSpec) -> bool:
+    return spec.tuned_path is not None and methods.describe(spec.method).trains
+
+
+def _check_trials(tuned: Iterable[InstructSpec], where: str) -> None:
+    """A row of the table is one way to tune; which of several trials it were, nobody has said."""
+    trials: dict[str, set[str]] = {}
+    for spec in tuned:
+        _, _, variant, _, trial = spec.run_id.split("/")
+        trials.setdefault(spec.method, set()).add(f"{variant}/{trial}")
+    for method, found in trials.items():
+        if len(found) > 1:
+            raise UserError(
+                f"instruct trains and saves {len(found)} models of {method} for each seed",
+                where=where,
+                allowed="one trial a method where the tuned models are scored, too",
+                fix="choose one in `instruct`: grids with one value each; or leave out its save",
+            )
+
+
+def _spec(
+    study: Study, section: Suites, folder: _Folder, name: str, task: SuiteTask, data: str
+) -> SuiteSpec:
+    made = "" if folder.seed is None else f"/s{folder.seed}"
+    return SuiteSpec(
+        study=study.study,
+        run_id=f"suite/{folder.model}/{folder.variant}/{name}{made}",
+        model=folder.model,
+        model_path=folder.path,
+        method=folder.method,
+        seed=folder.seed,
+        task=name,
+        data_path=data,
+        batch_size=section.batch_size,
+        device=study.device,
+        dtype=section.dtype,
+        attention=section.attention,
+        num_threads=study.num_threads,
+        **task.model_dump(),
+    )
 
 
 def _data_path(study: str, section: Suites, name: str, found: Found | None, where: str) -> str:
