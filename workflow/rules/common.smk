@@ -157,6 +157,20 @@ def data_of(wildcards):
     )
 
 
+def suite_model_of(wildcards):
+    """The files of the model that is scored."""
+    make_again_what_does_not_stand()
+    run = PLAN.suites[wildcards.run]
+    if run.method != BASE:
+        return [f"{run.model_path}/saved.json"]
+    return model_files(PLAN.models[run.model], STUDY, run.seed)
+
+
+def suite_data_of(wildcards):
+    """The suite's own files; none where they come from the hub."""
+    return suite_files(PLAN.suites[wildcards.run])
+
+
 def labels_of(name):
     """Its number in the paper, what it shows and of what: how Snakemake's own report lists it."""
     words = name.removeprefix("paper_").replace("table", "").replace("fig", "")

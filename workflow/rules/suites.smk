@@ -3,20 +3,6 @@
 SUITE_IDS = list(PLAN.suites)
 
 
-def suite_model_of(wildcards):
-    """The files of the model that is scored."""
-    make_again_what_does_not_stand()
-    run = PLAN.suites[wildcards.run]
-    if run.method != BASE:
-        return [f"{run.model_path}/saved.json"]
-    return model_files(PLAN.models[run.model], STUDY, run.seed)
-
-
-def suite_data_of(wildcards):
-    """The suite's own files; none where they come from the hub."""
-    return suite_files(PLAN.suites[wildcards.run])
-
-
 rule generate_suites:
     """The miniature suite, in MMLU's layout."""
     output:
