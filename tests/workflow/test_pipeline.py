@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mini_model import MODELS
 
 from lomo.errors import UserError
 from lomo.system.files import hold
@@ -21,20 +22,6 @@ ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.slow
 
-MODELS = """
-mini:
-  weights: pretrain
-  architecture:
-    model_type: llama
-    vocab_size: 400
-    hidden_size: 32
-    intermediate_size: 64
-    num_hidden_layers: 2
-    num_attention_heads: 2
-    max_position_embeddings: 256
-    tie_word_embeddings: false
-  pretrain: {num_steps: 20, batch_size: 4, sequence_length: 32, learning_rate: 0.003}
-"""
 STUDY = """
 study: mini
 title: a study for a test
