@@ -11,6 +11,7 @@ from typing import Any
 
 from lomo.record.schema import Record
 from lomo.study.plan import Plan
+from lomo.system.files import write_text
 
 NAME = "ro-crate-metadata.json"
 CONTEXT = "https://w3id.org/ro/crate/1.2/context"
@@ -71,7 +72,7 @@ def write_crate(folder: Path, plan: Plan, records: Sequence[Record], made_at: da
         *_context(),
     ]
     text = json.dumps({"@context": CONTEXT, "@graph": graph}, indent=1) + "\n"
-    (folder / NAME).write_text(text, encoding="utf-8")
+    write_text(folder / NAME, text)
 
 
 def _to(name: str) -> dict[str, str]:

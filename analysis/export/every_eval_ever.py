@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from lomo.study.config import Study
 from lomo.study.plan import Plan
+from lomo.system.files import write_text
 
 from ..records.collected import Collected
 from .examples import SUPERGLUE_PAGE, collection, data_title, prompt_template
@@ -47,9 +48,9 @@ def write_logs(
             left.append(LeftOut(f"{FORMAT}, examples", f"{variant.model} {variant.variant}", why))
         log = _log(collected.plan, variant, lines, made_at)
         (folder / log.path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / log.path).write_text(log.text, encoding="utf-8")
+        write_text(folder / log.path, log.text)
         if log.samples:
-            (folder / log.samples_path).write_text(log.samples, encoding="utf-8")
+            write_text(folder / log.samples_path, log.samples)
     return left
 
 

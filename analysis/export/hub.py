@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lomo.study.config import Study
+from lomo.system.files import write_text
 
 from ..text.units import decimals
 from .examples import SUPERGLUE_HUB
@@ -61,4 +62,4 @@ def write_entries(found: dict[str, list[Any]], folder: Path) -> None:
     for name, listed in found.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(listed, sort_keys=False, allow_unicode=True, width=1000)
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)

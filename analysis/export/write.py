@@ -13,7 +13,7 @@ import pandas as pd
 
 from lomo.errors import UserError
 from lomo.record.schema import Record
-from lomo.system.files import whole
+from lomo.system.files import whole, write_text
 
 from ..records.collect import read_records
 from ..records.collected import Collected, load
@@ -51,8 +51,8 @@ def export(results: Path, out: Path) -> list[LeftOut]:
         hub.write_entries(of_hub, part / "hub")
         left += [*not_of_hub, *_copy(collected, records, part / "study")]
         frame = pd.DataFrame(left, columns=list(LeftOut.__dataclass_fields__))
-        (part / "left_out.csv").write_text(csv_text(frame), encoding="utf-8")
-        (part / "README.md").write_text(_readme(collected, records, part), encoding="utf-8")
+        write_text(part / "left_out.csv", csv_text(frame))
+        write_text(part / "README.md", _readme(collected, records, part))
         crate.write_crate(part, collected.plan, records, made_at)
     return left
 

@@ -39,6 +39,7 @@ OWN_WRITERS = {
     "lomo/run/resume/checkpoints.py",  # into a folder that is renamed; full, the run goes on
     "lomo/run/resume/tensors.py",  # the same
     "analysis/page/publish.py",  # into a folder that `whole` renames
+    "analysis/export/write.py",  # the same
 }
 
 

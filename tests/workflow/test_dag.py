@@ -106,7 +106,8 @@ def test_a_bare_dry_run_plans_the_default_study_by_the_profile(checkout: Path) -
     plan = make_plan(load_study(ROOT / "config" / "tiny.yaml"), source="config/tiny.yaml")
     measured = {spec.model for spec in plan.runs.values() if spec.kind == "measure"}
     made = {"generate": 1, "pretrain": len(plan.bases()), "random_model": len(measured)}
-    expected = {**ALWAYS, **kinds(plan), **made}
+    suites = {"generate_suites": 1, "suite": len(plan.suites)}
+    expected = {**ALWAYS, **kinds(plan), **made, **suites}
     assert job_counts(done) == expected
 
 

@@ -17,7 +17,7 @@ from lomo.record.made import digest, files_in, read
 from lomo.record.remote.naming import LONGEST, wandb_id, without_places
 from lomo.record.tracking import UNTOLD, nothing_sent
 from lomo.study.plan import Plan
-from lomo.system.files import read_json, read_text, whole, write_text
+from lomo.system.files import read_json, read_text, whole, write_bytes, write_text
 
 KINDS = ("tables", "figures", "records")
 ARTIFACTS = Path("dashboard", "artifacts")  # below a study's folder
@@ -35,7 +35,7 @@ def write_outcome(results: Path, plan: Plan, entity: str, project: str) -> Path 
     with whole(staged) as new:
         for name, data in _told(results, plan):
             (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(data)
+            write_bytes(new / name, data)
     names = "\n".join(path.relative_to(staged).as_posix() for path in files_in(staged))
     content = hashlib.sha256(f"{names}\n{digest(files_in(staged))}".encode()).hexdigest()
     identity, mark = wandb_id(plan.study.study, "outcome", content), staged.parent / "outcome.json"
