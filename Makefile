@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 ARGS ?=
 # A process of tests a core, each given whole files: some files are one story. None: make test SPREAD=
-SPREAD ?= -n logical --dist loadfile
+SPREAD ?= -n logical --dist loadfile --no-loadscope-reorder
 
 BIN := $(abspath $(VENV)/bin)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check

@@ -24,6 +24,11 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 gc.disable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole pipelines first: begun last, the longest of them would be left to one process."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
 def pytest_collection_finish() -> None:
     gc.enable()
 
