@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 from lomo.errors import UserError
 from lomo.system.files import cannot_use, parse_json, read_text
@@ -80,8 +80,8 @@ def ended(command: Callable[[], object]) -> int:
         told = cannot_use(error)
         if told is None:
             raise
-        if error.filename is None:  # its output; what waits in the buffer would fail again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.filename is None:  # its output
+            _silence(sys.stdout)
         return refuse(told)
     return code if isinstance(code, int) else 0
 
@@ -92,9 +92,15 @@ def refuse(error: UserError) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
     except OSError:
         # A job's stderr is its log, which may lie on the disk that is full: stdout is the console.
+        _silence(sys.stderr)
         with contextlib.suppress(OSError):
             print(f"error: {error}", flush=True)
     return 2
+
+
+def _silence(stream: TextIO) -> None:
+    """What waits in the stream's buffer would fail again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 Result = TypeVar("Result")
@@ -123,6 +129,12 @@ def waiting(what: str, *, shown: bool = True) -> Iterator[None]:
 
 
 def _tell(what: str, done: threading.Event, live: bool) -> None:
+    # A full disk is for the command to meet, and to tell where it can be.
+    with contextlib.suppress(OSError):
+        _tell_until(done, what, live)
+
+
+def _tell_until(done: threading.Event, what: str, live: bool) -> None:
     started, pause = time.monotonic(), QUIET_S
     while not done.wait(pause):
         text = f"{what} ({time.monotonic() - started:.0f} s)"

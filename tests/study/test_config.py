@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,15 @@ def test_the_readme_names_every_study(path: Path) -> None:
 
 
 @by_stem
-def test_every_study_makes_a_plan(path: Path, model_folder: Path, data_folder: Path) -> None:
+def test_every_study_makes_a_plan(
+    path: Path, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
     data = read_yaml(path)
+    if path.stem == "suites":  # its files are the user's
+        items = [{"instruction": f"Say {n}.", "output": f"{n}."} for n in range(1000)]
+        (tmp_path / "items.json").write_text(json.dumps(items))
+        data["instruct"]["data"] = str(tmp_path / "items.json")
+        data["suites"] |= {"data": "hub", "tasks": {"mmlu": data["suites"]["tasks"]["mmlu"]}}
     if path.stem == "local":
         data |= {"data": str(data_folder), "models": str(model_folder)}
         data["superglue"]["settings"]["max_length"] = 200  # the fixture has 256 positions

@@ -147,6 +147,32 @@ def test_where_the_log_is_full_the_message_is_on_the_console() -> None:
     assert done.returncode == 2 and done.stdout.startswith("error: no-such-study.yaml")
 
 
+def test_a_slow_command_says_on_a_full_log_that_it_waits_and_ends_as_it_would() -> None:
+    program = """
+import sys, time
+from lomo.errors import UserError
+from lomo.system import command
+command.QUIET_S = 0.01
+
+def work():
+    with command.waiting("looking"):
+        time.sleep(0.3)
+    raise UserError("is missing", where="that")
+
+sys.exit(command.ended(work))
+"""
+    with Path("/dev/full").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (2, "error: that: is missing\n")
+
+
 def test_where_the_output_is_full_the_message_is_in_the_log() -> None:
     output = os.open("/dev/full", os.O_WRONLY)
     done = lomo("runs", "config/tiny.yaml", stdout=output)
