@@ -129,12 +129,6 @@ def waiting(what: str, *, shown: bool = True) -> Iterator[None]:
 
 
 def _tell(what: str, done: threading.Event, live: bool) -> None:
-    # A full disk is for the command to meet, and to tell where it can be.
-    with contextlib.suppress(OSError):
-        _tell_until(done, what, live)
-
-
-def _tell_until(done: threading.Event, what: str, live: bool) -> None:
     started, pause = time.monotonic(), QUIET_S
     while not done.wait(pause):
         text = f"{what} ({time.monotonic() - started:.0f} s)"
