@@ -19,11 +19,12 @@ from ..records.accuracy import Cell, accuracy_cells, find, tasks_of
 from ..records.collected import Collected
 from ..records.histories import Curve, Over, Quantity, curve, untrained
 from ..text.labels import line_ends
-from ..text.names import METHODS, method_order, method_title, task_title
+from ..text.names import METHODS, method_title, task_title
 from ..text.style import (
     COLUMN,
     PAGE,
     method_colour,
+    method_legend,
     method_marker,
     new_figure,
     placeholder,
@@ -150,21 +151,13 @@ def _line(
 
 
 def _legend(figure: Figure, methods: Collection[str], quantity: Quantity) -> None:
-    look: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2}
-    marks = [
-        Line2D(
-            *([], []),
-            color=method_colour(method),
-            marker=method_marker(method),
-            label=method_title(method),
-            **look,
-        )
-        for method in sorted(set(methods), key=method_order)
-    ]
-    if quantity == "accuracy":
-        base = method_colour("zero_shot")
-        marks.append(Line2D([], [], color=base, label=method_title("zero_shot"), **UNTRAINED))
-    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), handlelength=1.8)
+    untrained = Line2D(
+        *([], []),
+        color=method_colour("zero_shot"),
+        label=method_title("zero_shot"),
+        **UNTRAINED,
+    )
+    method_legend(figure, methods, *([untrained] if quantity == "accuracy" else []))
 
 
 def _ylabel(collected: Collected, quantity: Quantity) -> str:

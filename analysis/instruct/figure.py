@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..records.collected import Collected
 from ..records.histories import Curve, curve
-from ..text.names import method_order, method_title
 from ..text.style import (
     PAGE,
     method_colour,
+    method_legend,
     method_marker,
     new_figure,
     placeholder,
@@ -49,7 +47,7 @@ def figure_instruct(collected: Collected) -> Figure:
     panels[1].set_ylabel("perplexity")
     panels[1].set_title(f"on {split[collected.plan.study.selection]}")
     panels[0].set_title(model)
-    _legend(figure, [each.method for each in losses])
+    method_legend(figure, [each.method for each in losses])
     return figure
 
 
@@ -75,18 +73,3 @@ def _panel(axes: Axes, curves: Sequence[Curve], *, marked: bool) -> None:
     axes.set_xlabel("optimizer step")
     axes.set_xlim(left=0)
     quiet_grid(axes, "y")
-
-
-def _legend(figure: Figure, methods: Sequence[str]) -> None:
-    look: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2}
-    marks = [
-        Line2D(
-            *([], []),
-            color=method_colour(method),
-            marker=method_marker(method),
-            label=method_title(method),
-            **look,
-        )
-        for method in sorted(set(methods), key=method_order)
-    ]
-    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), handlelength=1.8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lomo.system.files import write_bytes
+
+from .names import method_order, method_title
 
 INK, QUIET, FAINT = "#1f2328", "#59636e", "#d8dee4"
 
@@ -138,6 +141,23 @@ def quiet_grid(axes: Axes, axis: Any) -> None:
     """Faint lines behind the data along one axis."""
     axes.grid(axis=axis, color=FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def method_legend(figure: Figure, methods: Iterable[str], *more: Line2D) -> None:
+    """Above the panels: each method's colour and mark, in the methods' order; then `more`."""
+    look: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2}
+    marks = [
+        Line2D(
+            *([], []),
+            color=method_colour(method),
+            marker=method_marker(method),
+            label=method_title(method),
+            **look,
+        )
+        for method in sorted(set(methods), key=method_order)
+    ]
+    marks += more
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), handlelength=1.8)
 
 
 def placeholder(reason: str, title: str) -> Figure:

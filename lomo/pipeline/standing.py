@@ -127,6 +127,10 @@ def _look_at_records(
             odd.append(f"{run_id} ({why})")
         elif len(sources) == len(names):
             _settle([path], _inputs_of(results, plan, spec))
+    _tell_again(odd, found)
+
+
+def _tell_again(odd: list[str], found: Standing) -> None:
     if odd:
         more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
         found.reasons.append(f"done again: {odd[0]}{more}")
@@ -159,9 +163,7 @@ def _look_at_suites(
         if why is not None:
             found.files.add(path.as_posix())
             odd.append(f"{run_id} ({why})")
-    if odd:
-        more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
-        found.reasons.append(f"done again: {odd[0]}{more}")
+    _tell_again(odd, found)
 
 
 def _why_not(record: dict[str, Any], spec: dict[str, Any], code: str, folder: Path) -> str | None:
