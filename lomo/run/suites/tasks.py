@@ -109,16 +109,8 @@ def _miniature() -> dict[str, Any]:
     return dict(yaml.safe_load(MINIATURE.read_text(encoding="utf-8")))
 
 
-def check_room(tasks: Mapping[str, Task], positions: int | None, where: str) -> None:
-    """Raises UserError where an answer may take all positions of the model."""
-    for name, task in tasks.items():
-        if task.get_config("output_type") != "generate_until" or positions is None:
-            continue
-        tokens = int((task.get_config("generation_kwargs") or {}).get("max_gen_toks", 256))
-        if tokens >= positions:
-            raise UserError(
-                f"an answer of {tokens} tokens leaves no room for a question of {name}: the model "
-                f"has {positions} positions",
-                where=where,
-                allowed=f"max_gen_toks below {positions}",
-            )
+def tokens_of(tasks: Mapping[str, Task]) -> int | None:
+    """How many tokens the longest answer may take; None where none is generated."""
+    generating = [t for t in tasks.values() if t.get_config("output_type") == "generate_until"]
+    asked = (task.get_config("generation_kwargs") or {} for task in generating)
+    return max((int(options.get("max_gen_toks", 256)) for options in asked), default=None)

@@ -11,7 +11,6 @@ from typing import Any
 from transformers import AutoConfig
 
 from lomo.contained.probe import require
-from lomo.errors import UserError
 from lomo.model.weights import load_model, load_tokenizer, weights_sha256
 from lomo.record.clock import Clock
 from lomo.record.made import digest
@@ -20,10 +19,11 @@ from lomo.record.suite import Score
 from lomo.run.findings import model_facts
 from lomo.run.suites import score
 from lomo.run.suites.lm import SuiteLM
-from lomo.run.suites.tasks import HUB, check_room, load_tasks
+from lomo.run.suites.tasks import HUB, load_tasks, tokens_of
 from lomo.specs import SuiteSpec
 from lomo.suites.known import find
 from lomo.suites.layouts import files_of
+from lomo.suites.room import check_room
 
 Scored = tuple[Score, list[dict[str, Any]]]
 
@@ -73,17 +73,11 @@ def _asked(spec: SuiteSpec) -> Callable[[SuiteLM], Scored]:
     if known is not None and known.suite.runs_code:
         require("task: humaneval")
         problems = score.first_problems(data, spec.limit)
-        tokens = spec.max_gen_toks or known.suite.max_gen_toks or 0
-        if positions is not None and tokens >= positions:
-            raise UserError(
-                f"a completion of {tokens} tokens leaves no room for a problem: the model has "
-                f"{positions} positions",
-                where="max_gen_toks",
-                allowed=f"below {positions}",
-            )
+        tokens = spec.max_gen_toks or known.suite.max_gen_toks
+        check_room(tokens, positions, spec.model, "max_gen_toks")
         return lambda lm: score.score_humaneval(lm, problems, spec, str(sha256))
     tasks = load_tasks(spec)
-    check_room(tasks, positions, "max_gen_toks")
+    check_room(tokens_of(tasks), positions, spec.model, "max_gen_toks")
     return lambda lm: score.score_tasks(lm, tasks, spec, sha256)
 
 

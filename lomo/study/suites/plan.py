@@ -20,6 +20,7 @@ from lomo.study.suites.names import check_name
 from lomo.study.suites.section import Suites, SuiteTask
 from lomo.suites.known import Found, find
 from lomo.suites.layouts import documents, files_of, subjects_of
+from lomo.suites.room import check_room
 
 HUB, GENERATED = "hub", "generated"
 BASE = "base"  # what nothing has tuned
@@ -196,15 +197,7 @@ def _check_model(entry: ModelEntry, task: SuiteTask, found: Found | None, where:
             allowed="a model with weights",
         )
     tokens = task.max_gen_toks or (found.suite.max_gen_toks if found else None)
-    positions = entry.num_positions
-    if tokens is not None and positions is not None and tokens >= positions:
-        raise UserError(
-            f"an answer of {tokens} tokens leaves no room for a question: {entry.name} has "
-            f"{positions} positions",
-            where=f"{where}.max_gen_toks",
-            allowed=f"less than {positions}",
-            fix=f"write max_gen_toks: {max(1, positions // 4)}, or so",
-        )
+    check_room(tokens, entry.num_positions, entry.name, f"{where}.max_gen_toks")
 
 
 def _check_files(found: Found, task: SuiteTask, data: Path, where: str) -> None:
