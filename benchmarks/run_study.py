@@ -6,7 +6,7 @@
 One process and one record a run, as the pipeline's rules do it, and the same files under
 results/<study>/: the pipeline, or another call of this, goes on with what is missing. A measured
 run has the machine alone; trainings share it, `--together` at a time. Processes that stand by have
-done their imports, so that a short run is not half imports; none has touched the GPU before its run.
+done their imports, so that a short run is not half imports; none has touched the GPU before that.
 
 Needs torch, transformers, pydantic, psutil, pyyaml, and peft for LoRA; for trainings lm-eval, too.
 See docs/gpu.md.
