@@ -36,7 +36,7 @@ from lomo.system.files import write_text
 Spec = MeasureSpec | TaskSpec
 
 # A run is not begun with less time left: it would be cut before its first timed step.
-SHORTEST_S = {MeasureSpec: 60.0, TaskSpec: 20.0}
+SHORTEST_S = {MeasureSpec: 30.0, TaskSpec: 20.0}
 _LOOK_EVERY_S = 0.05
 # It imports what its kind of run needs and waits for one command line, for which it makes a
 # process: the run's clock starts with that one. Fork is safe: no import asks CUDA for anything.

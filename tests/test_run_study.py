@@ -110,7 +110,7 @@ def test_a_text_picks_runs(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_none_is_begun_without_the_time(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs()
-    assert run_all(study, monkeypatch, runs, seconds=59.0) == 4
+    assert run_all(study, monkeypatch, runs, seconds=29.0) == 4
     assert runs.begun == []
 
 
