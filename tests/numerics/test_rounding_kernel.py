@@ -26,7 +26,7 @@ needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
 # A process of its own, since TRITON_INTERPRET has to be set before anybody imports triton.
 _SCRIPT = """
 import sys, torch
-from lomo.optim.triton_kernels import sgd_stochastic_
+from lomo.optim.arithmetic.triton_kernels import sgd_stochastic_
 device = "cuda" if torch.cuda.is_available() else "cpu"
 results = []
 for case in torch.load(sys.argv[1]):
@@ -155,6 +155,7 @@ def test_the_stream_alone_decides_and_its_parts_differ(tmp_path: Path) -> None:
 
 @needs_gpu
 @both_types
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_on_a_gpu_nothing_is_allocated_and_the_host_does_not_wait(dtype: torch.dtype) -> None:
     weight = torch.full((1 << 22,), 0.02, device="cuda").to(dtype)
     gradient = torch.ones_like(weight)
@@ -166,8 +167,8 @@ def test_on_a_gpu_nothing_is_allocated_and_the_host_does_not_wait(dtype: torch.d
     torch.cuda.reset_peak_memory_stats()
     before, bytes_before = float(weight.double().mean()), torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")  # it warns, too, of being a prototype
         sgd_step_(weight, gradient, **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
