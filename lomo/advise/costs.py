@@ -159,7 +159,7 @@ def _measured(kind: RowKind, setting: Setting, card: Card, model: Model) -> Spee
         "max_grad_norm": setting.max_grad_norm,
     }
     found: list[tuple[int, Speed]] = []
-    for path, record in _records():
+    for study, record in _records():
         spec, throughput = record.get("spec") or {}, record.get("throughput")
         if not throughput or any(spec.get(key) != value for key, value in wanted.items()):
             continue
@@ -170,7 +170,7 @@ def _measured(kind: RowKind, setting: Setting, card: Card, model: Model) -> Spee
         length = spec["sequence_length"]
         low, high = (throughput.get(f"tokens_per_s_per_device_{p}", rate) for p in ("p10", "p90"))
         likely, least, most = (setting.num_gpus * value for value in (rate, low, high))
-        basis = f"measured: {path}, {spec['batch_size']} x {length} tokens"
+        basis = f"measured at {spec['batch_size']} x {length} tokens: {study}"
         speed = Speed(likely, least, most, basis)
         found.append((abs(length - setting.sequence_length), speed))
     return min(found, key=lambda entry: entry[0])[1] if found else None
@@ -182,9 +182,11 @@ def _same_card(card: Card, driver_name: str) -> bool:
 
 
 def _records() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each published record, with the folder of its study."""
     for path in sorted(PUBLISHED.glob("*/**/record.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        yield str(path.relative_to(PUBLISHED.parents[1])), record
+        study = PUBLISHED / path.relative_to(PUBLISHED).parts[0]
+        yield study.relative_to(PUBLISHED.parents[1]).as_posix(), record
 
 
 CLIPPED = "gradient norm clipped"

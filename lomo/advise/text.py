@@ -172,7 +172,7 @@ def _notes(advice: Advice) -> list[str]:
             f"Speed: estimated at {SUSTAINED:g} of the card's peak rate, in brackets {HIGH:g} and "
             f"{LOW:g}; see {PAGE}."
         )
-    lines += [f"Speed {text}" for text in sorted(basis - {"estimate"})]
+    lines += [f"Speed {text}." for text in sorted(basis - {"estimate"})]
     lines += [f"Speed: {text}." for text in sorted(why)]
     for card in advice.question.cards if basis else ():
         if card.flops_per_s("bfloat16") is None:

@@ -164,7 +164,7 @@ def test_a_published_record_stands_in_place_of_the_estimate(
         1000,
         999,
         1001,
-        "measured: results/published/card/near/record.json, 4 x 1024 tokens",
+        "measured at 4 x 1024 tokens: results/published/card",
     )
     elsewhere = speed_of(LOMO, BASE, card_of("H100", where=""), LLAMA, 4, 2048)
     assert isinstance(elsewhere, Speed) and elsewhere.basis == "estimate"
