@@ -46,7 +46,7 @@ def test_host_peak_is_none_where_there_is_no_counter(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_parts_and_residual_are_the_allocators_peak() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
-    # cuBLAS keeps a workspace from its first product on, 64 MiB on a Hopper card: an earlier test's.
+    # cuBLAS keeps the workspace of an earlier test: 64 MiB on a Hopper card.
     torch._C._cuda_clearCublasWorkspaces()
     model = torch.nn.Linear(1024, 1024, bias=False, device=device)
     reset_cuda_peaks(device)

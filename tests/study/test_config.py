@@ -68,7 +68,7 @@ def test_every_study_makes_a_plan(
     path: Path, model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     data = read_yaml(path)
-    if path.stem == "suites":  # its files are the user's
+    if path.stem.startswith("suites"):  # its files are the user's
         items = [{"instruction": f"Say {n}.", "output": f"{n}."} for n in range(1000)]
         (tmp_path / "items.json").write_text(json.dumps(items))
         data["instruct"]["data"] = str(tmp_path / "items.json")

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 STUDIES = sorted(
     path
     for path in (ROOT / "config").glob("*.yaml")
-    if path.name not in ("models.yaml", "local.yaml", "suites.yaml")  # the last two need files
+    # All but the first need files of the user's.
+    if path.name not in ("models.yaml", "local.yaml", "suites.yaml", "suites-bf16.yaml")
 )
 OWN_MODELS = """
 own model:
