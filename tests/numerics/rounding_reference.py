@@ -22,6 +22,10 @@ def finite_numbers(dtype: torch.dtype) -> Tensor:
     return numbers[numbers.isfinite()].unique()
 
 
+# Imported by name in a process of its own, and only where Triton is.
+KERNELS = "lomo.optim.arithmetic.triton_kernels"
+
+
 def neighbours(value: Tensor, dtype: torch.dtype) -> Neighbours:
     """For values between the smallest and the largest number of the type."""
     numbers = finite_numbers(dtype)

@@ -15,7 +15,7 @@ from lomo.optim import lomo
 from lomo.optim.arithmetic.rounding import Stream, generator_for, write_rounded_
 from lomo.optim.lomo import sgd_step_
 
-from .rounding_reference import finite_numbers, neighbours, z_score
+from .rounding_reference import KERNELS, finite_numbers, neighbours, z_score
 
 DTYPES = [torch.bfloat16, torch.float16]
 both_types = pytest.mark.parametrize("dtype", DTYPES, ids=["bfloat16", "float16"])
@@ -221,6 +221,10 @@ def test_the_kernel_is_for_contiguous_tensors_on_a_gpu(monkeypatch: pytest.Monke
     assert [choose(*pair) for pair in pairs] == [None] * 4
     monkeypatch.setattr(lomo, "_triton_kernels", lambda: None)
     assert choose(gpu, gpu) is None
+
+
+def test_the_kernel_is_where_the_tests_of_a_gpu_look_for_it() -> None:
+    assert importlib.util.find_spec(KERNELS) is not None
 
 
 def test_without_triton_there_is_no_kernel() -> None:

@@ -15,7 +15,7 @@ from lomo.optim import lomo
 from lomo.optim.arithmetic.rounding import Stream
 from lomo.optim.lomo import sgd_step_
 
-from .rounding_reference import finite_numbers, neighbours
+from .rounding_reference import KERNELS, finite_numbers, neighbours
 from .test_rounding import DTYPES, MAX_Z, both_types, update
 
 pytest.importorskip("triton", reason="needs Triton: pip install triton (it runs without a GPU)")
@@ -24,13 +24,13 @@ ON_GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
 
 # A process of its own, since TRITON_INTERPRET has to be set before anybody imports triton.
-_SCRIPT = """
+_SCRIPT = f"""
 import sys, torch
-from lomo.optim.arithmetic.triton_kernels import sgd_stochastic_
+from {KERNELS} import sgd_stochastic_
 device = "cuda" if torch.cuda.is_available() else "cpu"
 results = []
 for case in torch.load(sys.argv[1]):
-    case = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in case.items()}
+    case = {{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in case.items()}}
     padded = torch.full((case["weight"].numel() + 1,), 7.0, device=device).to(case["weight"])
     weight = padded[:-1].copy_(case.pop("weight"))
     gradient = case.pop("gradient")
