@@ -128,7 +128,12 @@ def commands(checkout: Path) -> dict[str, list[str]]:
     lomo = [sys.executable, "-m", "lomo"]
     analysis = [sys.executable, "-m", "lomo_analysis"]
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(checkout / "Snakefile")]
-    snakemake += ["--configfile", "study.yaml", "--cores", "2", "--quiet", "all"]
+    snakemake += [
+        "--configfile",
+        "study.yaml",
+        "--cores",
+        "2",
+    ]
     snakemake += ["--workflow-profile", str(checkout / "profiles" / "default"), "--dry-run"]
     results = ["--results", RESULTS]
     return {
