@@ -76,7 +76,9 @@ def test_nine_figures_read_each_history_once(built: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(histories, "read_lines", counted)
     monkeypatch.setattr(histories, "_smoothed", counted_smooth)
     collected = load(built)
-    cells = [cell for cell in histories.accuracy.accuracy_cells(collected, "superglue")]
+    cells = histories.accuracy.accuracy_cells(collected, "superglue")
+    # Averages over tasks are of the same runs.
+    cells = [cell for cell in cells if cell.task in synthetic.TASKS]
     trained = [cell for cell in cells if cell.method != "zero_shot"]
     for over in ("steps", "tokens", "seconds"):
         for quantity in ("loss", "accuracy", "grad_norm"):
