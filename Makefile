@@ -43,7 +43,7 @@ lint: venv  ## style, types, format of the rules, spelling
 	@$(ACTIVE) codespell
 
 clean:  ## removes results/tiny and the caches; keeps the environment and other studies' results
-	rm -rf results/tiny .pytest_cache .mypy_cache .ruff_cache dist build *.egg-info packages/*/build packages/*/*.egg-info
+	rm -rf results/tiny results/index.html .pytest_cache .mypy_cache .ruff_cache dist build *.egg-info packages/*/build packages/*/*.egg-info
 
 wheel: venv  ## dist/: the optimizers alone, as a wheel that needs torch and nothing else
 	@rm -rf packages/lomo-fused/build dist && mkdir dist

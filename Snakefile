@@ -11,7 +11,7 @@ min_version("9.27")
 
 if not workflow.configfiles:
 
-    configfile: f"{workflow.basedir}/config/tiny.yaml"
+    configfile: f"{workflow.current_basedir}/config/tiny.yaml"
 
 
 # The first page of Snakemake's own report.

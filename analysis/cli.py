@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "predicted": "tables/predicted_*, and the figure of an ablation, from predictions",
         "fits": "tables/what_fits.* and figures/what_fits.*, from what_fits.json",
         "figure": "figures/*.{svg,pdf,png}",
-        "report": "report/index.html and summary.{md,html,tex}, from tables and figures",
+        "report": "report/index.html and summary.{md,html,tex}; results/index.html lists studies",
         "dashboard": "dashboard/*.json; with a key of W&B, its workspace and report",
         "stability": "stability.*: whether other seeds and another CPU say the same of accuracy",
         "publish": "plan, records and timelines -> results/published/<name>",
@@ -104,11 +104,14 @@ def run(arguments: argparse.Namespace) -> None:
     if command in ("figure", "all"):
         _figures(results, getattr(arguments, "which", None))
     if command in ("report", "all"):
+        from .page.landing import make_landing
         from .page.one_page import make_summary
         from .page.report import make_report
 
         make_report(results)
         make_summary(results)
+        if results.resolve().parent.name == "results":
+            make_landing(results.resolve().parent)
         _note(results, "report", read_plan(results))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from lomo.memory.asked.fits import fingerprint_of_fits, trained_methods
@@ -43,8 +42,7 @@ def explorer() -> dict[str, Any] | None:
         "longest": [_longest(name) for name in found.models],
         "cells": cells,
     }
-    # `<` ends a script where a tag's name follows.
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    text = render.json_in_page(data)
     lengths = [round(found.sequence_length * share) for share in LENGTHS]
     return {"data": text, "note": _note(found), "found": found, "lengths": lengths}
 

@@ -24,6 +24,7 @@ from ..verdicts.all import all_verdicts
 from ..verdicts.verdict import VERDICTS, counts_by_kind
 from .explorer import explorer
 from .findings import findings
+from .runs import run_list
 from .tables import tables_of
 
 BAND = (
@@ -103,7 +104,9 @@ def make_report(results: Path) -> Path:
             verdict_names=VERDICTS,
             figures=figures,
             tables=tables,
+            scripted=True,
             explorer=asked,
+            runs=run_list(collected),
             published=link_from(results / "report"),
             origin=origin(collected),
         )
@@ -129,6 +132,7 @@ def _contents(
         *own,
         ("figures", "Figures", True),
         *drawn,
+        ("runs", "Runs", True),
         ("origin", "Origin", True),
     ]
 

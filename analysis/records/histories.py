@@ -67,29 +67,44 @@ def curve(
     seed's running mean, at no more than MOST_POINTS steps, in place of all its single steps;
     scores are never smoothed.
     """
-    runs = [_run(collected, run_id) for run_id in _runs_of(collected, cell)]
-    seeds = [_values(run, quantity, collected.plan.study.selection) for run in runs]
-    if smooth and quantity not in SCORED:
-        seeds = [_smoothed(seed) for seed in seeds]
-    told = [(run, seed) for run, seed in zip(runs, seeds, strict=True) if len(seed)]
-    if not told:
+    run_ids, values = _seeds(collected, tuple(_runs_of(collected, cell)), quantity, smooth)
+    if not run_ids:
         return None
-    values = pd.concat([seed for _, seed in told], axis=1)
     if smooth and len(values) > MOST_POINTS:
         last = len(values) - 1
         values = values.iloc[[round(i * last / (MOST_POINTS - 1)) for i in range(MOST_POINTS)]]
-    # The mean of what each step adds: where one seed stops before another, x goes on.
-    added = [run[over].diff().fillna(run[over]) for run, _ in told]
-    places = pd.concat(added, axis=1).mean(axis=1).cumsum()
+    places = _places(collected, run_ids, over)
     return Curve(
         method=cell.method,
         x=places.loc[values.index].tolist(),
         mean=values.mean(axis=1).tolist(),
         least=values.min(axis=1).tolist(),
         most=values.max(axis=1).tolist(),
-        num_seeds=len(told),
+        num_seeds=len(run_ids),
         whole=cell.status == "ok",
     )
+
+
+# Three figures share each of both: of a thousand seeds they are all that takes time.
+@cache
+def _seeds(
+    collected: Collected, run_ids: tuple[str, ...], quantity: Quantity, smooth: bool
+) -> tuple[tuple[str, ...], pd.DataFrame]:
+    """The runs whose history tells the quantity, and its values: a row a step, a column each."""
+    selection = collected.plan.study.selection
+    seeds = [_values(_run(collected, run_id), quantity, selection) for run_id in run_ids]
+    if smooth and quantity not in SCORED:
+        seeds = [_smoothed(seed) for seed in seeds]
+    told = [(run_id, seed) for run_id, seed in zip(run_ids, seeds, strict=True) if len(seed)]
+    values = pd.concat([seed for _, seed in told], axis=1) if told else pd.DataFrame()
+    return tuple(run_id for run_id, _ in told), values
+
+
+@cache
+def _places(collected: Collected, run_ids: tuple[str, ...], over: Over) -> pd.Series:
+    """Where each step stands: the mean of what it adds, so that x goes on where one seed stops."""
+    runs = [_run(collected, run_id)[over] for run_id in run_ids]
+    return pd.concat([run.diff().fillna(run) for run in runs], axis=1).mean(axis=1).cumsum()
 
 
 def untrained(collected: Collected, cells: Sequence[accuracy.Cell], task: str) -> float | None:

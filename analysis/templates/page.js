@@ -12,7 +12,7 @@
     if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b);
     return typeof a === "number" ? -1 : 1;
   };
-  document.querySelectorAll("main table").forEach((table) => {
+  document.querySelectorAll("main table:not(.runs)").forEach((table) => {
     const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
       const button = document.createElement("button");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,9 @@ import pandas as pd
 
 from .names import NOT_RUN
 from .units import EN_DASH
+
+# A longer list of records is kept short on a page, and opened a part at a time by its script.
+MOST_LINKED = 30
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,19 @@ class Cell:
             return []
         of_runs = [(f"../runs/{run}/record.json", run) for run in self.runs]
         return of_runs + [(f"{published}/{file}", file) for file in self.predictions]
+
+    def folded(self) -> tuple[str, str, str] | None:
+        """The ids of many runs as what all begin and end with, and what differs, a line each.
+
+        None where they are few.
+        """
+        if len(self.runs) <= MOST_LINKED or self.text == EN_DASH:
+            return None
+        start = os.path.commonprefix(self.runs)
+        ends = [run[len(start) :][::-1] for run in self.runs]
+        end = os.path.commonprefix(ends)[::-1]
+        middle = "\n".join(run[len(start) : len(run) - len(end)] for run in self.runs)
+        return start, end, middle
 
 
 class Notes:

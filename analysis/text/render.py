@@ -4,9 +4,11 @@ links to what was measured and predicted, and committed: results/published of th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -43,6 +45,11 @@ def tex_escape(text: str) -> str:
     escaped = "".join(plain.get(sign, sign) for sign in text)
     # A path or an option may break behind its slashes, or a line of it would stand out.
     return re.sub(r"(?<=[A-Za-z0-9}])/(?=[A-Za-z0-9])", r"/\\allowbreak{}", escaped)
+
+
+def json_in_page(data: Any) -> str:
+    """Data for a page's script: `<` ends a script where a tag's name follows."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def environment() -> Environment:
@@ -93,6 +100,7 @@ def wrapped(text: str) -> Markup:
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Writes the table in every format into `folder`; the paths."""
     templates, given = environment(), {"published": link_from(folder), "floats": floats(table)}
+    given["scripted"] = True
     texts = {"csv": csv_text(table.data)} | {
         suffix: templates.get_template(f"table.{suffix}.jinja").render(table=table, **given)
         for suffix in FORMATS[1:]

@@ -36,10 +36,11 @@ class Standing:
     unestimated: bool = False  # nothing tells what the runs would take
 
 
-def look(results: Path, plan: Plan) -> Standing:
+def look(results: Path, plan: Plan, *, estimated: bool = True) -> Standing:
     """Compares what stands in `results` with the plan and the sources; imports no torch.
 
     Of what is as it has to be, the times of files are set right: a copy leaves them in any order.
+    estimated: whether this pipeline tells beforehand what its runs will take.
     """
     found = Standing()
     path = results / "plan.json"
@@ -52,7 +53,7 @@ def look(results: Path, plan: Plan) -> Standing:
     _look_at_predictions(results, plan, found)
     if "list_runs" not in found.rules and not found.files:
         _look_at_tables(results, plan, found)
-    found.unestimated = not is_estimated(results / "estimates.json", plan)
+    found.unestimated = estimated and not is_estimated(results / "estimates.json", plan)
     if found.unestimated and (results / "tables").is_dir():
         found.rules.add("tables")
         found.reasons.append(f"{results}/estimates.json is not there or lacks runs: made again")
@@ -94,7 +95,7 @@ def _inputs(results: Path, plan: Plan, found: Standing) -> Iterator[tuple[str, d
             found.reasons.append(f"{folder} is of another setting or code: made again")
         elif told.content == made.digest(made.files_in(folder)):
             yield base, told.at
-            _settle([last], [text] if "generate" not in found.rules else [])
+            _settle([last], _newest([text] if "generate" not in found.rules else []))
     for name in dict.fromkeys(run.model for run in plan.runs.values() if run.kind == "measure"):
         config, entry = results / "models" / name / "config.json", plan.models[name]
         if entry.weights in ("random", "pretrain") and config.is_file():
@@ -107,7 +108,9 @@ def _inputs(results: Path, plan: Plan, found: Standing) -> Iterator[tuple[str, d
 def _look_at_records(
     results: Path, plan: Plan, inputs: dict[str, datetime], found: Standing
 ) -> None:
+    # Of ten thousand runs many share code, model and data: each is looked at once.
     codes: dict[tuple[Any, ...], str] = {}
+    newest: dict[tuple[str, str], float] = {}
     odd: list[str] = []
     for run_id, spec in plan.runs.items():
         path = results / "runs" / run_id / "record.json"
@@ -126,7 +129,10 @@ def _look_at_records(
             found.files.add(path.as_posix())
             odd.append(f"{run_id} ({why})")
         elif len(sources) == len(names):
-            _settle([path], _inputs_of(results, plan, spec))
+            shared = (spec.kind, spec.model_path)
+            if shared not in newest:
+                newest[shared] = _newest(_inputs_of(results, spec))
+            _settle([path], newest[shared])
     _tell_again(odd, found)
 
 
@@ -201,7 +207,7 @@ def _started(record: dict[str, Any]) -> datetime:
     return told if told.tzinfo is not None else LONG_AGO
 
 
-def _inputs_of(results: Path, plan: Plan, spec: Any) -> list[Path]:
+def _inputs_of(results: Path, spec: Any) -> list[Path]:
     folder = results / "models" / spec.model
     if spec.kind != "measure":
         folder /= Path(spec.model_path).name  # its base; there is none of another's model
@@ -212,22 +218,26 @@ def _inputs_of(results: Path, plan: Plan, spec: Any) -> list[Path]:
 def _look_at_tables(results: Path, plan: Plan, found: Standing) -> None:
     """Tables, figures and report, each by its content: nothing before them is made again."""
     before = [results / "plan.json", *_records(results, plan)]
-    published, sources = results / "wandb/published.json", made.sources_of("wandb", results, plan)
-    if published.is_file() and made.made_from(made.page(results, "wandb"), **sources):
-        _settle([published], before)
+    newest = _newest(before)
+    hashes: dict[Path, bytes] = {}  # of records, which two of these are made from
+    published, page = results / "wandb/published.json", made.page(results, "wandb")
+    if published.is_file() and made.made_from(
+        page, **made.sources_of("wandb", results, plan, hashes)
+    ):
+        _settle([published], newest)
     for rule, command in ANALYSIS.items():
         place = {"collect": "tables", "report": "report"}.get(rule, rule)
         outputs = [file for file in made.files_in(results / place) if _is_of(rule, file)]
         if not outputs:
             return  # it and what follows are missing, and made for that
-        sources = made.sources_of(command, results, plan)
+        sources = made.sources_of(command, results, plan, hashes)
         page, code = made.page(results, command), fingerprint("analysis")
         if made.made_from(page, **sources, code=code) is None:
             found.rules.add(rule)
             found.reasons.append(f"{results / place} is not of what stands: {rule} made again")
             return  # what follows it is made again after it
-        _settle(outputs, before)
-        before += outputs
+        _settle(outputs, newest)
+        newest = max(newest, _newest(outputs))
 
 
 def predicting_code(plan: Plan) -> list[str]:
@@ -259,9 +269,13 @@ def _records(results: Path, plan: Plan) -> Iterator[Path]:
     return (results / "runs" / run_id / "record.json" for run_id in plan.runs)
 
 
-def _settle(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
-    """Makes outputs newer than their inputs, where they are what the inputs give."""
-    newest = max((path.stat().st_mtime for path in inputs if path.is_file()), default=0.0)
+def _newest(paths: Iterable[Path]) -> float:
+    """When the last of those that exist was written; 0 if there is none."""
+    return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)
+
+
+def _settle(outputs: Sequence[Path], newest: float) -> None:
+    """Makes outputs no older than their newest input, where they are what the inputs give."""
     if any(path.stat().st_mtime < newest for path in outputs):
         for path in outputs:
             os.utime(path)

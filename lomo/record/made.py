@@ -90,21 +90,26 @@ def page(results: Path, command: str) -> Path:
     return results / ".made" / f"{command}.json"
 
 
-def digest(paths: Iterable[Path]) -> str:
-    """One hash of files, those that are missing too."""
-    found = hashlib.sha256()
+def digest(paths: Iterable[Path], hashes: dict[Path, bytes] | None = None) -> str:
+    """One hash of files, those that are missing too. `hashes` keeps each file's own for a later
+    call, which then does not read it."""
+    found, hashes = hashlib.sha256(), {} if hashes is None else hashes
     for path in paths:
-        data = path.read_bytes() if path.is_file() else b"missing"
-        found.update(hashlib.sha256(data).digest())
+        if path not in hashes:
+            data = path.read_bytes() if path.is_file() else b"missing"
+            hashes[path] = hashlib.sha256(data).digest()
+        found.update(hashes[path])
     return found.hexdigest()
 
 
-def sources_of(command: str, results: Path, plan: Plan) -> dict[str, Any]:
+def sources_of(
+    command: str, results: Path, plan: Plan, hashes: dict[Path, bytes] | None = None
+) -> dict[str, Any]:
     """What the content of a command of `analysis`, or of `wandb`, comes from beside its code."""
     if command in ("collect", "wandb"):
         runs = (*plan.runs, *(plan.suites if command == "collect" else ()))
         records = (results / "runs" / run_id / "record.json" for run_id in runs)
-        return {"plan": plan_digest(plan), "records": digest(records)}
+        return {"plan": plan_digest(plan), "records": digest(records, hashes)}
     return {
         "plan": plan_digest(plan),
         "collected": digest([results / "tables" / "records.csv"]),

@@ -289,6 +289,12 @@ def failed(record: dict[str, Any], status: str) -> dict[str, Any]:
 def write_results(results: Path, plan: Plan, change: Change | None = None) -> Path:
     """Writes plan, records, histories and timelines; `change` alters or drops (None) a record."""
     write_text(results / "plan.json", plan.model_dump_json())
+    write_runs(results, plan, change)
+    return results
+
+
+def write_runs(results: Path, plan: Plan, change: Change | None = None) -> None:
+    """Writes what the runs of a plan leave, without the plan."""
     for run_id, spec in plan.runs.items():
         record: dict[str, Any] | None = record_dict(spec)
         if change is not None and record is not None:
@@ -309,14 +315,15 @@ def write_results(results: Path, plan: Plan, change: Change | None = None) -> Pa
             _write_lines(folder / "samples.jsonl", samples(spec, *told))
         else:
             _write_lines(folder / "timeline.jsonl", _timeline(spec))
-    return results
 
 
 def _slower(record: dict[str, Any], spec: TrainSpec | MeasureSpec) -> float:
     """By how much a record's speed was changed, so that its steps' times say the same."""
+    now = record["throughput"]
+    if spec.kind != "measure" or not now:
+        return 1.0
     name = "tokens_per_s_per_device"
-    before, now = (of["throughput"] for of in (record_dict(spec), record))
-    return before[name] / now[name] if spec.kind == "measure" and now else 1.0
+    return record_dict(spec)["throughput"][name] / now[name]
 
 
 def collect_unquestioned(results: Path) -> None:

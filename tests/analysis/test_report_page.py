@@ -193,6 +193,15 @@ addEventListener("load", () => {
   form.elements.sequence.value = "2048";
   form.dispatchEvent(new Event("change"));
   seen.then = rows(); seen.told = page.getElementById("fits-told").textContent;
+  const told = () => page.querySelector("#runs-pages span").textContent;
+  const listed = () => [...page.querySelectorAll("#runs-out a")].map((a) => a.getAttribute("href"));
+  const search = page.getElementById("runs-form");
+  seen.runs = [told(), listed().length];
+  page.querySelector("#runs-pages button:last-child").click();
+  seen.next = [told(), listed().length];
+  search.elements.words.value = "/lomo/ boolq";
+  search.dispatchEvent(new Event("input"));
+  seen.chosen = [told(), ...listed()];
   document.body.textContent = JSON.stringify(seen);
 });
 </script>"""
@@ -226,4 +235,9 @@ def test_the_page_in_a_browser(built: Path, tmp_path: Path) -> None:
     assert seen["pictures"] and seen["back"] == seen["own"] != seen["up"]
     assert seen["up"][:2] == ["9.49", "13.61"] and seen["down"] == seen["up"][::-1]
     assert "short by" in seen["first"] and seen["first"] != seen["then"]
+    number = len(list(built.rglob("record.json")))
+    assert seen["runs"] == [f"1–50 of {number}", 50] and 50 < number < 100
+    assert seen["next"] == [f"51–{number} of {number}", number - 50]
+    assert seen["chosen"][0] == "1–2 of 2", "two trials of LOMO"
+    assert all((built / "report" / link).is_file() for link in seen["chosen"][1:])
     assert "at least" in seen["then"] and "--seq-len 2048" in seen["told"]

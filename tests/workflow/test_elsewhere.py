@@ -158,3 +158,39 @@ def test_a_study_of_the_users_own_runs_in_their_folder(elsewhere: Path) -> None:
     record.write_text("{")
     code, output = snakemake(elsewhere, "results/own/tables/records.csv")
     assert code == 1 and "record.json: not a whole JSON file (line 1)" in output, output
+
+
+MODULE = """
+module lomo:
+    snakefile: "{root}/Snakefile"
+    config: {study}
+
+use rule * from lomo
+
+rule lines:
+    input:
+        "results/own/tables/records.csv",
+    output:
+        "results/own/lines.txt",
+    shell:
+        "wc -l < {{input:q}} > {{output:q}}"
+"""
+
+
+@pytest.mark.slow
+def test_another_workflow_uses_it_as_a_module(tmp_path: Path) -> None:
+    """In a folder that is no checkout; the models are those of the module's registry."""
+    study = yaml.safe_load(OWN_STUDY.replace("own model", "tiny-m"))
+    (tmp_path / "Snakefile").write_text(MODULE.format(root=ROOT, study=study))
+
+    def made(*arguments: str) -> str:
+        command = [str(Path(sys.executable).with_name("snakemake")), "--cores", "2", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    made("results/own/lines.txt")
+    assert (tmp_path / "results/own/lines.txt").read_text().strip() == "2"
+    (record,) = tmp_path.glob("results/own/runs/measure/tiny-m/**/record.json")
+    assert json.loads(record.read_text())["status"] == "ok"
+    assert "Nothing to be done" in made("-n", "results/own/lines.txt")

@@ -93,6 +93,26 @@ def test_a_copy_of_what_is_whole_stands_whatever_the_times_of_its_files(
     assert min(times["report"]) >= max(times["tables"] + times["figures"])
 
 
+def test_a_start_reads_no_record_more_than_twice(
+    results: Path, study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compare it with the plan, and to hash it, for tables and W&B at once."""
+    plan = planned(study)
+    made.write_text(results / "wandb/published.json", "[]")
+    made.note(made.page(results, "wandb"), **made.sources_of("wandb", results, plan))
+    read: dict[str, int] = {}
+    whole_file = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read[path.name] = read.get(path.name, 0) + 1
+        return whole_file(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    found = standing.look(results, plan)
+    assert (found.rules, found.files) == (set(), set())
+    assert read["record.json"] == 2 * len(plan.runs)
+
+
 def test_a_page_is_made_newer_than_what_it_is_made_of(results: Path, study: dict[str, Any]) -> None:
     """Records and tables are in order; the report is older than the tables that it shows."""
     for place, at in (("runs", 1), ("tables", 2), ("figures", 4), ("report", 3)):

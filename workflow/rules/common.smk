@@ -1,7 +1,9 @@
 """The study's plan, from its config: the runs that Snakemake makes jobs of, and their inputs."""
 
+import functools
 import gc
 import hashlib
+import inspect
 import os
 import sys
 import time
@@ -29,9 +31,13 @@ from lomo.study.plan import plan_from_config
 from lomo.model.registry import with_random_weights
 from lomo.record.provenance import fingerprint, fingerprint_of
 
+# The folder of this workflow's Snakefile: another one's may use this as a module.
+CHECKOUT = Path(str(workflow.current_basedir)).parents[1]
+IS_MODULE = workflow.modifier.is_module
 # Named as it is seen from the working folder, where results/ and resources/ are made.
-SOURCE = os.path.relpath(workflow.configfiles[-1])
-settle_place(workflow.basedir)
+FILES = workflow.configfiles
+SOURCE = os.path.relpath(FILES[-1]) if FILES else "the module's config"
+settle_place(CHECKOUT)
 try:
     check_given_config(sys.argv[1:])
     PLAN = plan_from_config(as_typed(config, workflow.config_settings.config_args), source=SOURCE)
@@ -47,6 +53,8 @@ PROGRESS = None  # of runs, where some are to be done
 # Nobody has it as input. Snakemake does not look at what has changed of a job behind one that it
 # runs again, so that an edited optimizer would repeat its runs a call too late.
 ESTIMATES = f"results/{STUDY}/estimates.json"
+GPUS_A_RUN = gpus_a_run(PLAN.study)
+CODES = {}  # fingerprints by what they are of
 
 
 if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.output_settings.dryrun:
@@ -73,7 +81,7 @@ onstart:
             planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
         if launched & {"train", "instruct", "measure"}:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
-        if not gpus_a_run(PLAN.study):
+        if not GPUS_A_RUN:
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
         suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)
@@ -107,9 +115,15 @@ onsuccess:
             print(f"study {STUDY} lacks what was predicted ({ESTIMATES}), start again: {page}")
 
 
+def known(function):
+    """The same function, with its signature at hand: Snakemake asks for it anew of each job."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 def beside_snakefile(name):
     """A file of the checkout, as it is seen from the working folder."""
-    return os.path.relpath(Path(workflow.basedir, name))
+    return os.path.relpath(CHECKOUT / name)
 
 
 def run_of(wildcards):
@@ -118,28 +132,59 @@ def run_of(wildcards):
     return PLAN.runs[named]
 
 
+@known
 def spec_of(wildcards):
     """The run's spec, as its command line wants it."""
     return run_of(wildcards).model_dump_json()
 
 
-def asked_for(wildcards):
-    """Host memory and minutes of a run, as the plan has told them."""
+@known
+def code_of(wildcards):
+    """The fingerprint of the sources that define the run's numbers; many runs share them."""
+    run = run_of(wildcards)
+    key = (run.kind, run.method, getattr(run, "task", None), run.engine)
+    if key not in CODES:
+        CODES[key] = fingerprint_of(run)
+    return CODES[key]
+
+
+def _asked_for(wildcards):
     run = run_of(wildcards)
     return resources_of(Path(ESTIMATES), run.run_id, run.timeout_s)
 
 
-def num_devices_of(wildcards):
-    """How many devices the run is spread over."""
-    return run_of(wildcards).num_devices
+@known
+def mem_mb_of(wildcards):
+    """Host memory of a run, as the plan has told it."""
+    return _asked_for(wildcards)["mem_mb"]
 
 
+@known
+def minutes_of(wildcards):
+    """Minutes that a run may take, as the plan has told them."""
+    return _asked_for(wildcards)["runtime"]
+
+
+@known
+def threads_of(wildcards):
+    """Threads of all processes of the run, one a device."""
+    return PLAN.study.num_threads * run_of(wildcards).num_devices
+
+
+@known
+def gpus_of(wildcards):
+    """GPUs that the run is spread over; none where it will not use one."""
+    return GPUS_A_RUN * run_of(wildcards).num_devices
+
+
+@known
 def rounds_to_come(wildcards):
     """How many rounds follow that of a run of the `peers` section; 0 for another run."""
     run = PLAN.runs[wildcards.run]
     return PLAN.study.peers.rounds - run.round if hasattr(run, "round") else 0
 
 
+@known
 def model_of(wildcards):
     """The files of the run's model."""
     hold_triggers()
@@ -148,13 +193,17 @@ def model_of(wildcards):
     return model_files(PLAN.models[run.model], STUDY, getattr(run, "seed", None))
 
 
+@known
 def data_of(wildcards):
     """The data files of the run's task."""
-    return expand(
-        "{folder}/{file}",
-        folder=data_folder(PLAN.study),
-        file=task_files(PLAN.runs[wildcards.run].task, Path(data_folder(PLAN.study))),
-    )
+    return data_of_task(PLAN.runs[wildcards.run].task)
+
+
+@functools.cache
+def data_of_task(task):
+    """The data files of a task."""
+    folder = data_folder(PLAN.study)
+    return [f"{folder}/{file}" for file in task_files(task, Path(folder))]
 
 
 def suite_model_of(wildcards):

@@ -6,7 +6,7 @@ transformers of then: it fetches that first.
 
 PREDICTING = predicting_code(PLAN)
 # The paper's own study keeps the published predictions, which each report shows, up to date.
-IN_CHECKOUT = os.path.relpath(workflow.basedir) == "."
+IN_CHECKOUT = os.path.relpath(CHECKOUT) == "."
 PUBLISHES = "--publish results/published/paper-predictions"
 
 

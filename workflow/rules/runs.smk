@@ -14,17 +14,17 @@ rule train:
         run="train/.+",
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
+    threads: threads_of
     resources:
         machine=1,
-        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
-        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
-        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
+        gpu=gpus_of,
+        mem_mb=mem_mb_of,
+        runtime=minutes_of,
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
         estimates=ESTIMATES,
-        code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
+        code=code_of,
     shell:
         "python -m lomo train --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
         " 2> {log:q}"
@@ -49,17 +49,17 @@ rule instruct:
         tuned=".+",
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
+    threads: threads_of
     resources:
         machine=1,
-        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
-        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
-        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
+        gpu=gpus_of,
+        mem_mb=mem_mb_of,
+        runtime=minutes_of,
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
         estimates=ESTIMATES,
-        code=lambda wildcards: fingerprint_of(run_of(wildcards)),
+        code=code_of,
     shell:
         "python -m lomo instruct --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
         " 2> {log:q}"
@@ -83,14 +83,14 @@ rule measure:
     threads: workflow.cores
     resources:
         machine=SHARES,
-        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
-        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
-        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
+        gpu=gpus_of,
+        mem_mb=mem_mb_of,
+        runtime=minutes_of,
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
         estimates=ESTIMATES,
-        code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
+        code=code_of,
     shell:
         "python -m lomo measure --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
         " 2> {log:q}"

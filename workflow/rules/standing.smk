@@ -4,7 +4,8 @@ from lomo.pipeline.standing import Standing, is_estimated, look, predicting_code
 
 STANDING = Standing()
 if workflow.is_main_process:
-    STANDING = look(Path(f"results/{STUDY}"), PLAN)
+    # A module's start is the other workflow's: no estimates are made there.
+    STANDING = look(Path(f"results/{STUDY}"), PLAN, estimated=not IS_MODULE)
     for reason in STANDING.reasons:
         print(reason, file=sys.stderr)
 
@@ -15,8 +16,9 @@ def make_again_what_does_not_stand():
     To be called by input functions: there is no graph of jobs before.
     """
     workflow.dag.forcefiles.update(STANDING.files)
-    known = {rule.name: rule for rule in workflow.rules}
-    workflow.dag.forcerules.update(known[name] for name in STANDING.rules)
+    if STANDING.rules:
+        by_name = {rule.name: rule for rule in workflow.rules}
+        workflow.dag.forcerules.update(by_name[name] for name in STANDING.rules)
 
 
 def nothing(wildcards):

@@ -35,7 +35,7 @@ rule suite:
     threads: PLAN.study.num_threads
     resources:
         machine=1,
-        gpu=gpus_a_run(PLAN.study),
+        gpu=GPUS_A_RUN,
         mem_mb=4000,
     params:
         spec=lambda wildcards: PLAN.suites[wildcards.run].model_dump_json(),

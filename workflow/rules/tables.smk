@@ -91,18 +91,21 @@ rule collect:
 rule tables:
     """The tables and the verdicts, from records alone."""
     input:
-        "results/{study}/tables/records.csv",
+        f"results/{STUDY}/tables/records.csv",
         # An ablation's table has the predictions beside the records.
-        ["results/{study}/predictions/index.json"] if PLAN.study.ablation else [],
+        [f"results/{STUDY}/predictions/index.json"] if PLAN.study.ablation else [],
     output:
+        # The study by its name and no wildcard: Snakemake asks of each rule whose output begins as a
+        # file does, up to the first wildcard, whether it makes that file, of each of a study's files.
         expand(
-            "results/{{study}}/tables/{table}.{format}",
+            "results/{study}/tables/{table}.{format}",
+            study=STUDY,
             table=TABLES,
             format=["csv", "md", "tex"],
         ),
         [
             report(
-                f"results/{{study}}/tables/{table}.html",
+                f"results/{STUDY}/tables/{table}.html",
                 caption="../report/table.rst",
                 category="Tables",
                 labels=labels_of(table),
@@ -110,29 +113,31 @@ rule tables:
             for table in TABLES
         ],
     log:
-        "results/{study}/logs/tables.log",
+        f"results/{STUDY}/logs/tables.log",
     localrule: True
     conda:
         "../../environment.yml"
     params:
+        study=STUDY,
         code=fingerprint("analysis"),
     shell:
-        "python -m lomo_analysis table --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo_analysis table --results results/{params.study} 2> {log:q}"
 
 
 rule figures:
     """The figures, from records alone."""
     input:
-        "results/{study}/tables/records.csv",
+        f"results/{STUDY}/tables/records.csv",
     output:
         expand(
-            "results/{{study}}/figures/{figure}.{format}",
+            "results/{study}/figures/{figure}.{format}",
+            study=STUDY,
             figure=FIGURES,
             format=["pdf", "png"],
         ),
         [
             report(
-                f"results/{{study}}/figures/{figure}.svg",
+                f"results/{STUDY}/figures/{figure}.svg",
                 caption="../report/figure.rst",
                 category="Figures",
                 labels=labels_of(figure),
@@ -140,14 +145,15 @@ rule figures:
             for figure in FIGURES
         ],
     log:
-        "results/{study}/logs/figures.log",
+        f"results/{STUDY}/logs/figures.log",
     localrule: True
     conda:
         "../../environment.yml"
     params:
+        study=STUDY,
         code=fingerprint("analysis"),
     shell:
-        "python -m lomo_analysis figure --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo_analysis figure --results results/{params.study} 2> {log:q}"
 
 
 rule report:
