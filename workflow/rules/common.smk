@@ -4,6 +4,7 @@ import gc
 import hashlib
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -70,10 +71,12 @@ onstart:
         if launched & {"train", "instruct", "measure"} or (
             STANDING.unestimated and "tables" in launched
         ):
-            planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
+            planning = plan_command.start(
+                PLAN, Path(ESTIMATES), workflow.cores if workflow.local_exec else 1
+            )
         if launched & {"train", "instruct", "measure"}:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
-        if not gpus_a_run(PLAN.study):
+        if workflow.local_exec and not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
         suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)
@@ -123,17 +126,6 @@ def spec_of(wildcards):
     return run_of(wildcards).model_dump_json()
 
 
-def asked_for(wildcards):
-    """Host memory and minutes of a run, as the plan has told them."""
-    run = run_of(wildcards)
-    return resources_of(Path(ESTIMATES), run.run_id, run.timeout_s)
-
-
-def num_devices_of(wildcards):
-    """How many devices the run is spread over."""
-    return run_of(wildcards).num_devices
-
-
 def rounds_to_come(wildcards):
     """How many rounds follow that of a run of the `peers` section; 0 for another run."""
     run = PLAN.runs[wildcards.run]
@@ -142,7 +134,7 @@ def rounds_to_come(wildcards):
 
 def model_of(wildcards):
     """The files of the run's model."""
-    hold_triggers()
+    hold_settings()
     make_again_what_does_not_stand()
     run = run_of(wildcards)
     return model_files(PLAN.models[run.model], STUDY, getattr(run, "seed", None))
@@ -159,6 +151,7 @@ def data_of(wildcards):
 
 def suite_model_of(wildcards):
     """The files of the model that is scored."""
+    hold_settings()
     make_again_what_does_not_stand()
     run = PLAN.suites[wildcards.run]
     if run.method != BASE:

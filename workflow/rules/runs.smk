@@ -14,12 +14,10 @@ rule train:
         run="train/.+",
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
+    threads: threads_of
     resources:
+        **OF_A_RUN,
         machine=1,
-        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
-        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
-        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
@@ -27,6 +25,7 @@ rule train:
         code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
         "python -m lomo train --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
+        " --nodes {resources.nodes}"
         " 2> {log:q}"
 
 
@@ -49,12 +48,10 @@ rule instruct:
         tuned=".+",
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: PLAN.study.num_threads * num_devices_of(wildcards)
+    threads: threads_of
     resources:
+        **OF_A_RUN,
         machine=1,
-        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
-        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
-        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
@@ -62,6 +59,7 @@ rule instruct:
         code=lambda wildcards: fingerprint_of(run_of(wildcards)),
     shell:
         "python -m lomo instruct --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
+        " --nodes {resources.nodes}"
         " 2> {log:q}"
 
 
@@ -79,13 +77,12 @@ rule measure:
     priority: rounds_to_come
     conda:
         "../../environment.yml"
-    # A measured run has the machine alone: all cores are taken, however many it uses.
-    threads: workflow.cores
+    # A measured run has the machine alone: all cores are taken, however many it uses; so of a node.
+    threads: measured_threads
     resources:
+        **OF_A_RUN,
         machine=SHARES,
-        gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
-        mem_mb=lambda wildcards: asked_for(wildcards)["mem_mb"],
-        runtime=lambda wildcards: asked_for(wildcards)["runtime"],
+        slurm_extra="--exclusive",
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
@@ -93,4 +90,5 @@ rule measure:
         code=lambda wildcards: fingerprint_of(PLAN.runs[wildcards.run]),
     shell:
         "python -m lomo measure --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
+        " --nodes {resources.nodes}"
         " 2> {log:q}"
