@@ -58,7 +58,7 @@ def test_two_nodes_give_what_one_gives(
     for nodes in ("1", "2"):
         folder = tmp_path / nodes
         arguments = [*command(study_dict, "train", "lomo", "fsdp2", folder), "--nodes", nodes]
-        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert not list(folder.glob(".*node-*"))
         records.append(read_record(folder / "record.json"))

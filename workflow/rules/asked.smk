@@ -41,11 +41,12 @@ def threads_of(wildcards):
 
 def measured_threads(wildcards):
     """All cores of this machine: a measured run has it alone. On a cluster it has a node alone."""
-    return workflow.cores if workflow.local_exec else threads_of(wildcards)
+    return workflow.cores if on_this_machine() else threads_of(wildcards)
 
 
 OF_A_RUN = dict(
-    gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards),
+    # Of none nothing is said: Kubernetes' plugin would ask of whom they are.
+    gpu=lambda wildcards: gpus_a_run(PLAN.study) * num_devices_of(wildcards) or None,
     mem_mb=told_of("mem_mb"),
     runtime=told_of("runtime"),
     nodes=nodes_of,

@@ -72,11 +72,11 @@ onstart:
             STANDING.unestimated and "tables" in launched
         ):
             planning = plan_command.start(
-                PLAN, Path(ESTIMATES), workflow.cores if workflow.local_exec else 1
+                PLAN, Path(ESTIMATES), workflow.cores if on_this_machine() else 1
             )
         if launched & {"train", "instruct", "measure"}:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
-        if workflow.local_exec and not gpus_a_run(PLAN.study):
+        if on_this_machine() and not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
         suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)

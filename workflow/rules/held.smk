@@ -18,10 +18,17 @@ def hold_settings():
     """
     held = {RerunTrigger.MTIME, RerunTrigger.PARAMS, RerunTrigger.INPUT}
     workflow.dag_settings.rerun_triggers = held | set(workflow.rerun_triggers)
-    if workflow.local_exec:
+    if on_this_machine():
         hold_this_machine()
         if len(workflow.dag_settings.target_jobs) > 1 and not workflow.is_main_process:
             warm_for_a_group()
+
+
+def on_this_machine():
+    """Whether jobs run where this process does; a dry run tells what the true one would do."""
+    if workflow.dryrun:
+        return workflow.resource_settings.nodes is None
+    return workflow.local_exec
 
 
 @cache
