@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 NODES = {"n1": 17001, "n2": 17002}
+GPUS = 2  # a node
 NEEDED = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "munged")
 # Its default path: the executor plugin takes SLURM_CONF out of a job's environment.
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
@@ -52,8 +53,10 @@ class Cluster:
         memory = psutil.virtual_memory().total // 2**20 // len(NODES)
         CONFIGURATION.parent.mkdir(exist_ok=True)
         CONFIGURATION.write_text(MARK + configuration(self.folder, memory))
-        GENERIC.write_text(MARK + "Name=gpu Count=2\n")
-        # No GPU is here: two of each node are a count, and nothing is behind it.
+        # No GPU is here: each node counts two files as such.
+        for number in range(GPUS):
+            (self.folder / f"gpu{number}").touch()
+        GENERIC.write_text(f"{MARK}Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n")
         if not any(process.name() == "munged" for process in psutil.process_iter()):
             MUNGE.mkdir(exist_ok=True)
             shutil.chown(MUNGE, "munge", "munge")
@@ -117,7 +120,7 @@ def configuration(folder: Path, memory_mb: int) -> str:
     host, cores = socket.gethostname(), os.cpu_count() or 1
     nodes = "\n".join(
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} "
-        f"RealMemory={memory_mb} Gres=gpu:2 State=UNKNOWN"
+        f"RealMemory={memory_mb} Gres=gpu:{GPUS} State=UNKNOWN"
         for name, port in NODES.items()
     )
     return f"""\

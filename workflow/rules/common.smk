@@ -22,7 +22,7 @@ from lomo.pipeline.snakefile import (
     settle_place,
 )
 from lomo.errors import UserError
-from lomo.forecast.estimates import forget_unlaunched, resources_of
+from lomo.forecast.estimates import UNKNOWN, forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, instruct_file, model_files, task_files
 from lomo.study.suites.plan import BASE, MINIATURE_FILES, suite_files
 from lomo.system.files import hold

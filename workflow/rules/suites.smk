@@ -34,9 +34,9 @@ rule suite:
         "../../environment.yml"
     threads: PLAN.study.num_threads
     resources:
+        **UNKNOWN,
         machine=1,
-        gpu=gpus_a_run(PLAN.study),
-        mem_mb=4000,
+        gpu=gpus_a_run(PLAN.study) or None,
     params:
         spec=lambda wildcards: PLAN.suites[wildcards.run].model_dump_json(),
         out=subpath(output[0], parent=True),
