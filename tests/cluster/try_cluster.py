@@ -73,7 +73,9 @@ class Study:
             yield read_record(path)
 
     def compare(self, less: Sequence[str] = ()) -> tuple[str, bool]:
-        """What differs between both places, less what names one of `less`; whether nothing does."""
+        """Does it here, too. What differs, less what names one of `less`; whether nothing does."""
+        if code := self.do("local"):
+            return f"exit code {code}: see {self.folder}/local/snakemake.log", False
         files = list(same_results.compared(self.results("local"), self.results("cluster")))
         different = [
             f"{name} {line}"
@@ -98,7 +100,6 @@ def small(folder: Path) -> Iterator[Outcome]:
     left = sorted(path.name for path in (study.folder / "cluster").iterdir())
     own = {".snakemake", "config", "results", "snakemake.log"}
     yield "what it leaves in the working folder", ", ".join(left), set(left) <= own
-    code = study.do("local")
     yield "the same here", *study.compare()
 
 
@@ -161,7 +162,6 @@ def killed(folder: Path, cluster: slurm.Cluster) -> Iterator[Outcome]:
     logs = [path.read_text() for path in study.results("cluster").rglob("logs/**/*.log")]
     saved = [line for text in logs for line in text.splitlines() if "goes on after step" in line]
     yield "what its logs say", "; ".join(saved)[:200], len(saved) == 3
-    study.do("local")
     yield "the same here, killed by nobody", *study.compare(less=("resumed_at_steps",))
 
 
@@ -192,7 +192,6 @@ def nodes(folder: Path) -> Iterator[Outcome]:
     asked = slurm.details(job["id"])
     seen = f"exit code {code}, {asked.get('NumNodes')} nodes ({asked.get('NodeList')})"
     yield "two ranks with a node each", seen, code == 0 and asked.get("NumNodes") == "2"
-    study.do("local")
     yield "the same here, in one launcher", *study.compare()
 
 
@@ -218,7 +217,6 @@ def tiny(folder: Path) -> Iterator[Outcome]:
     code = study.do("cluster", *groups, "--group-components", "runs=29", "measured=9")
     seen = f"exit code {code}, {(time.monotonic() - begun) / 60:.1f} min"
     yield "the study tiny on the cluster", seen, code == 0
-    study.do("local")
     yield "the same here", *study.compare()
 
 
