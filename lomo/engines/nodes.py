@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
+from lomo.system.files import write_text
 from lomo.system.interrupts import Interrupted, noted
 
 _MEETING = "LOMO_MEETING"
@@ -106,7 +107,7 @@ def launch_on_nodes(
 def leave_words(folder: Path, words: Mapping[str, Any]) -> None:
     """Tells whoever has started this launcher why it ends."""
     number = os.environ.get("SLURM_NODEID", str(os.getpid()))
-    (folder / f"{_LEFT}{number}").write_text(json.dumps(words), encoding="utf-8")
+    write_text(folder / f"{_LEFT}{number}", json.dumps(words))
 
 
 def _forget(folder: Path) -> None:
