@@ -34,6 +34,9 @@ PROFILE = ["--workflow-profile", str(ROOT / "profiles" / "slurm"), "--latency-wa
 # Without accounting, and asked often: these jobs are short.
 PROFILE += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "3"]
 PATIENCE_S = 1800
+# What a training that went on has otherwise: where, and its first steps after that are not timed.
+RESUMED = ("resumed_at_steps", "num_warmup_steps", "num_timed_steps", "num_tokens_timed")
+RESUMED += ("padding_fraction",)
 Outcome = tuple[str, str, bool]
 
 
@@ -162,7 +165,7 @@ def killed(folder: Path, cluster: slurm.Cluster) -> Iterator[Outcome]:
     logs = [path.read_text() for path in study.results("cluster").rglob("logs/**/*.log")]
     saved = [line for text in logs for line in text.splitlines() if "goes on after step" in line]
     yield "what its logs say", "; ".join(saved)[:200], len(saved) == 3
-    yield "the same here, killed by nobody", *study.compare(less=("resumed_at_steps",))
+    yield "the same here, killed by nobody", *study.compare(less=RESUMED)
 
 
 def caught(study: Study, method: str, pipeline: subprocess.Popen[bytes]) -> dict[str, str] | None:
