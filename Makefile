@@ -14,10 +14,10 @@ ACTIVE := PATH="$(BIN):$$PATH"
 STAMP := $(VENV)/.made-from
 STAMP_TEXT = { pwd; cat requirements.lock; }
 
-.PHONY: help run stability test quick lint clean wheel lock venv venv-anew
+.PHONY: help run stability test quick test-cluster lint clean wheel lock venv venv-anew
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: venv  ## everything of the default study, into results/tiny (ARGS="..." goes to snakemake)
 	@$(ACTIVE) snakemake --cores all $(ARGS)
@@ -34,6 +34,9 @@ test: venv  ## all tests (ARGS="..." goes to pytest)
 
 quick: venv  ## the quick tests
 	@$(ACTIVE) python -m pytest $(SPREAD) -m "not slow" $(ARGS)
+
+test-cluster: venv  ## studies on a real Slurm of this machine, with jobs and a node killed (root; ARGS="--tiny": the default study, too)
+	@$(ACTIVE) python tests/cluster/try_cluster.py $(ARGS)
 
 lint: venv  ## style, types, format of the rules, spelling
 	@$(ACTIVE) ruff check .

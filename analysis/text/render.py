@@ -99,8 +99,8 @@ def wrapped(text: str) -> Markup:
 
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Writes the table in every format into `folder`; the paths."""
-    templates, given = environment(), {"published": link_from(folder), "floats": floats(table)}
-    given["scripted"] = True
+    templates = environment()
+    given = {"published": link_from(folder), "floats": floats(table), "scripted": True}
     texts = {"csv": csv_text(table.data)} | {
         suffix: templates.get_template(f"table.{suffix}.jinja").render(table=table, **given)
         for suffix in FORMATS[1:]

@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 
 import psutil
 
+from lomo.engines.nodes import Meeting, leave_words
+from lomo.engines.nodes import launch_on_nodes as start_on_nodes
 from lomo.errors import UserError
 from lomo.system.interrupts import Interrupted, noted
 
@@ -64,19 +66,59 @@ def launch(arguments: Sequence[str], num_devices: int, *, started_at: float) -> 
     A SIGTERM or Ctrl-C is handed on to the ranks, which end when they have saved. Raises UserError
     for what a rank found to be the user's mistake, Interrupted, and RankFailed for all else.
     """
+    os.environ[_STARTED_AT] = repr(started_at)
+    try:
+        words = _launch(arguments, num_devices, Meeting("127.0.0.1:0", uuid.uuid4().hex, 1))
+    finally:
+        del os.environ[_STARTED_AT]
+    if words is not None:
+        raise _as_error(words)
+
+
+def launch_on_nodes(
+    arguments: Sequence[str],
+    num_devices: int,
+    nodes: int,
+    folder: Path,
+    *,
+    num_threads: int,
+    started_at: float,
+) -> None:
+    """The same, the ranks spread over the nodes of this Slurm allocation.
+
+    num_threads: of a rank; folder: of the run, which all nodes see.
+    """
+    environment = {**os.environ, _STARTED_AT: repr(started_at)}
+    threads = num_threads * (num_devices // nodes)
+    words = start_on_nodes(arguments, nodes, threads, folder, environment)
+    if words is not None:
+        raise _as_error(words)
+
+
+def launch_on_this_node(
+    arguments: Sequence[str], num_devices: int, met: Meeting, folder: Path
+) -> None:
+    """Its share of the ranks, on one of the nodes that `launch_on_nodes` has started this on."""
+    words = _launch(arguments, num_devices // met.num_nodes, met)
+    if words is not None:
+        leave_words(folder, words)
+        raise _as_error(words)
+
+
+def _launch(arguments: Sequence[str], num_ranks: int, met: Meeting) -> dict[str, Any] | None:
+    """Runs this node's ranks; the words of the one that ended badly first, None if none did."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # It would tell at length what is told below in one line.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[_STARTED_AT] = repr(started_at)
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_devices,
-        run_id=uuid.uuid4().hex,
+        min_nodes=met.num_nodes,
+        max_nodes=met.num_nodes,
+        nproc_per_node=num_ranks,
+        run_id=met.name,
         rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
+        rdzv_endpoint=met.endpoint,
         max_restarts=0,
         monitor_interval=0.1,
         signals_to_handle="SIGHUP,SIGQUIT",  # of the others it would kill the ranks after 30 s
@@ -85,13 +127,13 @@ def launch(arguments: Sequence[str], num_devices: int, *, started_at: float) -> 
         with noted(_hand_on) as asked:
             elastic_launch(config, sys.executable)("-m", "lomo", *arguments)
     except ChildFailedError as error:
-        cause = _cause(error.failures)
-        if asked.number is not None and isinstance(cause, RankFailed):
+        words = _first_words(error.failures)
+        if asked.number is not None and words["kind"] not in ("user", "interrupted"):
             name = signal.Signals(asked.number).name
-            cause = Interrupted(f"ended by {name} before the ranks had begun", asked.number)
-        raise cause from None
-    finally:
-        del os.environ[_STARTED_AT]
+            told = f"rank: ended by {name} before the ranks had begun"
+            return {**words, "kind": "interrupted", "message": told, "number": asked.number}
+        return words
+    return None
 
 
 def _hand_on(number: int) -> None:
@@ -112,11 +154,14 @@ def _environment(process: psutil.Process) -> dict[str, str]:
         return {}
 
 
-def _cause(failures: Mapping[int, Any]) -> Exception:
+def _first_words(failures: Mapping[int, Any]) -> dict[str, Any]:
     """Of all ranks that ended badly the one that began it; the others lost their connection."""
     order = {"user": 0, "oom": 0, "interrupted": 0, "killed": 1, "bug": 2, "ended": 3}
     found = [_words(rank, failure) for rank, failure in sorted(failures.items())]
-    words = min(found, key=lambda words: (order[words["kind"]], words["at"]))
+    return min(found, key=lambda words: (order[words["kind"]], words["at"]))
+
+
+def _as_error(words: Mapping[str, Any]) -> Exception:
     if words["kind"] == "user":
         return UserError(**words["error"])
     if words["kind"] == "interrupted":

@@ -149,14 +149,14 @@ ANYWAY = "LOMO_LAUNCH_ANYWAY"
 
 
 def record_without_launch(
-    spec: TrainSpec | MeasureSpec, estimates: Path, folder: Path, clock: Clock
+    spec: TrainSpec | MeasureSpec, estimates: Path, folder: Path, clock: Clock, nodes: int = 1
 ) -> Record | None:
     """The record, written, of a run that this machine cannot do; None for one to be launched.
 
     predicted_oom: its predicted peak is more than the device has. unsupported: it asks for more
-    GPUs than there are. A prediction for another kind of device stops nothing, and nothing is
-    stopped where the user wants it launched all the same, or nothing was estimated. Raises
-    UserError for a file without estimates.
+    GPUs than there are on its nodes. A prediction for another kind of device stops nothing, and
+    nothing is stopped where the user wants it launched all the same, or nothing was estimated.
+    Raises UserError for a file without estimates.
     """
     if os.environ.get(ANYWAY) or not estimates.exists():
         return None
@@ -167,7 +167,7 @@ def record_without_launch(
     estimate = found.runs.get(spec.run_id)
     device = choose_device(spec.device)
     status: Status = "unsupported"
-    message = _too_few(spec, device)
+    message = _too_few(spec, device, nodes)
     if message is None and estimate is not None and found.machine.kind == device:
         status, message = "predicted_oom", _too_large(spec, estimate, device)
     if message is None:
@@ -200,11 +200,11 @@ def _device_bytes(device: str) -> int:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def _too_few(spec: TrainSpec | MeasureSpec, device: str) -> str | None:
+def _too_few(spec: TrainSpec | MeasureSpec, device: str, nodes: int) -> str | None:
     """Why the machine has too few devices for a run; None if it has enough."""
     import torch
 
-    num_devices = torch.cuda.device_count() if device == "cuda" else spec.num_devices
+    num_devices = nodes * torch.cuda.device_count() if device == "cuda" else spec.num_devices
     if spec.num_devices <= num_devices:
         return None
     return f"not launched: it asks for {spec.num_devices} devices, {num_devices} are there"

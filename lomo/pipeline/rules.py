@@ -48,6 +48,9 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--estimates", type=Path, help="of `plan`: what will not fit is recorded, not launched"
     )
+    parser.add_argument(
+        "--nodes", type=int, default=1, help="of a Slurm allocation, which share the ranks"
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -60,9 +63,12 @@ def _run(options: argparse.Namespace) -> None:
         end_with_launcher,
         is_rank,
         last_words,
+        launch_on_this_node,
         leave,
         rank_started_at,
     )
+    from lomo.engines.nodes import check as check_nodes
+    from lomo.engines.nodes import meeting
     from lomo.forecast.estimates import record_without_launch
     from lomo.record.clock import Clock
     from lomo.run.execute import execute, finished, launch_ranks
@@ -78,6 +84,12 @@ def _run(options: argparse.Namespace) -> None:
         if os.environ["RANK"] == "0":
             _say_ended(done)
         leave()
+    arguments = [spec.kind, "--spec", options.spec, "--out", str(options.out)]
+    if met := meeting():
+        launch_on_this_node(arguments, spec.num_devices, met, options.out)
+        return
+    if options.nodes > 1:
+        check_nodes(options.nodes, spec.num_devices)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,11 +103,12 @@ def _run(options: argparse.Namespace) -> None:
         record = finished(spec, options.out) if waited_s else None
         clock = Clock(waited_s=waited_s)
         if record is None and options.estimates is not None:
-            record = record_without_launch(spec, options.estimates, options.out, clock)
+            record = record_without_launch(
+                spec, options.estimates, options.out, clock, options.nodes
+            )
         # DeepSpeed reads of the environment that it is a rank, also where it is the only one.
         if record is None and (spec.num_devices > 1 or spec.engine == "zero3"):
-            arguments = [spec.kind, "--spec", options.spec, "--out", str(options.out)]
-            launch_ranks(spec, arguments, options.out, clock)
+            launch_ranks(spec, arguments, options.out, clock, options.nodes)
             return
         record = record or execute(spec, options.out, clock)
         if isinstance(spec, InstructSpec):

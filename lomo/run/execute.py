@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from lomo import engines
-from lomo.engines.launch import RankFailed, launch
+from lomo.engines.launch import RankFailed, launch, launch_on_nodes
+from lomo.engines.nodes import num_nodes
 from lomo.errors import UserError
 from lomo.record.applied import applied_in
 from lomo.record.belief import doubts
@@ -55,16 +56,31 @@ def choose_device(asked: str, num_devices: int = 1) -> str:
 
 
 def launch_ranks(
-    spec: TrainSpec | MeasureSpec, arguments: Sequence[str], folder: Path, clock: Clock
+    spec: TrainSpec | MeasureSpec,
+    arguments: Sequence[str],
+    folder: Path,
+    clock: Clock,
+    nodes: int = 1,
 ) -> None:
     """Does the run in one process a device; rank 0 writes the record, or else this process.
 
     A rank that ran out of memory leaves the others waiting, so that none of them can write it.
     Raises UserError or RankFailed for what is no result.
     """
-    device = choose_device(spec.device, spec.num_devices)
+    device = choose_device(spec.device, spec.num_devices // nodes)
+    started_at = time.time() - clock.wall_s
     try:
-        launch(arguments, spec.num_devices, started_at=time.time() - clock.wall_s)
+        if nodes == 1:
+            launch(arguments, spec.num_devices, started_at=started_at)
+        else:
+            launch_on_nodes(
+                arguments,
+                spec.num_devices,
+                nodes,
+                folder,
+                num_threads=spec.num_threads,
+                started_at=started_at,
+            )
     except RankFailed as failed:
         if failed.kind != "oom":
             raise
@@ -80,7 +96,7 @@ def launch_ranks(
 
 def execute(spec: TrainSpec | MeasureSpec, folder: Path, clock: Clock) -> Record:
     """Does the run, writes its record into `folder` and returns it."""
-    device = choose_device(spec.device, spec.num_devices)
+    device = choose_device(spec.device, spec.num_devices // num_nodes())
     engine = engines.start(spec.engine, device)
     if engine.world_size != spec.num_devices:
         raise UserError(

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from lomo.pipeline.snakefile import (
     settle_place,
 )
 from lomo.errors import UserError
-from lomo.forecast.estimates import forget_unlaunched, resources_of
+from lomo.forecast.estimates import UNKNOWN, forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, instruct_file, model_files, task_files
 from lomo.study.suites.plan import BASE, MINIATURE_FILES, suite_files
 from lomo.system.files import hold
@@ -78,10 +79,12 @@ onstart:
         if launched & {"train", "instruct", "measure"} or (
             STANDING.unestimated and "tables" in launched
         ):
-            planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
+            planning = plan_command.start(
+                PLAN, Path(ESTIMATES), workflow.cores if on_this_machine() else 1
+            )
         if launched & {"train", "instruct", "measure"}:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
-        if not GPUS_A_RUN:
+        if on_this_machine() and not GPUS_A_RUN:
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
         suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)
@@ -148,35 +151,6 @@ def code_of(wildcards):
     return CODES[key]
 
 
-def _asked_for(wildcards):
-    run = run_of(wildcards)
-    return resources_of(Path(ESTIMATES), run.run_id, run.timeout_s)
-
-
-@known
-def mem_mb_of(wildcards):
-    """Host memory of a run, as the plan has told it."""
-    return _asked_for(wildcards)["mem_mb"]
-
-
-@known
-def minutes_of(wildcards):
-    """Minutes that a run may take, as the plan has told them."""
-    return _asked_for(wildcards)["runtime"]
-
-
-@known
-def threads_of(wildcards):
-    """Threads of all processes of the run, one a device."""
-    return PLAN.study.num_threads * run_of(wildcards).num_devices
-
-
-@known
-def gpus_of(wildcards):
-    """GPUs that the run is spread over; none where it will not use one."""
-    return GPUS_A_RUN * run_of(wildcards).num_devices
-
-
 @known
 def rounds_to_come(wildcards):
     """How many rounds follow that of a run of the `peers` section; 0 for another run."""
@@ -187,7 +161,7 @@ def rounds_to_come(wildcards):
 @known
 def model_of(wildcards):
     """The files of the run's model."""
-    hold_triggers()
+    hold_settings()
     make_again_what_does_not_stand()
     run = run_of(wildcards)
     return model_files(PLAN.models[run.model], STUDY, getattr(run, "seed", None))
@@ -208,6 +182,7 @@ def data_of_task(task):
 
 def suite_model_of(wildcards):
     """The files of the model that is scored."""
+    hold_settings()
     make_again_what_does_not_stand()
     run = PLAN.suites[wildcards.run]
     if run.method != BASE:

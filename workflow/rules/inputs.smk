@@ -74,6 +74,7 @@ rule fetch_model:
     log:
         "resources/logs/fetch-{model}.log",
     retries: 3
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -93,6 +94,7 @@ rule fetch_superglue:
     log:
         "resources/logs/fetch-superglue.log",
     retries: 3
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -108,6 +110,7 @@ rule fetch_alpaca:
     log:
         "resources/logs/fetch-alpaca.log",
     retries: 3
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -123,6 +126,7 @@ rule fetch_modelling:
     log:
         "resources/logs/fetch-modelling.log",
     retries: 3
+    localrule: True
     conda:
         "../../environment.yml"
     params:

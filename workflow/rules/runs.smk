@@ -16,10 +16,8 @@ rule train:
         "../../environment.yml"
     threads: threads_of
     resources:
+        **OF_A_RUN,
         machine=1,
-        gpu=gpus_of,
-        mem_mb=mem_mb_of,
-        runtime=minutes_of,
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
@@ -27,6 +25,7 @@ rule train:
         code=code_of,
     shell:
         "python -m lomo train --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
+        " --nodes {resources.nodes}"
         " 2> {log:q}"
 
 
@@ -51,10 +50,8 @@ rule instruct:
         "../../environment.yml"
     threads: threads_of
     resources:
+        **OF_A_RUN,
         machine=1,
-        gpu=gpus_of,
-        mem_mb=mem_mb_of,
-        runtime=minutes_of,
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
@@ -62,6 +59,7 @@ rule instruct:
         code=code_of,
     shell:
         "python -m lomo instruct --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
+        " --nodes {resources.nodes}"
         " 2> {log:q}"
 
 
@@ -79,13 +77,12 @@ rule measure:
     priority: rounds_to_come
     conda:
         "../../environment.yml"
-    # A measured run has the machine alone: all cores are taken, however many it uses.
-    threads: workflow.cores
+    # A measured run has the machine alone: all cores are taken, however many it uses; so of a node.
+    threads: measured_threads
     resources:
+        **OF_A_RUN,
         machine=SHARES,
-        gpu=gpus_of,
-        mem_mb=mem_mb_of,
-        runtime=minutes_of,
+        slurm_extra="--exclusive",
     params:
         spec=spec_of,
         out=subpath(output[0], parent=True),
@@ -93,4 +90,5 @@ rule measure:
         code=code_of,
     shell:
         "python -m lomo measure --spec {params.spec:q} --out {params.out:q} --estimates {params.estimates:q}"
+        " --nodes {resources.nodes}"
         " 2> {log:q}"

@@ -34,9 +34,9 @@ rule suite:
         "../../environment.yml"
     threads: PLAN.study.num_threads
     resources:
+        **UNKNOWN,
         machine=1,
-        gpu=GPUS_A_RUN,
-        mem_mb=4000,
+        gpu=GPUS_A_RUN or None,
     params:
         spec=lambda wildcards: PLAN.suites[wildcards.run].model_dump_json(),
         out=subpath(output[0], parent=True),
