@@ -13,6 +13,7 @@ from lomo.study.config import as_typed
 from lomo.forecast import command as plan_command
 from lomo.system.command import refuse
 from lomo.system.interrupts import INTERRUPTED, end_once
+from lomo.pipeline.place import check_place
 from lomo.pipeline.snakefile import (
     Progress,
     check_given_config,
@@ -35,6 +36,8 @@ settle_place(workflow.basedir)
 try:
     check_given_config(sys.argv[1:])
     PLAN = plan_from_config(as_typed(config, workflow.config_settings.config_args), source=SOURCE)
+    if workflow.is_main_process:
+        check_place(PLAN.study.study, writes=not workflow.output_settings.dryrun)
 except UserError as error:
     sys.exit(refuse(error))
 
@@ -73,7 +76,7 @@ onstart:
             planning = plan_command.start(PLAN, Path(ESTIMATES), workflow.cores or 1)
         if launched & {"train", "instruct", "measure"}:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
-        if not gpus_a_run(PLAN.study):
+        if launched & set(warm.HANDED_OVER) and not gpus_a_run(PLAN.study):
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
         suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)
