@@ -25,7 +25,8 @@ from lomo.errors import UserError
 from lomo.forecast.estimates import forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, instruct_file, model_files, task_files
 from lomo.study.suites.plan import BASE, MINIATURE_FILES, suite_files
-from lomo.system.files import hold
+from lomo.system.files import cannot_use, hold
+from lomo.system.shortage import shortage
 from lomo.study.plan import plan_from_config
 from lomo.model.registry import with_random_weights
 from lomo.record.provenance import fingerprint, fingerprint_of
@@ -86,6 +87,10 @@ onstart:
             PROGRESS.start()
     except UserError as error:
         sys.exit(refuse(error))
+    except OSError as error:
+        if told := shortage(error) or cannot_use(error):
+            sys.exit(refuse(told))
+        raise
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
