@@ -23,6 +23,7 @@ from typing import Any
 
 from lomo.errors import UserError
 from lomo.record.remote.naming import LONGEST, cell_of, config_of, key_of, settle_names, wandb_id
+from lomo.record.remote.offline import is_whole
 from lomo.record.schema import PERPLEXITY, Record, read_record
 from lomo.system.files import cannot_write, read_json, read_lines, write_text
 
@@ -191,6 +192,7 @@ def publish(results: Path, run_ids: list[str]) -> Path:
             wanted.add(identity)
             if identity not in standing:
                 _write(results, run_id, record, digest)
+                _check_written(results, run_id, identity)
                 standing.add(identity)
                 write_text(folder / "written.json", json.dumps(sorted(standing), indent=1) + "\n")
             published.append(run_id)
@@ -239,6 +241,17 @@ def _write(results: Path, run_id: str, record: Record, digest: str) -> None:
             where=str(results / "wandb"),
             fix='mend it and start again, or leave W&B out: wandb: "off", or --config wandb=off',
         ) from error
+
+
+def _check_written(results: Path, run_id: str, identity: str) -> None:
+    """Raises UserError where W&B's file of a run is cut: on a full disk W&B itself says nothing."""
+    written = (results / "wandb").glob(f"offline-run-*-{identity}")
+    if not any(is_whole(folder) for folder in written):
+        raise UserError(
+            f"W&B has not written {run_id} to its end",
+            where=str(results / "wandb"),
+            fix="make room on that disk and start again: what is finished is not repeated",
+        )
 
 
 @contextmanager
