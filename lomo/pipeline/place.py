@@ -19,7 +19,7 @@ def check_place(study: str, *, writes: bool) -> None:
     results = Path("results", study)
     kept = Path(".snakemake")
     own = [entry for entry in kept.iterdir() if entry.is_dir()] if _is_readable(kept) else []
-    for folder in (results, kept, *own):
+    for folder in (results, results / "logs", kept, *own):
         there = _deepest(folder)
         if writes and not os.access(there, os.W_OK | os.X_OK):
             error = _refusal(there)

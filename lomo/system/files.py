@@ -81,10 +81,11 @@ def cannot_write(path: Path, error: BaseException) -> UserError | None:
             fix="make room on that disk and start again: what is finished is not repeated",
         )
     if code in _NOT_WRITABLE:
+        fix = "make its folder writable, or work elsewhere: snakemake -s .../Snakefile -d FOLDER"
+        if code == errno.EFBIG:
+            fix = "raise the limit of the size of files: ulimit -f unlimited"
         return UserError(
-            f"cannot be written ({os.strerror(code or errno.EACCES)})",
-            where=str(path),
-            fix="make its folder writable, or work elsewhere: snakemake -s .../Snakefile -d FOLDER",
+            f"cannot be written ({os.strerror(code or errno.EACCES)})", where=str(path), fix=fix
         )
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 from lomo.errors import UserError
 
@@ -23,6 +24,12 @@ _WORDS = {
     "can't start new thread": _PROCESSES,
     "too many open files": _FIXES[errno.EMFILE],
 }
+# Tried: in 0.8 GB of addresses torch's import never ends, in 1 GB it fails, in 3 GB a run does
+# well. With 12 open files Snakemake itself ends in a traceback.
+_LEAST = (
+    (resource.RLIMIT_AS, 10**9 + 1, _MEMORY),
+    (resource.RLIMIT_NOFILE, 64, _FIXES[errno.EMFILE]),
+)
 
 
 def shortage(error: BaseException) -> UserError | None:
@@ -48,3 +55,11 @@ def _told(what: str, fix: str) -> UserError:
         where="this process",
         fix=f"{fix}; then start again: what is finished is not repeated",
     )
+
+
+def check_limits() -> None:
+    """Raises UserError for limits under which nothing here runs; some libraries hang there."""
+    for limit, least, fix in _LEAST:
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY and soft < least:
+            raise _told(f"a limit of {soft:,} is too low, {least:,} is the least", fix)

@@ -42,12 +42,14 @@ def test_a_file_in_the_place_of_a_folder_is_refused(folder: Path) -> None:
         check_place("mini", writes=True)
 
 
-@pytest.mark.parametrize("closed", [".", "results/mini", ".snakemake", ".snakemake/log"])
+@pytest.mark.parametrize(
+    "closed", [".", "results/mini", "results/mini/logs", ".snakemake", ".snakemake/log"]
+)
 def test_a_closed_folder_is_refused_where_it_is_written(
     folder: Path, closed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if closed != ".":
-        for name in ("results/mini", ".snakemake/log"):
+        for name in ("results/mini/logs", ".snakemake/log"):
             (folder / name).mkdir(parents=True)
     real = os.access  # root may write everywhere
     monkeypatch.setattr(os, "access", lambda at, how: str(at) != closed and real(at, how))

@@ -20,6 +20,7 @@ from lomo.record.tracking import History
 from lomo.system.command import refuse
 from lomo.system.files import (
     cannot_use,
+    cannot_write,
     exclusive,
     hold,
     is_held,
@@ -121,6 +122,8 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "below", "x")
     with pytest.raises(UserError, match="File name too long"):
         write_text(tmp_path / ("x" * 300), "x")
+    told = cannot_write(tmp_path, OSError(errno.EFBIG, "File too large"))
+    assert "ulimit -f" in str(told) and "folder writable" not in str(told)
 
 
 def test_a_history_on_a_full_disk_names_its_file(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 import pytest
 
+from lomo.errors import UserError
 from lomo.system.command import ended
-from lomo.system.shortage import shortage
+from lomo.system.shortage import check_limits, shortage
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,18 @@ def test_a_shortage_is_the_users_to_mend(
 )
 def test_another_error_is_passed_on(error: Exception) -> None:
     assert shortage(error) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "soft"), [(resource.RLIMIT_AS, 800_000_000), (resource.RLIMIT_NOFILE, 12)]
+)
+def test_a_limit_under_which_nothing_runs_is_told(
+    monkeypatch: pytest.MonkeyPatch, limit: int, soft: int
+) -> None:
+    check_limits()
+    real = resource.getrlimit
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda which: (soft, soft) if which == limit else real(which)
+    )
+    with pytest.raises(UserError, match=f"a limit of {soft:,} is too low"):
+        check_limits()

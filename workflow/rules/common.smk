@@ -26,7 +26,7 @@ from lomo.forecast.estimates import forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, instruct_file, model_files, task_files
 from lomo.study.suites.plan import BASE, MINIATURE_FILES, suite_files
 from lomo.system.files import cannot_use, hold
-from lomo.system.shortage import shortage
+from lomo.system.shortage import check_limits, shortage
 from lomo.study.plan import plan_from_config
 from lomo.model.registry import with_random_weights
 from lomo.record.provenance import fingerprint, fingerprint_of
@@ -38,6 +38,7 @@ try:
     check_given_config(sys.argv[1:])
     PLAN = plan_from_config(as_typed(config, workflow.config_settings.config_args), source=SOURCE)
     if workflow.is_main_process:
+        check_limits()
         check_place(PLAN.study.study, writes=not workflow.output_settings.dryrun)
 except UserError as error:
     sys.exit(refuse(error))
