@@ -14,10 +14,10 @@ ACTIVE := PATH="$(BIN):$$PATH"
 STAMP := $(VENV)/.made-from
 STAMP_TEXT = { pwd; cat requirements.lock; }
 
-.PHONY: help run stability test quick lint clean wheel lock venv venv-anew
+.PHONY: help run stability test quick test-faults lint clean wheel lock venv venv-anew
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: venv  ## everything of the default study, into results/tiny (ARGS="..." goes to snakemake)
 	@$(ACTIVE) snakemake --cores all $(ARGS)
@@ -34,6 +34,10 @@ test: venv  ## all tests (ARGS="..." goes to pytest)
 
 quick: venv  ## the quick tests
 	@$(ACTIVE) python -m pytest $(SPREAD) -m "not slow" $(ARGS)
+
+# Files that `make test` does not look at; a table of what came of each fault is left in results/faults.
+test-faults: venv  ## a study of seconds under kills, full disks, closed doors, limits: each fault three times
+	@$(ACTIVE) python -m pytest $(SPREAD) --dist load -o python_files='fault_*.py' tests/faults $(ARGS)
 
 lint: venv  ## style, types, format of the rules, spelling
 	@$(ACTIVE) ruff check .
