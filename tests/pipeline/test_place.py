@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from lomo.errors import UserError
-from lomo.pipeline.place import check_place
+from lomo.pipeline.place import check_place, check_temporary_files, settle_times
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +57,28 @@ def test_a_closed_folder_is_refused_where_it_is_written(
     check_place("mini", writes=False)
     with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
         check_place("mini", writes=True)
+
+
+def test_a_full_folder_for_temporary_files_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(folder))
+    check_temporary_files()
+    monkeypatch.setenv("TMPDIR", str(folder / "gone"))
+    with pytest.raises(UserError, match="gone: takes no temporary files"):
+        check_temporary_files()
+
+
+def test_files_of_tomorrow_become_files_of_now_in_their_order(folder: Path) -> None:
+    results = folder / "results/mini"
+    (results / "runs").mkdir(parents=True)
+    times = {"plan.json": -60, "runs/record.json": 86_400, "records.csv": 86_401}
+    for name, offset_s in times.items():
+        (results / name).touch()
+        os.utime(results / name, (time.time() + offset_s,) * 2)
+    before_s = (results / "plan.json").stat().st_mtime
+    assert "2 files in results/mini are of a time to come" in str(settle_times("mini"))
+    found = [(results / name).stat().st_mtime for name in times]
+    assert found == sorted(found) and len(set(found)) == 3
+    assert found[0] == before_s and found[-1] <= time.time()
+    assert settle_times("mini") is None

@@ -13,7 +13,7 @@ from lomo.study.config import as_typed
 from lomo.forecast import command as plan_command
 from lomo.system.command import refuse
 from lomo.system.interrupts import INTERRUPTED, end_once
-from lomo.pipeline.place import check_place
+from lomo.pipeline.place import check_place, check_temporary_files, settle_times
 from lomo.pipeline.snakefile import (
     Progress,
     check_given_config,
@@ -40,6 +40,10 @@ try:
     if workflow.is_main_process:
         check_limits()
         check_place(PLAN.study.study, writes=not workflow.output_settings.dryrun)
+        if not workflow.output_settings.dryrun:
+            check_temporary_files()
+            if told := settle_times(PLAN.study.study):
+                print(told, file=sys.stderr)
 except UserError as error:
     sys.exit(refuse(error))
 
