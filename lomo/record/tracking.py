@@ -16,6 +16,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,6 +92,8 @@ class History:
             print(f"W&B takes no more of this run ({error}); {self._path} has it", file=sys.stderr)
 
 
+# W&B's own process may write its last lines a moment after it was said to be finished.
+PATIENCE_S = 10.0
 # Of the user's settings, those that say what a run is called. The others say where and how it is
 # sent, and a wrong one stops W&B even where nothing is sent.
 _NAMING = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_TAGS", "WANDB_NOTES")
@@ -245,13 +248,15 @@ def _write(results: Path, run_id: str, record: Record, digest: str) -> None:
 
 def _check_written(results: Path, run_id: str, identity: str) -> None:
     """Raises UserError where W&B's file of a run is cut: on a full disk W&B itself says nothing."""
-    written = (results / "wandb").glob(f"offline-run-*-{identity}")
-    if not any(is_whole(folder) for folder in written):
-        raise UserError(
-            f"W&B has not written {run_id} to its end",
-            where=str(results / "wandb"),
-            fix="make room on that disk and start again: what is finished is not repeated",
-        )
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(map(is_whole, (results / "wandb").glob(f"offline-run-*-{identity}"))):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"W&B has not written {run_id} to its end",
+                where=str(results / "wandb"),
+                fix="make room on that disk and start again: what is finished is not repeated",
+            )
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -118,8 +118,8 @@ def test_another_python(
     place: Place, reference: Path, session_folder: Path, outcome: Outcome, version: str, number: int
 ) -> None:
     """The study that one Python has begun is ended by another."""
-    outcome.fault, outcome.where = "another Python", version
     place.python = environment_of(version)
+    outcome.fault, outcome.where = "another Python", version
     copy_of(reference, place.folder, "runs/train/mini/lomo", *RUN[1:])
     outcome.passed_by(place, reference, TABLES)
 

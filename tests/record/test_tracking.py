@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from lomo.errors import UserError
+from lomo.record import tracking
 from lomo.record.clock import Clock
 from lomo.record.provenance import read_provenance
 from lomo.record.remote.naming import key_of, wandb_id
@@ -194,12 +196,29 @@ def test_a_file_that_the_disk_did_not_take_whole_is_told(
         file.unlink() if left is None else file.write_bytes(file.read_bytes()[:left])
 
     monkeypatch.setattr(FakeRun, "finish", cut)
+    monkeypatch.setattr(tracking, "PATIENCE_S", 0.1)
     with pytest.raises(UserError, match="has not written .* to its end"):
         publish(tmp_path, finished[:1])
     assert not (tmp_path / "wandb" / "written.json").exists()
     monkeypatch.setattr(FakeRun, "finish", finish)
     publish(tmp_path, finished[:1])
     assert len(started) == 2
+
+
+def test_what_is_written_a_moment_later_is_waited_for(
+    finished: list[str],
+    started: list[FakeRun],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finish = FakeRun.finish
+
+    def late(self: FakeRun, exit_code: int) -> None:
+        threading.Timer(0.2, finish, (self, exit_code)).start()
+
+    monkeypatch.setattr(FakeRun, "finish", late)
+    assert publish(tmp_path, finished[:1]).is_file()
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize("name", ["qwen:0.5b", "bob's llama", "a;b,c#d?e/f", "モデル", "x" * 250])
