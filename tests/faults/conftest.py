@@ -91,10 +91,11 @@ def open_python(own_mounts: bool) -> None:
     if closed is None:
         return
     with tempfile.TemporaryDirectory() as aside:
-        subprocess.run(["mount", "--bind", base, aside], check=True)
+        below = closed / base.relative_to(closed).parts[0]  # other Pythons may lie beside it
+        subprocess.run(["mount", "--bind", below, aside], check=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", closed], check=True)
-        base.mkdir(parents=True)
-        subprocess.run(["mount", "--bind", aside, base], check=True)
+        below.mkdir()
+        subprocess.run(["mount", "--bind", aside, below], check=True)
         subprocess.run(["umount", aside], check=True)
 
 
