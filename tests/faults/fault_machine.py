@@ -117,7 +117,7 @@ def test_no_network(
 def test_another_python(
     place: Place, reference: Path, session_folder: Path, outcome: Outcome, version: str, number: int
 ) -> None:
-    """What one Python has made is other code to another, which makes it again: the tables stay."""
+    """The study that one Python has begun is ended by another."""
     place.python = environment_of(version)
     outcome.fault, outcome.where = "another Python", version
     copy_of(reference, place.folder, "runs/train/mini/lomo", *RUN[1:])
