@@ -47,7 +47,9 @@ LOMO_RUN = RESULTS / "runs/train/mini/lomo/boolq/s42/t0"
 TABLES = f"{RESULTS}/tables/verdicts.csv"
 LONGEST_S = 300
 # Of a run that went on after it was stopped: its speed is taken of fewer steps.
-_OF_A_STOP = re.compile(r"resumed_at_steps|checkpoints_refused|num_(warmup|timed)_steps|num_tokens")
+_OF_A_STOP = re.compile(
+    r"resumed_at_steps|checkpoints_refused|num_(warmup|timed)_steps|num_tokens|padding"
+)
 
 
 class Place:
