@@ -14,7 +14,7 @@ ACTIVE := PATH="$(BIN):$$PATH"
 STAMP := $(VENV)/.made-from
 STAMP_TEXT = { pwd; cat requirements.lock; }
 
-.PHONY: help run stability test quick test-cluster lint clean wheel lock venv venv-anew
+.PHONY: help run stability test quick test-faults test-cluster lint clean wheel lock venv venv-anew
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,10 @@ test: venv  ## all tests (ARGS="..." goes to pytest)
 
 quick: venv  ## the quick tests
 	@$(ACTIVE) python -m pytest $(SPREAD) -m "not slow" $(ARGS)
+
+# Files that `make test` does not look at; a table of what came of each fault is left in results/faults.
+test-faults: venv  ## a study of seconds under kills, full disks, closed doors, limits: each fault three times
+	@$(ACTIVE) python -m pytest $(SPREAD) --dist load -o python_files='fault_*.py' tests/faults $(ARGS)
 
 test-cluster: venv  ## studies on a real Slurm of this machine, with jobs and a node killed (root; ARGS="--tiny": the default study, too)
 	@$(ACTIVE) python tests/cluster/try_cluster.py $(ARGS)

@@ -52,6 +52,13 @@ def test_times_are_no_difference(folders: tuple[Path, Path]) -> None:
     assert same["tables/records.csv"] == []
 
 
+def test_who_else_was_there_is_no_difference(folders: tuple[Path, Path]) -> None:
+    note = "- Other processes were busy when these runs started: pip (all runs).\n"
+    text = folders[1] / "tables" / "records.md"
+    text.write_text(text.read_text() + note)
+    assert found(folders)["tables/records.md"] == []
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "told"),
     [

@@ -229,6 +229,16 @@ def disk() -> Finding:
     return Finding("disk", "ok", f"{free / GIB:.0f} GiB free here")
 
 
+def caches() -> Finding:
+    """Whether Snakemake's own cache has a place: without one it ends before it reads a study."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if os.access(there, os.W_OK | os.X_OK):
+        return Finding("cache", "ok", f"{cache} takes Snakemake's")
+    fix = "export XDG_CACHE_HOME=FOLDER, one that is yours"
+    return Finding("cache", "bad", f"{cache} takes no files of Snakemake's", fix)
+
+
 def locks() -> Finding:
     """Whether this folder's disk keeps locks: without them two pipelines write one study."""
     from lomo.system.files import hold, is_held
@@ -290,7 +300,7 @@ def _netrc_names(host: str) -> bool:
 
 LOOKS: tuple[Callable[[], Finding], ...] = (
     *(python, packages, cards, precision, engines, compiler),
-    *(memory, disk, locks, checkout, network, dashboards),
+    *(memory, disk, caches, locks, checkout, network, dashboards),
 )
 
 

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -247,7 +248,7 @@ def _body(name: str) -> str:
                 body = body[1:]
         kept = [one for one in body if not _is_own_import(one, name, package)]
         setattr(node, "body", kept)  # noqa: B010 - not every node has one
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return hashlib.sha256(_dumped(tree).encode()).hexdigest()
 
 
 def _is_own_import(node: ast.stmt, name: str, package: str) -> bool:
@@ -320,3 +321,9 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def _git(*arguments: str) -> str | None:
     return printed("git", *arguments, timeout_s=10)
+
+
+def _dumped(tree: ast.AST) -> str:
+    """A source as Python 3.11 dumps it: 3.12 adds `type_params`, 3.13 leaves out what is empty."""
+    shown: dict[str, bool] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **shown).replace(", type_params=[]", "")

@@ -16,6 +16,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 from lomo.errors import UserError
 from lomo.record.remote.naming import LONGEST, cell_of, config_of, key_of, settle_names, wandb_id
+from lomo.record.remote.offline import is_whole
 from lomo.record.schema import PERPLEXITY, Record, read_record
 from lomo.system.files import cannot_write, read_json, read_lines, write_text
 
@@ -90,6 +92,8 @@ class History:
             print(f"W&B takes no more of this run ({error}); {self._path} has it", file=sys.stderr)
 
 
+# W&B's own process may write its last lines a moment after it was said to be finished.
+PATIENCE_S = 10.0
 # Of the user's settings, those that say what a run is called. The others say where and how it is
 # sent, and a wrong one stops W&B even where nothing is sent.
 _NAMING = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_TAGS", "WANDB_NOTES")
@@ -191,6 +195,7 @@ def publish(results: Path, run_ids: list[str]) -> Path:
             wanted.add(identity)
             if identity not in standing:
                 _write(results, run_id, record, digest)
+                _check_written(results, run_id, identity)
                 standing.add(identity)
                 write_text(folder / "written.json", json.dumps(sorted(standing), indent=1) + "\n")
             published.append(run_id)
@@ -239,6 +244,19 @@ def _write(results: Path, run_id: str, record: Record, digest: str) -> None:
             where=str(results / "wandb"),
             fix='mend it and start again, or leave W&B out: wandb: "off", or --config wandb=off',
         ) from error
+
+
+def _check_written(results: Path, run_id: str, identity: str) -> None:
+    """Raises UserError where W&B's file of a run is cut: on a full disk W&B itself says nothing."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(map(is_whole, (results / "wandb").glob(f"offline-run-*-{identity}"))):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"W&B has not written {run_id} to its end",
+                where=str(results / "wandb"),
+                fix="make room on that disk and start again: what is finished is not repeated",
+            )
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 from lomo.errors import UserError
 from lomo.system.files import cannot_use, parse_json, read_text
 from lomo.system.interrupts import INTERRUPTED, Interrupted
+from lomo.system.shortage import shortage
 
 NO = 3  # exit code of a question whose answer is no
 QUIET = bool(os.environ.get("LOMO_QUIET"))
@@ -76,11 +77,13 @@ def ended(command: Callable[[], object]) -> int:
         return interrupted.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as error:
-        told = cannot_use(error)
+    except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        if told := shortage(error):
+            return refuse(told)
+        told = cannot_use(error) if isinstance(error, OSError) else None
         if told is None:
             raise
-        if error.filename is None:  # its output
+        if getattr(error, "filename", None) is None:  # its output
             _silence(sys.stdout)
         return refuse(told)
     return code if isinstance(code, int) else 0

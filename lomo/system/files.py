@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ _NOT_WRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
 )
+# What a disk says that keeps no locks: some mounts of NFS and Lustre, and shared folders.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # How Rust's libraries (safetensors, tokenizers) pass it on, which know no OSError.
 _NO_SPACE = ("no space left on device", "os { code: 28,", "(os error 28)")
 
@@ -78,10 +81,11 @@ def cannot_write(path: Path, error: BaseException) -> UserError | None:
             fix="make room on that disk and start again: what is finished is not repeated",
         )
     if code in _NOT_WRITABLE:
+        fix = "make its folder writable, or work elsewhere: snakemake -s .../Snakefile -d FOLDER"
+        if code == errno.EFBIG:
+            fix = "raise the limit of the size of files: ulimit -f unlimited"
         return UserError(
-            f"cannot be written ({os.strerror(code or errno.EACCES)})",
-            where=str(path),
-            fix="make its folder writable, or work elsewhere: snakemake -s .../Snakefile -d FOLDER",
+            f"cannot be written ({os.strerror(code or errno.EACCES)})", where=str(path), fix=fix
         )
     return None
 
@@ -194,13 +198,13 @@ def exclusive(path: Path) -> Iterator[float]:
         if not _try(file):
             print(f"waiting for another process that works on {path.parent}", flush=True)
             started = time.perf_counter()
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _flock(file, fcntl.LOCK_EX)
             waited_s = time.perf_counter() - started
         yield waited_s
 
 
 def hold(path: Path) -> IO[str]:
-    """Holds the lock file `path` until the process ends.
+    """Holds the lock file `path` until the process ends. A disk that keeps no locks is told of.
 
     Raises UserError if another process holds it, or where it can't be made.
     """
@@ -211,6 +215,13 @@ def hold(path: Path) -> IO[str]:
             "another snakemake is working on this study",
             where=str(path.parent),
             fix="wait for it, or stop it; a lock never outlives its process",
+        )
+    if why := _why_no_locks(file):
+        print(
+            f"{path.parent}: this disk keeps no locks ({why}), and nothing holds back a second "
+            "snakemake: start one at a time",
+            file=sys.stderr,
+            flush=True,
         )
     return file
 
@@ -223,10 +234,28 @@ def is_held(path: Path) -> bool:
         return False
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
+
+
+def _flock(file: IO[str], how: int) -> None:
+    """As fcntl.flock; on a disk that keeps no locks nothing is held, and nobody is kept out."""
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _why_no_locks(file: IO[str]) -> str | None:
+    """What the disk says that keeps no locks; None where it does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.strerror if error.errno in _NO_LOCKS else None
+    return None
 
 
 def _opened(path: Path) -> IO[str]:
@@ -241,7 +270,7 @@ def _try(file: IO[str]) -> bool:
     """Takes the lock, or gives up; somebody who only asks (`is_held`) has it for a moment."""
     for pause_s in (*_ASKING_S, None):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if pause_s is None:
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -42,6 +43,18 @@ def test_all_is_looked_at_and_this_machine_runs_the_default_study(
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert doctor.locks().state == "ok"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_takes_no_cache_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    assert doctor.caches().state == "ok"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/proc/nobody")  # where nothing can be made, by root either
+    monkeypatch.setattr(os, "access", lambda at, how: at != Path("/proc"))
+    finding = doctor.caches()
+    assert finding.state == "bad" and "XDG_CACHE_HOME" in str(finding.fix)
 
 
 def test_another_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lomo.methods import MODULES
-from lomo.record.provenance import ENTRY, _statements
+from lomo.record.provenance import ENTRY, _dumped, _statements
 
 ROOT = Path(__file__).parents[2]
 
@@ -248,3 +248,11 @@ class Q:
     tree = ast.parse(text)
     walked = {node for node in ast.walk(tree) if isinstance(node, ast.stmt)}
     assert {node for node in _statements(tree) if isinstance(node, ast.stmt)} == walked
+
+
+def test_a_source_is_the_same_code_to_each_python() -> None:
+    """As 3.11 dumps it; 3.12 and 3.13 would each say it otherwise."""
+    assert _dumped(ast.parse("def f(): pass")) == (
+        "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[], kwonlyargs=[], "
+        "kw_defaults=[], defaults=[]), body=[Pass()], decorator_list=[])], type_ignores=[])"
+    )

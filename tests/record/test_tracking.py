@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from wandb.proto import wandb_internal_pb2
 
 from lomo.errors import UserError
+from lomo.record import tracking
 from lomo.record.clock import Clock
 from lomo.record.provenance import read_provenance
 from lomo.record.remote.naming import key_of, wandb_id
@@ -32,13 +36,18 @@ class FakeRun:
     def __init__(self, **told: Any) -> None:
         self.told, self.logged, self.summary, self.exit_code = told, [], {}, None
         if told["mode"] == "offline":
-            (told["dir"] / "wandb" / f"offline-run-20261125_101112-{told['id']}").mkdir()
+            self.folder = told["dir"] / "wandb" / f"offline-run-20261125_101112-{told['id']}"
+            self.folder.mkdir()
 
     def log(self, numbers: dict[str, Any], step: int) -> None:
         self.logged.append((step, numbers))
 
     def finish(self, exit_code: int) -> None:
         self.exit_code = exit_code
+        if self.told["mode"] == "offline":
+            ending = wandb_internal_pb2.Record(exit={"exit_code": exit_code}).SerializeToString()
+            chunk = struct.pack("<IHB", 0, len(ending), 1) + ending
+            (self.folder / "run.wandb").write_bytes(b":W&B\xe1\xbe\x00" + chunk)
 
 
 @pytest.fixture
@@ -168,6 +177,48 @@ def test_a_run_that_was_cut_short_is_written_again(
     )
     publish(tmp_path, finished)
     assert [run.told["name"] for run in started[1:]] == finished
+
+
+@pytest.mark.parametrize("left", [0, 7, 12, None])
+def test_a_file_that_the_disk_did_not_take_whole_is_told(
+    finished: list[str],
+    started: list[FakeRun],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    left: int | None,
+) -> None:
+    """W&B's own process writes it, and says nothing of a full disk."""
+    finish = FakeRun.finish
+
+    def cut(self: FakeRun, exit_code: int) -> None:
+        finish(self, exit_code)
+        file = self.folder / "run.wandb"
+        file.unlink() if left is None else file.write_bytes(file.read_bytes()[:left])
+
+    monkeypatch.setattr(FakeRun, "finish", cut)
+    monkeypatch.setattr(tracking, "PATIENCE_S", 0.1)
+    with pytest.raises(UserError, match="has not written .* to its end"):
+        publish(tmp_path, finished[:1])
+    assert not (tmp_path / "wandb" / "written.json").exists()
+    monkeypatch.setattr(FakeRun, "finish", finish)
+    publish(tmp_path, finished[:1])
+    assert len(started) == 2
+
+
+def test_what_is_written_a_moment_later_is_waited_for(
+    finished: list[str],
+    started: list[FakeRun],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finish = FakeRun.finish
+
+    def late(self: FakeRun, exit_code: int) -> None:
+        threading.Timer(0.2, finish, (self, exit_code)).start()
+
+    monkeypatch.setattr(FakeRun, "finish", late)
+    assert publish(tmp_path, finished[:1]).is_file()
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize("name", ["qwen:0.5b", "bob's llama", "a;b,c#d?e/f", "モデル", "x" * 250])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from lomo.record.tracking import History
 from lomo.system.command import refuse
 from lomo.system.files import (
     cannot_use,
+    cannot_write,
+    exclusive,
+    hold,
+    is_held,
     read_json,
     read_lines,
     read_text,
@@ -117,6 +122,8 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "below", "x")
     with pytest.raises(UserError, match="File name too long"):
         write_text(tmp_path / ("x" * 300), "x")
+    told = cannot_write(tmp_path, OSError(errno.EFBIG, "File too large"))
+    assert "ulimit -f" in str(told) and "folder writable" not in str(told)
 
 
 def test_a_history_on_a_full_disk_names_its_file(tmp_path: Path) -> None:
@@ -125,6 +132,22 @@ def test_a_history_on_a_full_disk_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"history\.jsonl: cannot be written \(No space left"):
         history.add("step", step=1)
     history.close(None)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_on_a_disk_that_keeps_no_locks_work_goes_on_and_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with exclusive(tmp_path / "run" / ".lock") as waited_s:
+        assert waited_s == 0.0
+    assert capsys.readouterr() == ("", "")  # once a start is enough
+    with hold(tmp_path / ".lock"):
+        assert not is_held(tmp_path / ".lock")
+    assert f"{tmp_path}: this disk keeps no locks" in capsys.readouterr().err
 
 
 def test_a_write_that_nobody_looks_after_is_told_too() -> None:

@@ -16,6 +16,7 @@ from lomo.study.config import as_typed
 from lomo.forecast import command as plan_command
 from lomo.system.command import refuse
 from lomo.system.interrupts import INTERRUPTED, end_once
+from lomo.pipeline.place import check_place, check_temporary_files, settle_times
 from lomo.pipeline.snakefile import (
     Progress,
     check_given_config,
@@ -27,7 +28,8 @@ from lomo.errors import UserError
 from lomo.forecast.estimates import UNKNOWN, forget_unlaunched, resources_of
 from lomo.study.inputs import data_folder, gpus_a_run, instruct_file, model_files, task_files
 from lomo.study.suites.plan import BASE, MINIATURE_FILES, suite_files
-from lomo.system.files import hold
+from lomo.system.files import cannot_use, hold
+from lomo.system.shortage import check_limits, shortage
 from lomo.study.plan import plan_from_config
 from lomo.model.registry import with_random_weights
 from lomo.record.provenance import fingerprint, fingerprint_of
@@ -42,6 +44,13 @@ settle_place(CHECKOUT)
 try:
     check_given_config(sys.argv[1:])
     PLAN = plan_from_config(as_typed(config, workflow.config_settings.config_args), source=SOURCE)
+    if workflow.is_main_process:
+        check_limits()
+        check_place(PLAN.study.study, writes=not workflow.output_settings.dryrun)
+        if not workflow.output_settings.dryrun:
+            check_temporary_files()
+            if told := settle_times(PLAN.study.study):
+                print(told, file=sys.stderr)
 except UserError as error:
     sys.exit(refuse(error))
 
@@ -84,7 +93,7 @@ onstart:
             )
         if launched & {"train", "instruct", "measure"}:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
-        if on_this_machine() and not GPUS_A_RUN:
+        if launched & set(warm.HANDED_OVER) and on_this_machine() and not GPUS_A_RUN:
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
         suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)
@@ -94,6 +103,10 @@ onstart:
             PROGRESS.start()
     except UserError as error:
         sys.exit(refuse(error))
+    except OSError as error:
+        if told := shortage(error) or cannot_use(error):
+            sys.exit(refuse(told))
+        raise
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

@@ -1,0 +1,84 @@
+"""A place where no study can be written is told before Snakemake falls over it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from lomo.errors import UserError
+from lomo.pipeline.place import check_place, check_temporary_files, settle_times
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_new_folder_one_with_results_and_a_link_to_one_are_places(folder: Path) -> None:
+    check_place("mini", writes=True)
+    assert not list(folder.iterdir()), "it makes nothing"
+    (folder / "elsewhere/mini").mkdir(parents=True)
+    (folder / ".snakemake/log").mkdir(parents=True)
+    (folder / "results").symlink_to("elsewhere")
+    check_place("mini", writes=True)
+
+
+@pytest.mark.parametrize("to", ["gone", "a-file", "results"])
+def test_a_link_to_no_folder_is_refused(folder: Path, to: str) -> None:
+    (folder / "a-file").touch()
+    (folder / "results").symlink_to(to)
+    for writes in (True, False):  # a dry run would end in a traceback, too
+        with pytest.raises(UserError, match=f"results: is a link to {to}, which is no folder"):
+            check_place("mini", writes=writes)
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(folder: Path) -> None:
+    (folder / "results").mkdir()
+    (folder / "results/mini").touch()
+    with pytest.raises(UserError, match="results/mini: is there, and is no folder"):
+        check_place("mini", writes=True)
+
+
+@pytest.mark.parametrize(
+    "closed", [".", "results/mini", "results/mini/logs", ".snakemake", ".snakemake/log"]
+)
+def test_a_closed_folder_is_refused_where_it_is_written(
+    folder: Path, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if closed != ".":
+        for name in ("results/mini/logs", ".snakemake/log"):
+            (folder / name).mkdir(parents=True)
+    real = os.access  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda at, how: str(at) != closed and real(at, how))
+    check_place("mini", writes=False)
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
+        check_place("mini", writes=True)
+
+
+def test_a_full_folder_for_temporary_files_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(folder))
+    check_temporary_files()
+    monkeypatch.setenv("TMPDIR", str(folder / "gone"))
+    with pytest.raises(UserError, match="gone: takes no temporary files"):
+        check_temporary_files()
+
+
+def test_files_of_tomorrow_become_files_of_now_in_their_order(folder: Path) -> None:
+    results = folder / "results/mini"
+    (results / "runs").mkdir(parents=True)
+    times = {"plan.json": -60, "runs/record.json": 86_400, "records.csv": 86_401}
+    for name, offset_s in times.items():
+        (results / name).touch()
+        os.utime(results / name, (time.time() + offset_s,) * 2)
+    before_s = (results / "plan.json").stat().st_mtime
+    assert "2 files in results/mini are of a time to come" in str(settle_times("mini"))
+    found = [(results / name).stat().st_mtime for name in times]
+    assert found == sorted(found) and len(set(found)) == 3
+    assert found[0] == before_s and found[-1] <= time.time()
+    assert settle_times("mini") is None
