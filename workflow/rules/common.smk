@@ -36,7 +36,8 @@ from lomo.record.provenance import fingerprint, fingerprint_of
 
 # The folder of this workflow's Snakefile: another one's may use this as a module.
 CHECKOUT = Path(str(workflow.current_basedir)).parents[1]
-IS_MODULE = workflow.modifier.is_module
+# `is_module` of it says so of the outermost workflow, too.
+IS_MODULE = workflow.modifier.parent_modifier is not None
 # Named as it is seen from the working folder, where results/ and resources/ are made.
 FILES = workflow.configfiles
 SOURCE = os.path.relpath(FILES[-1]) if FILES else "the module's config"
