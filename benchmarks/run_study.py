@@ -84,11 +84,14 @@ def prepare(study: str, overrides: Sequence[str] = ()) -> Plan:
 def run_all(plan: Plan, *, seconds: float, only: Sequence[str] = ("",), together: int = 1) -> int:
     """Does the runs that have no record yet; how many are left, failed ones among them.
 
+    Instruction tuning and suites are the pipeline's alone: they are told of, and not counted.
     only: texts that a run's id holds; those that hold the first come first.
     """
     deadline = time.monotonic() + seconds
     folder = Path("results") / plan.study.study / "runs"
     runs = [spec for spec in plan.runs.values() if isinstance(spec, Spec)]
+    if others := len(plan.runs) + len(plan.suites) - len(runs):
+        print(f"{others} runs of `instruct` and `suites` are left to the pipeline")
     wanted = list({s.run_id: s for text in only for s in runs if text in s.run_id}.values())
     waiting = [spec for spec in wanted if finished(spec, folder / spec.run_id) is None]
     left = len(waiting)

@@ -108,6 +108,15 @@ def test_a_text_picks_runs(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs.begun == ["measure/tiny-s/lomo/32x2-bfloat16-checkpointed"]
 
 
+def test_what_it_does_not_run_is_said(
+    study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Runs())
+    plan = run_study.prepare(study).model_copy(update={"suites": {"one": None, "two": None}})
+    assert run_study.run_all(plan, seconds=600.0) == 0
+    assert "2 runs of `instruct` and `suites` are left to the pipeline" in capsys.readouterr().out
+
+
 def test_none_is_begun_without_the_time(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs()
     assert run_all(study, monkeypatch, runs, seconds=29.0) == 4

@@ -108,8 +108,7 @@ def _inputs(results: Path, plan: Plan, found: Standing) -> Iterator[tuple[str, d
 def _look_at_records(
     results: Path, plan: Plan, inputs: dict[str, datetime], found: Standing
 ) -> None:
-    # Of ten thousand runs many share code, model and data: each is looked at once.
-    codes: dict[tuple[Any, ...], str] = {}
+    # Of ten thousand runs many share model and data, which are looked at once.
     newest: dict[tuple[str, str], float] = {}
     odd: list[str] = []
     for run_id, spec in plan.runs.items():
@@ -117,10 +116,7 @@ def _look_at_records(
         record = made.read(path)
         if not record:  # none yet, or one that is refused when the tables are made
             continue
-        key = (spec.kind, spec.method, getattr(spec, "task", None), spec.engine)
-        if key not in codes:
-            codes[key] = fingerprint_of(spec)
-        why = _why_not(record, spec.model_dump(mode="json"), codes[key], path.parent)
+        why = _why_not(record, spec.model_dump(mode="json"), fingerprint_of(spec), path.parent)
         names = (spec.model_path, "data") if spec.kind == "train" else (spec.model_path,)
         sources = [inputs[name] for name in names if name in inputs]
         if why is None and sources and _started(record) + CLOCKS < max(sources):

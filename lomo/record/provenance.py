@@ -89,6 +89,7 @@ ENTRY = {
 }
 
 
+@cache
 def fingerprint(
     kind: str, method: str | None = None, task: str | None = None, engine: str | None = None
 ) -> str:

@@ -65,7 +65,6 @@ PROGRESS = None  # of runs, where some are to be done
 # runs again, so that an edited optimizer would repeat its runs a call too late.
 ESTIMATES = f"results/{STUDY}/estimates.json"
 GPUS_A_RUN = gpus_a_run(PLAN.study)
-CODES = {}  # fingerprints by what they are of
 
 
 if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.output_settings.dryrun:
@@ -157,12 +156,8 @@ def spec_of(wildcards):
 
 @known
 def code_of(wildcards):
-    """The fingerprint of the sources that define the run's numbers; many runs share them."""
-    run = run_of(wildcards)
-    key = (run.kind, run.method, getattr(run, "task", None), run.engine)
-    if key not in CODES:
-        CODES[key] = fingerprint_of(run)
-    return CODES[key]
+    """The fingerprint of the sources that define the run's numbers."""
+    return fingerprint_of(run_of(wildcards))
 
 
 @known
