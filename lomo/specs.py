@@ -11,6 +11,7 @@ from lomo.system.strict import Strict
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa"]
 HeadLoss = Literal["model", "fused"]
+Batching = Literal["shuffled", "by_length"]
 Compile = Literal["none", "layers"]
 Engine = Literal["single", "fsdp2", "zero3"]
 # How epoch and trial are selected, and what a study must have for it (docs/protocol.md).
@@ -61,6 +62,7 @@ class TrainSpec(RunSpec):
     sample_seed: int = Field(ge=0)
     max_length: int = Field(ge=8)
     schedule: Literal["linear", "constant"]
+    batching: Batching
     eval_batch_size: int = Field(ge=1)
     protocol: Protocol
     checkpoint_interval_s: float | None = Field(600.0, gt=0)
@@ -75,6 +77,7 @@ class TaskSpec(TrainSpec):
     """A run that trains on one task and is scored on it."""
 
     kind: Literal["train"] = "train"
+    batching: Batching = "shuffled"
     task: TaskName
 
 
@@ -85,6 +88,7 @@ class InstructSpec(TrainSpec):
     """
 
     kind: Literal["instruct"] = "instruct"
+    batching: Batching = "by_length"
     tuned_path: str | None = None
 
 

@@ -95,10 +95,16 @@ def head_loss(
 
     num_targets: what the sum is divided by; None for the number of targets that are not IGNORED.
     A slice has as many columns as the hidden states, so that its logits take what these take.
+    Where `num_targets` says that fewer than half the tokens have a target, as in a task's answers,
+    the others are left out of the products.
     The weight's gradient is whole and rounded once. A target outside the vocabulary gives nan.
     """
     if num_targets is None:
         num_targets = (targets_T != IGNORED).sum()
+    elif isinstance(num_targets, int) and 2 * num_targets < targets_T.numel():
+        # Counted on the host: looking here would make it wait for a GPU at every step.
+        kept = (targets_T != IGNORED).nonzero().squeeze(1)
+        hidden_TH, targets_T = hidden_TH[kept], targets_T[kept]
     total: Tensor = _HeadLoss.apply(hidden_TH, weight_VH, bias_V, targets_T)
     return total / num_targets
 

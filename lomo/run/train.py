@@ -72,7 +72,12 @@ def work(
 def _course(spec: TaskSpec, examples: list[Example], *, pad_id: int) -> Course:
     def batches(epoch: int) -> Iterator[Batch]:
         return epoch_batches(
-            examples, batch_size=spec.batch_size, seed=spec.seed, epoch=epoch, pad_id=pad_id
+            examples,
+            batching=spec.batching,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            epoch=epoch,
+            pad_id=pad_id,
         )
 
     return Course(

@@ -18,6 +18,7 @@ from lomo.errors import UserError
 from lomo.specs import (
     SELECTION,
     Attention,
+    Batching,
     Dtype,
     Engine,
     HeadLoss,
@@ -64,6 +65,11 @@ class TrainSettings(Strict):
     attention: Attention = Field("sdpa", description="attention kernel")
     activation_checkpointing: bool = Field(True, description="recompute each layer in backward")
     head_loss: HeadLoss = Field("model", description=HEAD_LOSS)
+    batching: Batching = Field(
+        "shuffled",
+        description="shuffled: at random; by_length: of similar lengths, so that less is padded "
+        "(docs/instruct.md)",
+    )
     eval_batch_size: int = Field(32, ge=1, description="requests scored at once")
     engine: Engine = Field("single", description="how the model is spread over devices")
     num_devices: int = Field(1, ge=1, description="devices a run, one process each")
@@ -101,6 +107,7 @@ class InstructSettings(TrainSettings):
         description="held-out examples that are reported: a fifth of the file at most, drawn first",
     )
     max_length: int = Field(2048, ge=8, description="longest prompt with answer, in tokens")
+    batching: Batching = Field("by_length", description="as for an accuracy section")
     eval_batch_size: int = Field(32, ge=1, description="examples scored at once")
 
 

@@ -1,23 +1,17 @@
-"""From instructions to tokens, and to batches of examples that are about as long as each other.
+"""From instructions to tokens: prompts with their answers.
 
 The loss is on the answer and the end token alone, as in a task's training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from lomo.errors import UserError
-from lomo.tasks.batches import Batch, Example, collate
+from lomo.tasks.batches import Example
 from lomo.tasks.instructions import Instruction
 from lomo.tasks.tokens import Encoder, check_tokens
-
-# Batches whose examples are sorted by length together: many enough that few are padded, and few
-# enough that an epoch has all lengths at all times.
-WINDOW = 32
 
 
 @dataclass(frozen=True)
@@ -68,22 +62,3 @@ def encode_answers(
             fix="raise max_length, or give items with shorter prompts",
         )
     return Answers(examples, numbers, len(items) - len(examples))
-
-
-def batches_by_length(
-    examples: Sequence[Example], *, batch_size: int, seed: int, epoch: int, pad_id: int
-) -> Iterator[Batch]:
-    """One epoch's batches, in an order that seed, epoch and lengths give; one may be short.
-
-    Examples are shuffled, sorted by length within each window of WINDOW batches, and cut into
-    batches, which are shuffled.
-    """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(examples), generator=generator).tolist()
-    batches = []
-    for start in range(0, len(order), WINDOW * batch_size):
-        window = order[start : start + WINDOW * batch_size]
-        window.sort(key=lambda index: len(examples[index].tokens))
-        batches += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-    for number in torch.randperm(len(batches), generator=generator).tolist():
-        yield collate([examples[index] for index in batches[number]], pad_id=pad_id)

@@ -15,12 +15,16 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from lomo.errors import UserError
+from lomo.specs import Batching
 from lomo.tasks.tokens import Encoded, Encoder, check_tokens
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
+# Batches whose examples are sorted by length together: many enough that few are padded, and few
+# enough that an epoch has all lengths at all times.
+WINDOW = 32
 
 
 @dataclass(frozen=True)
@@ -162,13 +166,31 @@ def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
 
 
 def epoch_batches(
-    examples: Sequence[Example], *, batch_size: int, seed: int, epoch: int, pad_id: int
+    examples: Sequence[Example],
+    *,
+    batching: Batching,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    pad_id: int,
 ) -> Iterator[Batch]:
-    """One epoch's batches, in an order that seed and epoch give; the last may be short."""
+    """One epoch's batches, in an order that seed and epoch give; one may be short.
+
+    shuffled: examples at random; the last batch is the short one. by_length: shuffled, sorted by
+    length within each window of WINDOW batches, and cut into batches, which are shuffled.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(examples), generator=generator).tolist()
-    for start in range(0, len(order), batch_size):
-        yield collate([examples[i] for i in order[start : start + batch_size]], pad_id=pad_id)
+    if batching == "by_length":
+        # Stable, so that examples of one length stay as they were shuffled.
+        for start in range(0, len(order), WINDOW * batch_size):
+            window = slice(start, start + WINDOW * batch_size)
+            order[window] = sorted(order[window], key=lambda index: len(examples[index].tokens))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if batching == "by_length":
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    for chosen in batches:
+        yield collate([examples[index] for index in chosen], pad_id=pad_id)
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:

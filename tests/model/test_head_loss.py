@@ -16,6 +16,7 @@ from lomo import methods
 from lomo.engines.single import training_step
 from lomo.errors import UserError
 from lomo.memory.predicted.predict import predict
+from lomo.model import head_loss as module
 from lomo.model.head_loss import fuse_head_loss, head_loss
 from lomo.study.config import Study
 from lomo.study.plan import make_plan
@@ -253,3 +254,31 @@ def test_a_plan_refuses_what_cannot_have_it(
     with pytest.raises(UserError, match=told) as refused:
         make_plan(Study.model_validate(study), source="unit.yaml")
     assert refused.value.where.endswith("head_loss")
+
+
+@pytest.mark.parametrize("num_kept", [0, 1, 9, 23])
+def test_few_targets_give_the_same_from_products_over_their_tokens_alone(
+    num_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = problem(torch.float32)
+    generator = torch.Generator().manual_seed(2)
+    targets_T = torch.full((TOKENS,), IGNORED)
+    chosen = torch.randperm(TOKENS, generator=generator)[:num_kept]
+    targets_T[chosen] = torch.randint(0, VOCABULARY, (num_kept,), generator=generator)
+    inputs = (*inputs[:3], targets_T)
+    rows: list[int] = []
+    real = module._logits
+    monkeypatch.setattr(
+        module, "_logits", lambda h, *rest: (rows.append(len(h)), real(h, *rest))[1]
+    )
+
+    def of_few(*given: Tensor) -> Tensor:
+        return head_loss(*given, num_targets=num_kept or 7)
+
+    def of_all(*given: Tensor) -> Tensor:  # a tensor is not looked at: no token is left out
+        return head_loss(*given, num_targets=torch.tensor(num_kept or 7))
+
+    found = with_gradients(of_few, inputs)
+    assert set(rows) == {num_kept}
+    for mine, expected in zip(found, with_gradients(of_all, inputs), strict=True):
+        assert (mine - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))

@@ -11,8 +11,8 @@ import torch
 
 from lomo.errors import UserError
 from lomo.model.weights import load_tokenizer, num_rows
-from lomo.tasks.answers import WINDOW, Answers, batches_by_length, encode_answers
-from lomo.tasks.batches import IGNORED, Example, collate, epoch_batches
+from lomo.tasks.answers import Answers, encode_answers
+from lomo.tasks.batches import IGNORED, WINDOW, Example, collate, epoch_batches
 from lomo.tasks.instructions import Instruction, read_instructions
 from lomo.tasks.tokens import Encoder, text_encoder
 
@@ -82,7 +82,11 @@ def lengths(number: int) -> list[Example]:
 
 
 def batches(examples: list[Example], *, seed: int = 3, epoch: int = 1, size: int = 4) -> Any:
-    return list(batches_by_length(examples, batch_size=size, seed=seed, epoch=epoch, pad_id=0))
+    return list(
+        epoch_batches(
+            examples, batching="by_length", batch_size=size, seed=seed, epoch=epoch, pad_id=0
+        )
+    )
 
 
 @pytest.mark.parametrize("number", [1, 3, 4, 128, 129, 300])
@@ -112,7 +116,9 @@ def test_sorting_leaves_little_padding_and_no_order_of_lengths() -> None:
         padded = sum(batch.input_ids_BS.numel() for batch in batches)
         return 1 - sum(batch.num_tokens for batch in batches) / padded
 
-    shuffled = list(epoch_batches(examples, batch_size=4, seed=3, epoch=1, pad_id=0))
+    shuffled = list(
+        epoch_batches(examples, batching="shuffled", batch_size=4, seed=3, epoch=1, pad_id=0)
+    )
     assert padding(found) < 0.05 < 0.3 < padding(shuffled)
     widths = torch.tensor([float(batch.input_ids_BS.shape[1]) for batch in found])
     places = torch.arange(len(widths), dtype=torch.float)

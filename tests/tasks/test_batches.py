@@ -186,7 +186,9 @@ def test_padding_is_on_the_right_masked_and_not_counted() -> None:
 
 def order(*, seed: int, epoch: int, examples: Sequence[Example] = EXAMPLES) -> list[int]:
     """The first token of each example, which names it, in the order of the epoch."""
-    batches = epoch_batches(examples, batch_size=4, seed=seed, epoch=epoch, pad_id=0)
+    batches = epoch_batches(
+        examples, batching="shuffled", batch_size=4, seed=seed, epoch=epoch, pad_id=0
+    )
     return [int(row[0]) for batch in batches for row in batch.input_ids_BS]
 
 
@@ -201,7 +203,9 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_an_epoch_holds_every_example_once_and_its_last_batch_may_be_short() -> None:
     assert sorted(order(seed=1, epoch=1)) == [example.tokens[0] for example in EXAMPLES]
-    batches = list(epoch_batches(EXAMPLES, batch_size=4, seed=1, epoch=1, pad_id=0))
+    batches = list(
+        epoch_batches(EXAMPLES, batching="shuffled", batch_size=4, seed=1, epoch=1, pad_id=0)
+    )
     assert [len(batch.input_ids_BS) for batch in batches] == [4, 4, 1]
     assert batches[2].input_ids_BS.shape[1] == int(batches[2].attention_mask_BS.sum())
 

@@ -186,7 +186,12 @@ class _Step:
         optimizers = [optimizer for optimizer, _ in self.prepared.optimizers]
         rows = self.spec.batch_size * self.engine.world_size
         tokens_BS = torch.zeros(rows, self.spec.sequence_length, dtype=torch.long)
-        batch = Batch(tokens_BS, torch.ones_like(tokens_BS), tokens_BS.clone()).to("cpu")
+        batch = Batch(tokens_BS, torch.ones_like(tokens_BS), tokens_BS.clone())
+        # All are targets. Nothing is in these tensors that could be counted.
+        batch.__dict__.update(
+            num_tokens=tokens_BS.numel(), num_targets=rows * (tokens_BS.shape[1] - 1)
+        )
+        batch = batch.to("cpu")
         with StepMeter(
             self.prepared.model,
             lambda: [optimizer.state for optimizer in optimizers],

@@ -19,8 +19,8 @@ from lomo.run.prepare import prepare_model
 from lomo.run.resume.checkpoints import origin_of
 from lomo.run.resume.state import Progress
 from lomo.specs import InstructSpec
-from lomo.tasks.answers import Answers, batches_by_length, encode_answers
-from lomo.tasks.batches import Batch
+from lomo.tasks.answers import Answers, encode_answers
+from lomo.tasks.batches import Batch, epoch_batches
 from lomo.tasks.instructions import draw
 from lomo.tasks.tokens import text_encoder
 
@@ -73,8 +73,13 @@ def _course(
     train = parts["train"]
 
     def batches(epoch: int) -> Iterator[Batch]:
-        return batches_by_length(
-            train.examples, batch_size=spec.batch_size, seed=spec.seed, epoch=epoch, pad_id=pad_id
+        return epoch_batches(
+            train.examples,
+            batching=spec.batching,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            epoch=epoch,
+            pad_id=pad_id,
         )
 
     def told(values: dict[str, Any], progress: Progress) -> InstructTraining:

@@ -24,8 +24,8 @@ from lomo.run.execute import execute
 from lomo.run.instruct.perplexity import log_likelihoods
 from lomo.study.config import Study
 from lomo.study.plan import make_plan
-from lomo.tasks.answers import batches_by_length, encode_answers
-from lomo.tasks.batches import collate
+from lomo.tasks.answers import encode_answers
+from lomo.tasks.batches import collate, epoch_batches
 from lomo.tasks.instructions import Instruction, draw
 from lomo.tasks.tokens import text_encoder
 
@@ -177,8 +177,13 @@ def test_what_is_padded_cut_and_left_out_is_counted(
     batches = [
         batch
         for epoch in (1, 2)
-        for batch in batches_by_length(
-            whole.examples, batch_size=8, seed=spec.seed, epoch=epoch, pad_id=0
+        for batch in epoch_batches(
+            whole.examples,
+            batching="by_length",
+            batch_size=8,
+            seed=spec.seed,
+            epoch=epoch,
+            pad_id=0,
         )
     ]
     assert training.num_tokens == sum(batch.num_tokens for batch in batches)
