@@ -18,6 +18,7 @@ from typing import Any
 from lomo.errors import UserError
 from lomo.forecast.command import duration
 from lomo.record import made
+from lomo.specs import RunSpec, SuiteSpec
 from lomo.study.plan import Plan
 from lomo.system.command import Command
 from lomo.system.files import is_held
@@ -53,13 +54,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Status:
-    """A study at one moment.
+    """A study at one moment. Scored suites are runs as any other.
 
     ended: runs that have a record of the present plan, counted by its status. other_plan: runs
     whose record is of another plan, which are to be made again. num_bases: base models that are
     trained for the runs, num_bases_made of which stand. seconds_left: None where nothing
-    tells; why, in `why_unknown`. working: whether a pipeline holds the study. page: the report,
-    None where there is none yet.
+    tells; why, in `why_unknown`. num_untimed: suites that it does not count: no model was scored
+    on them yet, and the plan does not tell their time. working: whether a pipeline holds the
+    study. page: the report, None where there is none yet.
     """
 
     study: str
@@ -73,6 +75,7 @@ class Status:
     failed: Sequence[Failed]
     seconds_left: float | None
     why_unknown: str | None
+    num_untimed: int
     working: bool
     page: str | None
 
@@ -98,20 +101,26 @@ class Study:
     plan: Plan
     _seen: dict[str, _Ended] = field(default_factory=dict)
 
+    @property
+    def runs(self) -> dict[str, RunSpec | SuiteSpec]:
+        """All runs of the plan by their ids, suites last."""
+        return {**self.plan.runs, **self.plan.suites}
+
     def look(self) -> Status:
         """How it stands now."""
         ended = dict(self._ended())
-        left = [run_id for run_id in self.plan.runs if run_id not in ended]
+        left = [run_id for run_id in self.runs if run_id not in ended]
         running = list(self._running(left))
         working = is_held(self.results / ".lock")
-        seconds, why = self._seconds_left(ended, left, working=working)
+        timed = self._timed(ended, left)
+        seconds, why = self._seconds_left(ended, timed, working=working)
         held = {run.run_id for run in running}
         bases = self.plan.bases()
         page = self.results / "report" / "index.html"
         return Status(
             study=self.plan.study.study,
             title=self.plan.study.title,
-            num_runs=len(self.plan.runs),
+            num_runs=len(self.runs),
             ended=dict(Counter(run.status for run in ended.values())),
             other_plan=sum(not run.of_plan for run in self._seen.values()),
             num_bases=len(bases),
@@ -120,12 +129,13 @@ class Study:
             failed=list(self._failed([run_id for run_id in left if run_id not in held])),
             seconds_left=seconds,
             why_unknown=why,
+            num_untimed=len(left) - len(timed),
             working=working,
             page=page.as_posix() if page.is_file() else None,
         )
 
     def _ended(self) -> Iterator[tuple[str, _Ended]]:
-        for run_id, spec in self.plan.runs.items():
+        for run_id, spec in self.runs.items():
             path = self.results / "runs" / run_id / "record.json"
             try:
                 at = path.stat().st_mtime
@@ -169,6 +179,27 @@ class Study:
         model, seed = Path(base).parts[-2:]
         return (self.results / "models" / model / seed / "model.safetensors").is_file()
 
+    def _timed(self, ended: Mapping[str, _Ended], left: Sequence[str]) -> list[str]:
+        """Of the runs left those whose time something tells: not suites that nothing was scored on.
+
+        A suite takes on one model what it took on another of the study.
+        """
+        scored = {self.plan.suites[run].task for run in ended if run in self.plan.suites}
+        return [
+            run
+            for run in left
+            if run not in self.plan.suites or self.plan.suites[run].task in scored
+        ]
+
+    def _suite_seconds(self, ended: Mapping[str, _Ended]) -> dict[str, float | None]:
+        """What each suite run took, or what its suite took on the mean of other models."""
+        took: dict[str, list[float]] = {}
+        for run_id, spec in self.plan.suites.items():
+            if run_id in ended:
+                took.setdefault(spec.task, []).append(ended[run_id].wall_s)
+        means = {task: sum(seconds) / len(seconds) for task, seconds in took.items()}
+        return {run_id: means.get(spec.task) for run_id, spec in self.plan.suites.items()}
+
     def _seconds_left(
         self, ended: Mapping[str, _Ended], left: Sequence[str], *, working: bool
     ) -> tuple[float | None, str | None]:
@@ -176,6 +207,7 @@ class Study:
         estimates = made.read(self.results / "estimates.json")
         told = estimates.get("runs", {})
         seconds = {run_id: _seconds(told.get(run_id)) for run_id in self.plan.runs}
+        seconds |= self._suite_seconds(ended)
         if not left:
             return 0.0, None
         expected = _sum(seconds, left)
@@ -295,6 +327,10 @@ def time_left(status: Status) -> str:
     told = f"not known: {status.why_unknown}"
     if status.seconds_left is not None:
         told = f"about {duration(status.seconds_left)}"
+    if status.num_untimed and not status.seconds_left:
+        told = f"not known: {status.num_untimed} scores of suites, of which none is there yet"
+    elif status.num_untimed:
+        told += f", without {status.num_untimed} scores of suites, of which none is there yet"
     return told if status.working else f"{told}; no pipeline works on it"
 
 

@@ -229,3 +229,37 @@ def test_a_failed_log_is_told_whole_unless_it_is_endless(tmp_path: Path) -> None
     told = snakefile.failed_logs([short, long, old], since=time.time() - 60)
     assert "line 0\n" in told and "less its first 600 lines" in told and "line 599\n" not in told
     assert "another time" not in told
+
+
+@pytest.fixture
+def with_suites(results: Path) -> Plan:
+    """The plan with the miniature suite, scored for two base models."""
+    more = {"protocol": "sound", "superglue": None, "suites": SUITES}
+    study = StudyConfig.model_validate({**STUDY, **more})
+    plan = make_plan(study, source="made up")
+    (results / "plan.json").write_text(plan.model_dump_json())
+    return plan
+
+
+SUITES = {"models": ["tiny-s"], "data": "generated", "tasks": {"miniature": {}}}
+
+
+def test_suites_are_runs_too(results: Path, with_suites: Plan) -> None:
+    plan = with_suites
+    assert not plan.runs and len(plan.suites) == 3
+    first, second, _ = plan.suites
+    status = Study(results, plan).look()
+    assert (status.num_runs, status.num_ended, status.num_untimed) == (3, 0, 3)
+    assert "not known: 3 scores of suites, of which none is there yet" in as_text(status)
+    path = results / "runs" / first / "record.json"
+    path.parent.mkdir(parents=True)
+    spec = plan.suites[first].model_dump(mode="json")
+    path.write_text(json.dumps({"status": "ok", "spec": spec, "clock": {"wall_s": 7.0}}))
+    status = Study(results, plan).look()
+    # What it took on one model it will take on the two others.
+    assert (status.num_ended, status.num_untimed, status.seconds_left) == (1, 0, 14.0)
+    assert "suites" not in as_text(status)
+    log = results / "logs" / f"{second}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: of a suite\n")
+    assert [job.why for job in Study(results, plan).look().failed] == ["error: of a suite"]
