@@ -13,6 +13,7 @@ from lomo.record.remote.naming import cell_of, key_of, wandb_id
 from ..records.accuracy import AVERAGE, Cell, accuracy_cells
 from ..records.collected import Collected
 from ..records.comparable import size_of, size_text
+from ..suites.table import title as suite_title
 from ..text.names import method_title, task_title
 from ..text.style import method_colour
 
@@ -42,6 +43,15 @@ def measured_columns(collected: Collected, section: str, quantity: str) -> list[
         title = f"{row.model}, {size_text(size_of(row))}{checkpointed}"
         titles.setdefault(key_of(quantity, row.model, cell_of(row.run_id)), title)
     return [Column(key, title) for key, title in titles.items()]
+
+
+def suite_columns(collected: Collected) -> list[Column]:
+    """A column for each model and benchmark suite."""
+    pairs = dict.fromkeys((spec.model, spec.task) for spec in collected.plan.suites.values())
+    return [
+        Column(key_of("suite_score", model, task), f"{suite_title(task)}, {model}")
+        for model, task in pairs
+    ]
 
 
 def colours(collected: Collected) -> dict[str, str]:

@@ -14,7 +14,7 @@ from wandb_workspaces.reports import v2 as wr
 from lomo.record.remote.naming import LONGEST
 
 from ..records.collected import Collected
-from .seen import Column, accuracy_columns, colours, measured_columns, out_of_sight
+from .seen import Column, accuracy_columns, colours, measured_columns, out_of_sight, suite_columns
 
 METHOD = "names.method"  # in a run's config: as the tables call it
 COLUMNS = ["accuracy", "peak_bytes", "tokens_per_s_per_device", "status", "wall_s"]
@@ -84,6 +84,7 @@ def _sections(collected: Collected) -> list[ws.Section]:
         "Memory": _bars(memory, "Peak of a step", "bytes"),
         "Speed": _bars(speed, "Tokens", "tokens a second and device"),
         "Accuracy": _bars(accuracy_columns(collected), "Accuracy", "share of the test examples"),
+        "Suites": _bars(suite_columns(collected), "Score", "each suite's own metric"),
     }
     if collected.plan.study.superglue:
         parts["Curves, mean over tasks and seeds"] = curves(

@@ -296,13 +296,18 @@ def _wandb_options(parser: argparse.ArgumentParser) -> None:
 def _wandb(options: argparse.Namespace) -> None:
     from lomo.record.belief import read_believed
     from lomo.record.made import note, page, sources_of
+    from lomo.record.suite import believed
     from lomo.record.tracking import publish
     from lomo.study.plan import read_plan
 
     plan = read_plan(options.results)
     # What is not believed is told to nobody.
     read_believed(options.results, plan.runs, keep=lambda record, scored: None)
-    publish(options.results, list(plan.runs))
+    for run_id, spec in plan.suites.items():
+        path = options.results / "runs" / run_id / "record.json"
+        if path.is_file():
+            believed(path, spec)
+    publish(options.results, [*plan.runs, *plan.suites])
     note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
 
 

@@ -107,7 +107,7 @@ def sources_of(
 ) -> dict[str, Any]:
     """What the content of a command of `analysis`, or of `wandb`, comes from beside its code."""
     if command in ("collect", "wandb"):
-        runs = (*plan.runs, *(plan.suites if command == "collect" else ()))
+        runs = (*plan.runs, *plan.suites)
         records = (results / "runs" / run_id / "record.json" for run_id in runs)
         return {"plan": plan_digest(plan), "records": digest(records, hashes)}
     return {

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from lomo.errors import UserError
-from lomo.record.remote.naming import LONGEST, cell_of, config_of, key_of, settle_names, wandb_id
+from lomo.record.remote.naming import LONGEST, config_of, settle_names, wandb_id
 from lomo.record.remote.offline import is_whole
-from lomo.record.schema import PERPLEXITY, Record, read_record
+from lomo.record.remote.summary import record_at, summary_of
+from lomo.record.schema import Record
+from lomo.record.suite import SuiteRecord
 from lomo.system.files import cannot_write, read_json, read_lines, write_text
 
 
@@ -166,10 +168,10 @@ class WandbRun:
         """Steps up to `step` were told by an earlier process."""
         self._last_step = max(self._last_step, step)
 
-    def finish(self, record: Record | None) -> None:
+    def finish(self, record: Record | SuiteRecord | None) -> None:
         """Ends the run, with what the record found."""
         if record is not None:
-            self._run.summary.update(_summary(record))
+            self._run.summary.update(summary_of(record))
         self._run.finish(exit_code=0 if record is not None else 1)
 
 
@@ -190,7 +192,8 @@ def publish(results: Path, run_ids: list[str]) -> Path:
             path = results / "runs" / run_id / "record.json"
             if not path.is_file():
                 continue
-            record, digest = read_record(path), hashlib.sha256(path.read_bytes()).hexdigest()
+            record = record_at(path, run_id)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
             identity = wandb_id(record.study, run_id, digest)
             wanted.add(identity)
             if identity not in standing:
@@ -222,9 +225,10 @@ def _identity(folder: Path) -> str:
     return re.sub(r"^offline-run-\d+_\d+-", "", folder.name)
 
 
-def _write(results: Path, run_id: str, record: Record, digest: str) -> None:
+def _write(results: Path, run_id: str, record: Record | SuiteRecord, digest: str) -> None:
     path = results / "runs" / run_id / "history.jsonl"
-    history = read_lines(path)
+    # A score of a suite has no steps.
+    history = [] if isinstance(record, SuiteRecord) else read_lines(path)
     for number, event in enumerate(history, start=1):
         if not (isinstance(event.get("event"), str) and isinstance(event.get("step"), int)):
             raise UserError(
@@ -280,26 +284,3 @@ def nothing_sent(results: Path) -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _summary(record: Record) -> dict[str, Any]:
-    """The record's results, and those that stand in a table under the key of their column, too."""
-    summary: dict[str, Any] = {"status": record.status, "wall_s": record.clock.wall_s}
-    in_tables: dict[str, float] = {}
-    if record.result:
-        name = "perplexity" if record.result.metric == PERPLEXITY else "accuracy"
-        in_tables[name] = record.result.value
-    if record.throughput:
-        speed = record.throughput.tokens_per_s_per_device
-        if record.kind == "measure":
-            in_tables["tokens_per_s_per_device"] = speed
-        else:  # is in no table: its batches differ from task to task
-            summary["training_tokens_per_s_per_device"] = speed
-    if record.memory:
-        in_tables["peak_bytes"] = record.memory.peak_bytes
-    for quantity, value in in_tables.items():
-        summary[quantity] = value
-        summary[key_of(quantity, record.spec["model"], cell_of(record.run_id))] = value
-    if record.memory:
-        summary.update(record.memory.sum_of_terms.model_dump(exclude={"missing"}))
-    return summary

@@ -14,6 +14,7 @@ import pytest
 import synthetic
 from scipy.special import stdtrit
 
+from analysis.dashboard.seen import suite_columns
 from analysis.records.collect import COLUMNS
 from analysis.records.collected import Collected
 from analysis.statistics.intervals import share_interval
@@ -245,3 +246,11 @@ def test_a_contradicted_record_stops_the_table(tmp_path: Path) -> None:
     write(tmp_path, spec, drawn(0.5, 1), value=0.99)
     with pytest.raises(UserError, match="score.value is"):
         table_suites(collected(tmp_path, spec))
+
+
+def test_a_dashboard_has_a_panel_for_each_suite_of_a_model(tmp_path: Path) -> None:
+    columns = suite_columns(collected(tmp_path, spec_of("mmlu"), spec_of("gsm8k")))
+    assert [(column.key, column.title) for column in columns] == [
+        ("suite_score/mini/mmlu", "MMLU, mini"),
+        ("suite_score/mini/gsm8k", "GSM8K, mini"),
+    ]

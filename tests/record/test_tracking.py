@@ -21,6 +21,7 @@ from lomo.record.clock import Clock
 from lomo.record.provenance import read_provenance
 from lomo.record.remote.naming import key_of, wandb_id
 from lomo.record.schema import Evidence, Record, write_record
+from lomo.record.suite import Score, SuiteRecord
 from lomo.record.tracking import History, publish
 from lomo.run.execute import as_record, execute
 from lomo.specs import TrainSpec
@@ -120,6 +121,32 @@ def test_a_run_without_a_record_ends_as_failed(
     assert run.exit_code == 1
     lines = (tmp_path / "history.jsonl").read_text()
     assert "NaN" not in lines and '"loss": null' in lines
+
+
+def test_a_score_of_a_suite_becomes_a_run_without_a_history(
+    started: list[FakeRun], tmp_path: Path
+) -> None:
+    run_id = "suite/tiny-s/base/miniature/s42"
+    score = Score.model_construct(
+        metric="acc", scoring="by text", num_examples=24, stderr=0.1, value=0.625
+    )
+    record = SuiteRecord.model_construct(
+        study="unit",
+        run_id=run_id,
+        status="ok",
+        spec={"model": "tiny-s", "method": "base", "task": "miniature", "data_path": "/a/place"},
+        clock=Clock().read(),
+        score=score,
+    )
+    (tmp_path / "wandb").mkdir()
+    run = tracking.WandbRun(record.study, run_id, record.spec, tmp_path, "offline")
+    run.finish(record)
+    (told,) = started
+    assert told.told["job_type"] == "suite"
+    assert told.told["config"]["names"] == {"method": "base", "task": "miniature"}
+    assert told.told["config"]["data_path"] == "place"
+    assert told.summary["suite_score"] == told.summary["suite_score/tiny-s/miniature"] == 0.625
+    assert told.summary["metric"] == "acc" and told.exit_code == 0 and not told.logged
 
 
 @pytest.fixture

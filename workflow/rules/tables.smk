@@ -190,7 +190,7 @@ rule wandb:
     """Each run as a W&B run; offline, nothing is sent."""
     input:
         plan="results/{study}/plan.json",
-        records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
+        records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS + SUITE_IDS),
     output:
         "results/{study}/wandb/published.json",
     log:
@@ -205,7 +205,9 @@ rule publish:
     """Plan, records and what bears them out, copied to be committed."""
     input:
         plan=f"results/{STUDY}/plan.json",
-        records=expand("results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS),
+        records=expand(
+            "results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS + SUITE_IDS
+        ),
     # No output: Snakemake would remove what stands there, and what is published never changes.
     log:
         f"results/{STUDY}/logs/publish.log",

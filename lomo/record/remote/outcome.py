@@ -66,7 +66,8 @@ def _told(results: Path, plan: Plan) -> Iterator[tuple[str, bytes]]:
     if outcomes.is_file():
         yield f"records/{outcomes.name}", outcomes.read_bytes()
     fix = "run the pipeline again: it makes it anew"
-    for name in ["plan.json", *(f"runs/{run_id}/record.json" for run_id in sorted(plan.runs))]:
+    run_ids = sorted([*plan.runs, *plan.suites])
+    for name in ["plan.json", *(f"runs/{run_id}/record.json" for run_id in run_ids)]:
         if (results / name).is_file():
             told = without_places(read_json(results / name, fix=fix))
             yield f"records/{name}", (json.dumps(told, indent=1) + "\n").encode()

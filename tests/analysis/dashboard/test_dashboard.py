@@ -16,8 +16,8 @@ from analysis.dashboard.seen import colours, out_of_sight
 from analysis.dashboard.workspace import workspace
 from analysis.records.collected import Collected, load
 from analysis.text.style import method_colour
+from lomo.record.remote.summary import summary_of
 from lomo.record.schema import read_record
-from lomo.record.tracking import _summary
 from tests.analysis.dashboard.wandb_server import Server, lomo
 
 
@@ -42,7 +42,7 @@ def test_the_panels_are_the_columns_of_the_tables(collected: Collected) -> None:
     assert titles == [f"Accuracy: {t}, mini" for t in "RTE BoolQ WSC WiC MultiRC COPA".split()]
     assert [len(found[name]) for name in ("Memory", "Speed")] == [2, 1]
     summaries = {
-        run_id: _summary(read_record(collected.run_folder(run_id) / "record.json"))
+        run_id: summary_of(read_record(collected.run_folder(run_id) / "record.json"))
         for run_id in collected.plan.runs
     }
     for name in ("Memory", "Speed", "Accuracy"):

@@ -18,8 +18,8 @@ from lomo.pipeline.rules import _one_line
 from lomo.record.belief import doubts
 from lomo.record.clock import Clock
 from lomo.record.evidence import perplexity_of
+from lomo.record.remote.summary import summary_of
 from lomo.record.schema import InstructTraining, Record
-from lomo.record.tracking import _summary
 from lomo.run.execute import execute
 from lomo.run.instruct.perplexity import log_likelihoods
 from lomo.study.config import Study
@@ -100,7 +100,7 @@ def test_the_perplexity_is_that_of_a_plain_loop(
     assert record.result.value == pytest.approx(math.exp(total / number), rel=1e-5)
     # Nobody is told that it is an accuracy.
     assert _one_line(record).split("  ")[2] == f"perplexity {record.result.value:.3f}"
-    summary = _summary(record)
+    summary = summary_of(record)
     assert summary["perplexity"] == record.result.value and "accuracy" not in summary
 
 
