@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lomo.record.schema import Record
+from lomo.record.suite import SuiteRecord
 from lomo.study.plan import Plan
 from lomo.system.files import write_text
 
@@ -43,7 +44,9 @@ KINDS = (
 )
 
 
-def write_crate(folder: Path, plan: Plan, records: Sequence[Record], made_at: datetime) -> None:
+def write_crate(
+    folder: Path, plan: Plan, records: Sequence[Record | SuiteRecord], made_at: datetime
+) -> None:
     """Writes the description of all files in `folder` into it. records: those of the runs."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
     entities = [_file(path, folder) for path in files]
@@ -93,7 +96,9 @@ def _file(path: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _action(plan: Plan, records: Sequence[Record], names: Sequence[str]) -> list[dict[str, Any]]:
+def _action(
+    plan: Plan, records: Sequence[Record | SuiteRecord], names: Sequence[str]
+) -> list[dict[str, Any]]:
     """The study as one process: what took part, from when to when, and what came of it."""
     began = [datetime.fromisoformat(record.provenance.started_at) for record in records]
     ended = [
@@ -128,7 +133,8 @@ def _action(plan: Plan, records: Sequence[Record], names: Sequence[str]) -> list
         "@id": "#study",
         "@type": "CreateAction",
         "name": f"the runs of study {plan.study.study}",
-        "description": f"{len(records)} runs with a record, of {len(plan.runs)} planned",
+        "description": f"{len(records)} runs with a record, of "
+        f"{len(plan.runs) + len(plan.suites)} planned",
         "instrument": _to(harness["@id"]),
         **({"object": _to(planned)} if planned in names else {}),
         "result": [_to(name) for name in results],

@@ -46,33 +46,59 @@ def write_logs(
         lines, why = lines_of(collected, variant)
         if why:
             left.append(LeftOut(f"{FORMAT}, examples", f"{variant.model} {variant.variant}", why))
-        log = _log(collected.plan, variant, lines, made_at)
-        (folder / log.path).parent.mkdir(parents=True, exist_ok=True)
-        write_text(folder / log.path, log.text)
-        if log.samples:
-            write_text(folder / log.samples_path, log.samples)
+        write_log(_log(collected.plan, variant, lines, made_at), folder)
     return left
+
+
+def write_log(log: Log, folder: Path) -> None:
+    """Writes a log, and its samples where it has any, below `folder`."""
+    (folder / log.path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(folder / log.path, log.text)
+    if log.samples:
+        write_text(folder / log.samples_path, log.samples)
 
 
 def _log(plan: Plan, variant: Variant, lines: list[dict[str, Any]], made_at: int) -> Log:
     study = plan.study
     results = [_result(study, reported) for reported in variant.accuracies]
     model_id = f"{DEVELOPER}/{variant.name}"
+    untrained = variant.accuracies[0].cell.method == "zero_shot"
+    parts = {
+        "source_metadata": source(plan, variant.model, is_base=untrained),
+        "eval_library": _library(variant),
+        "model_info": _model(plan, variant, model_id),
+    }
+    started = max(reported.started_at for reported in variant.accuracies)
+    return log(collection(study), model_id, parts, results, lines, (started, made_at))
+
+
+def log(
+    collection: str,
+    model_id: str,
+    parts: dict[str, Any],
+    results: list[dict[str, Any]],
+    lines: list[dict[str, Any]],
+    at: tuple[str, int],
+) -> Log:
+    """The log of a model's results, with the lines of its examples.
+
+    parts: what it says of source, library and model. at: when the last run began, and the seconds
+    of the epoch at which the export is made.
+    """
+    started_at, made_at = at
     # Made of what it says, so that the same study has the same name again; marked as version 4.
     said = json.dumps([model_id, results], sort_keys=True).encode()
     name = uuid.UUID(bytes=hashlib.sha256(said).digest()[:16], version=4)
-    folder = f"data/{collection(study)}/{model_id}"
+    folder = f"data/{collection}/{model_id}"
     identity = {
         "schema_version": SCHEMA,
-        "evaluation_id": f"{collection(study)}/{model_id}/{made_at}",
+        "evaluation_id": f"{collection}/{model_id}/{made_at}",
     }
     told = {
         **identity,
-        "evaluation_timestamp": max(reported.started_at for reported in variant.accuracies),
+        "evaluation_timestamp": started_at,
         "retrieved_timestamp": str(made_at),
-        "source_metadata": _source(plan, variant),
-        "eval_library": _library(variant),
-        "model_info": _model(plan, variant, model_id),
+        **parts,
         "evaluation_results": results,
     }
     samples = "".join(
@@ -91,17 +117,15 @@ def _log(plan: Plan, variant: Variant, lines: list[dict[str, Any]], made_at: int
     return Log(f"{folder}/{name}.json", text, samples_path, samples)
 
 
-def _source(plan: Plan, variant: Variant) -> dict[str, Any]:
-    trained_here = plan.models[variant.model].weights == "pretrain"
-    untrained = variant.accuracies[0].cell.method == "zero_shot"
+def source(plan: Plan, model: str, *, is_base: bool) -> dict[str, Any]:
+    """Whose evaluation it is; is_base: of a model that nothing here has tuned."""
+    trained_here = plan.models[model].weights == "pretrain" or not is_base
     return {
         "source_name": f"{DEVELOPER}: {plan.study.title}",
         "source_type": "evaluation_run",
         "source_organization_name": "unknown",
         # Who trains a model is its first party.
-        "evaluator_relationship": "third_party"
-        if untrained and not trained_here
-        else "first_party",
+        "evaluator_relationship": "first_party" if trained_here else "third_party",
         "additional_details": {"study": plan.study.study, "plan": plan.source},
     }
 

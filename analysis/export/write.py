@@ -13,13 +13,16 @@ import pandas as pd
 
 from lomo.errors import UserError
 from lomo.record.schema import Record
+from lomo.record.suite import SuiteRecord
 from lomo.system.files import whole, write_text
 
 from ..records.collect import read_records
 from ..records.collected import Collected, load
+from ..suites.scored import entries
 from ..text.render import csv_text
 from . import crate, every_eval_ever, hub
 from .reported import LeftOut, variants_of
+from .suite_logs import write_suite_logs
 
 # What is copied of a results folder beside its records.
 COPIED = ("plan.json", "tables/*", "figures/*.svg", "report/*")
@@ -38,7 +41,8 @@ def export(results: Path, out: Path) -> list[LeftOut]:
             fix="give another name, or delete it",
         )
     collected = load(results)
-    records = list(read_records(results, collected.plan).values())
+    records: list[Record | SuiteRecord] = [*read_records(results, collected.plan).values()]
+    records += [run.record for entry in entries(collected) for run in entry.runs]
     if not records:
         raise UserError("no run has a record yet", where=str(results / "runs"))
     made_at = datetime.now(UTC)
@@ -47,7 +51,9 @@ def export(results: Path, out: Path) -> list[LeftOut]:
     with whole(out) as part:
         part.mkdir(parents=True)
         at = int(made_at.timestamp())
-        left += every_eval_ever.write_logs(collected, variants, at, part / "every_eval_ever")
+        logs = part / "every_eval_ever"
+        left += every_eval_ever.write_logs(collected, variants, at, logs)
+        left += write_suite_logs(collected, at, logs)
         hub.write_entries(of_hub, part / "hub")
         left += [*not_of_hub, *_copy(collected, records, part / "study")]
         frame = pd.DataFrame(left, columns=list(LeftOut.__dataclass_fields__))
@@ -57,7 +63,9 @@ def export(results: Path, out: Path) -> list[LeftOut]:
     return left
 
 
-def _copy(collected: Collected, records: Sequence[Record], to: Path) -> Iterator[LeftOut]:
+def _copy(
+    collected: Collected, records: Sequence[Record | SuiteRecord], to: Path
+) -> Iterator[LeftOut]:
     """Copies what the values stand on; no file that names a path of this machine."""
     results = collected.folder
     names = [path for pattern in COPIED for path in sorted(results.glob(pattern))]
@@ -76,12 +84,12 @@ def _local_paths(collected: Collected) -> set[str]:
     """The folders outside of the working folder that a plan's runs read."""
     plan = collected.plan
     named: list[Any] = [plan.source, plan.study.data]
-    for spec in plan.runs.values():
+    for spec in [*plan.runs.values(), *plan.suites.values()]:
         named += [spec.model_path, getattr(spec, "data_path", "")]
     return {name for name in named if name.startswith(("/", "~", "../"))}
 
 
-def _readme(collected: Collected, records: Sequence[Record], folder: Path) -> str:
+def _readme(collected: Collected, records: Sequence[Record | SuiteRecord], folder: Path) -> str:
     study = collected.plan.study
     num_logs = len(list(folder.glob("every_eval_ever/**/*.json")))
     num_hub = len(list(folder.glob("hub/*/.eval_results/*.yaml")))

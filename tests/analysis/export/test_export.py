@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -134,21 +133,12 @@ def test_the_names_are_the_datastores_and_stay_the_same(
     )
 
 
-def schema(name: str) -> dict[str, Any]:
-    """The format's own, out of its package: it is data there, and nothing is imported."""
-    found = find_spec("every_eval_ever")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("needs the package every-eval-ever (.ci/run installs it)")
-    path = Path(found.submodule_search_locations[0], "schemas", f"{name}.schema.json")
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
-
-
 def test_every_eval_ever_accepts_logs_and_examples(
     whole: tuple[Path, Path], of_superglue: tuple[Path, Path]
 ) -> None:
     of_log, of_line = (
-        jsonschema.Draft7Validator(schema(name)) for name in ("eval", "instance_level_eval")
+        jsonschema.Draft7Validator(travelling.schema(name))
+        for name in ("eval", "instance_level_eval")
     )
     assert of_log.schema["version"] == "0.3.0"
     for _, out in (whole, of_superglue):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import synthetic
 
 from analysis.cli import main
@@ -51,3 +53,13 @@ def written(results: Path, given: dict[str, Any], change: synthetic.Change | Non
         write_data(results / "data" / "superglue", plan.study.generated)
     assert main(["collect", "--results", str(results)]) == 0
     return results
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The format's own, out of its package: it is data there, and nothing is imported."""
+    found = find_spec("every_eval_ever")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("needs the package every-eval-ever (.ci/run installs it)")
+    path = Path(found.submodule_search_locations[0], "schemas", f"{name}.schema.json")
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
