@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -9,9 +10,10 @@ from pathlib import Path
 
 from lomo.errors import UserError
 from lomo.record.evidence import SAMPLES, claims_of_files
+from lomo.record.remote.naming import without_places
 from lomo.record.schema import PROTOCOL_VERSION, Record
 from lomo.study.plan import Plan, read_plan
-from lomo.system.files import whole, write_text
+from lomo.system.files import read_json, whole, write_text
 
 from ..records.collect import read_records
 from ..text.names import listed, status_text
@@ -21,8 +23,9 @@ def publish(results: Path, to: Path) -> None:
     """Copies what the tables and figures of `results` are made of into `to`, with a README.
 
     Records that do not exist are left out and counted. Beside each record goes what it is believed
-    by: samples, history, timeline. Raises UserError where `to` is there, where no run has a record,
-    and for records that may not share a table.
+    by: samples, history, timeline. Of a path outside of the working folder the last name is kept
+    alone, in plan and records alike. Raises UserError where `to` is there, where no run has a
+    record, and for records that may not share a table.
     """
     if to.exists():
         raise UserError(
@@ -51,6 +54,12 @@ def publish(results: Path, to: Path) -> None:
 
 def _copy(results: Path, to: Path, name: str) -> None:
     (to / name).parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith(".json"):
+        given = read_json(results / name, fix="run the pipeline again")
+        told = without_places(given)
+        if told != given:
+            write_text(to / name, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            return
     shutil.copyfile(results / name, to / name)
 
 
@@ -87,7 +96,8 @@ def _readme(plan: Plan, records: dict[str, Record], to: Path) -> str:
         [
             f"# {plan.study.title}",
             "",
-            "Copied by `python -m lomo_analysis publish`; never edited.",
+            "Copied by `python -m lomo_analysis publish`; never edited. Of a folder elsewhere on "
+            "the machine that made it the name alone is told.",
             "",
             "| | |",
             "| --- | --- |",
