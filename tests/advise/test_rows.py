@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 import yaml
 
+from analysis.cli import main as analysis_main
+from analysis.records.accuracy import AVERAGE, accuracy_cells
+from analysis.records.collected import load
 from lomo.advise import known
 from lomo.advise.costs import FLIPS, flipped, longest_sequence, peak_at, smallest_card
 from lomo.advise.known import DOCUMENTED
@@ -16,6 +22,7 @@ from lomo.advise.rows import KINDS, Fit, Setting, rows_of
 from lomo.memory.predicted.peaks import PeakByBatch
 from lomo.memory.predicted.predict import predict
 from lomo.model.architecture import count_parameters
+from lomo.record.made import PUBLISHED
 from lomo.study.cards import CARDS
 from lomo.study.machine import GIB, RESERVE_GIB
 from tests.memory.predictions import small
@@ -187,3 +194,18 @@ def test_eight_bit_state_is_the_installed_librarys_or_its_documents(
         assert known.state_bytes()[0] == DOCUMENTED
     finally:
         known.state_bytes.cache_clear()
+
+
+def test_what_is_measured_here_is_what_the_published_records_say(tmp_path: Path) -> None:
+    folder = tmp_path / "smollm2"
+    shutil.copytree(PUBLISHED / "smollm2", folder)
+    assert analysis_main(["collect", "--results", str(folder)]) == 0
+    cells = accuracy_cells(load(folder), "superglue")
+    means = {c.method: 100 * c.accuracy for c in cells if c.task == AVERAGE and c.accuracy}
+    ours = [fact for fact in known.facts() if fact.source == "results/published/smollm2"]
+    assert {fact.method for fact in ours} == means.keys() - {"zero_shot", "adamw"}
+    for fact in ours:
+        told = [f"{means[name]:.1f}" for name in (fact.method, "adamw", "zero_shot")]
+        assert re.findall(r"\d\d\.\d", fact.text) == told
+        assert fact.beside_adamw == pytest.approx(means[fact.method] - means["adamw"], abs=0.05)
+        assert fact.short.startswith(f"{fact.beside_adamw:+.1f}")
