@@ -177,17 +177,7 @@ def _result(study: Study, reported: Reported) -> dict[str, Any]:
         "evaluation_name": data_title(study, cell.task),
         "source_data": _data(study, reported),
         "evaluation_timestamp": reported.started_at,
-        "metric_config": {
-            "evaluation_description": f"accuracy: {SCORING}",
-            "metric_id": "acc",
-            "metric_name": "accuracy",
-            "metric_kind": "accuracy",
-            "metric_unit": "proportion",
-            "lower_is_better": False,
-            "score_type": "continuous",
-            "min_score": 0,
-            "max_score": 1,
-        },
+        "metric_config": share("acc", "accuracy", f"accuracy: {SCORING}"),
         "score_details": {
             "score": cell.accuracy,
             "details": facts,
@@ -197,6 +187,21 @@ def _result(study: Study, reported: Reported) -> dict[str, Any]:
             "generation_args": {"prompt_template": prompt_template(cell.task)},
             "additional_details": {"scoring": SCORING, "num_fewshot": "0"},
         },
+    }
+
+
+def share(metric: str, name: str, description: str) -> dict[str, Any]:
+    """What a metric is whose values are shares, the more the better."""
+    return {
+        "evaluation_description": description,
+        "metric_id": metric,
+        "metric_name": name,
+        "metric_kind": "accuracy" if metric == "acc" else metric,
+        "metric_unit": "proportion",
+        "lower_is_better": False,
+        "score_type": "continuous",
+        "min_score": 0,
+        "max_score": 1,
     }
 
 

@@ -122,17 +122,9 @@ def _result(entry: Entry) -> dict[str, Any]:
         "evaluation_name": score.title,
         "source_data": _data(score),
         "evaluation_timestamp": started,
-        "metric_config": {
-            "evaluation_description": f"{score.metric}: {score.scoring}",
-            "metric_id": score.metric,
-            "metric_name": score.metric,
-            "metric_kind": "accuracy" if score.metric == "acc" else score.metric,
-            "metric_unit": "proportion",
-            "lower_is_better": False,
-            "score_type": "continuous",
-            "min_score": 0,
-            "max_score": 1,
-        },
+        "metric_config": every_eval_ever.share(
+            score.metric, score.metric, f"{score.metric}: {score.scoring}"
+        ),
         "score_details": {
             "score": entry.value,
             "details": {
