@@ -57,6 +57,11 @@ def test_who_else_was_there_is_no_difference(folders: tuple[Path, Path]) -> None
     text = folders[1] / "tables" / "records.md"
     text.write_text(text.read_text() + note)
     assert found(folders)["tables/records.md"] == []
+    # In LaTeX the note before it gets a line break.
+    texts = "A note.\n\\end{x}\n", f"A note.\\\\\n{note[2:]}\\end{{x}}\n"
+    for folder, text in zip(folders, texts, strict=True):
+        (folder / "tables" / "records.tex").write_text(text)
+    assert found(folders)["tables/records.tex"] == []
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ _WORDS = {
     "too many open files": _FIXES[errno.EMFILE],
 }
 # Tried: in 0.8 GB of addresses torch's import never ends, in 1 GB it fails, in 3 GB a run does
-# well. With 12 open files Snakemake itself ends in a traceback.
+# well. With 12 open files, or 8 processes, Snakemake itself ends in a traceback.
 _LEAST = (
     (resource.RLIMIT_AS, 10**9 + 1, _MEMORY),
     (resource.RLIMIT_NOFILE, 64, _FIXES[errno.EMFILE]),
+    (resource.RLIMIT_NPROC, 16, _PROCESSES),
 )
 
 
@@ -60,6 +61,8 @@ def _told(what: str, fix: str) -> UserError:
 def check_limits() -> None:
     """Raises UserError for limits under which nothing here runs; some libraries hang there."""
     for limit, least, fix in _LEAST:
+        if limit == resource.RLIMIT_NPROC and os.geteuid() == 0:
+            continue  # root's processes are not counted
         soft, _ = resource.getrlimit(limit)
         if soft != resource.RLIM_INFINITY and soft < least:
             raise _told(f"a limit of {soft:,} is too low, {least:,} is the least", fix)

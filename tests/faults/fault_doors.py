@@ -12,7 +12,9 @@ import pytest
 from tests.faults.outcomes import Outcome
 from tests.faults.study import ROOT, TABLES, Place, copy_of
 
-ORDINARY, ANOTHER = 65534, 12345
+# One for each worker of pytest: a limit of processes counts all of a user's.
+ORDINARY = 65534 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+ANOTHER = 12345
 AS_ORDINARY = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups"]
 CLOSED = "Write-protected|Read-only file system|Permission denied|not permitted"
 

@@ -27,7 +27,7 @@ SAID = {
     "memory": "memory|failed to map|too low",
     "open files": "[Tt]oo many open files|too low",
     "size of files": "File too large",
-    "processes": "temporarily unavailable|new thread|limit of processes",
+    "processes": "temporarily unavailable|new thread|limit of processes|too low",
 }
 
 

@@ -63,3 +63,18 @@ def test_a_limit_under_which_nothing_runs_is_told(
     )
     with pytest.raises(UserError, match=f"a limit of {soft:,} is too low"):
         check_limits()
+
+
+@pytest.mark.parametrize(("user", "is_told"), [(1000, True), (0, False)])
+def test_few_processes_are_told_of_to_whom_they_are_counted(
+    user: int, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {resource.RLIMIT_NPROC: (8, 8)}
+    none = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: few.get(limit, none))
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    if not is_told:
+        return check_limits()
+    with pytest.raises(UserError, match="a limit of 8 is too low, 16 is the least"):
+        check_limits()
+    return None
