@@ -186,7 +186,8 @@ def plan_line(plan: Plan, estimates: Estimates) -> str:
     return (
         f"plan of {plan.study.study} on {_machine(machine)}: {len(runs)} runs, {memory}, {fits}; "
         f"{duration(_sum(launched))} for what fits, one run after the other"
-        f"{_bases(estimates)}; {_gib(estimates.disk_bytes)} GiB of disk" + _slow(plan, estimates)
+        f"{_bases(estimates)}{_suites(plan)}; {_gib(estimates.disk_bytes)} GiB of disk"
+        + _slow(plan, estimates)
     )
 
 
@@ -198,11 +199,16 @@ def _bases(estimates: Estimates) -> str:
     return f", after {duration(seconds)} for {num} base model{'s' if num > 1 else ''}"
 
 
+def _suites(plan: Plan) -> str:
+    """That the scores of suites are not counted, where there are any."""
+    return f", and {len(plan.suites)} scores of suites, whose time is not known" * bool(plan.suites)
+
+
 def _slow(plan: Plan, estimates: Estimates) -> str:
     """A line for each dtype that this CPU is slow in, with the runs that take it."""
     if estimates.machine.kind != "cpu":
         return ""
-    runs = Counter(run.dtype for run in plan.runs.values())
+    runs = Counter(run.dtype for run in (*plan.runs.values(), *plan.suites.values()))
     slow = slow_dtypes(estimates.speed.flops_per_s, runs)
     return "".join(
         f"\n{runs[dtype]} runs are slow: {slow_words(dtype, factor)}"

@@ -175,8 +175,9 @@ def line_of(status: Status, width: int) -> str:
         parts.append(f"{len(status.failed)} failed")
     if status.num_ended == status.num_runs:
         parts.append("tables and the page")
-    elif status.seconds_left is not None:
-        parts.append(f"about {duration(status.seconds_left)} left")
+    elif status.seconds_left:
+        untimed = f" without {status.num_untimed} scores of suites" if status.num_untimed else ""
+        parts.append(f"about {duration(status.seconds_left)} left{untimed}")
     if status.running:
         parts.append(status.running[0].run_id)
     line = "  ".join(parts)

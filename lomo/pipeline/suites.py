@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lomo.errors import UserError
-from lomo.system.command import Command, json_argument, say
+from lomo.system.command import Command, json_argument, say, say_aside
 from lomo.system.processes import settle
 
 
@@ -31,9 +31,12 @@ def _suite(options: argparse.Namespace) -> None:
     from lomo.record.clock import Clock
     from lomo.run.suites.execute import execute_suite, finished_suite
     from lomo.run.suites.kept import FOLDER
+    from lomo.study.native_dtype import why_slow
     from lomo.system.files import exclusive
 
     options.out.mkdir(parents=True, exist_ok=True)
+    if slow := why_slow(spec.dtype, spec.device, spec.num_threads):
+        say_aside(slow)
     with exclusive(options.out / ".lock") as waited_s:
         record = finished_suite(spec, options.out) if waited_s else None
         clock = Clock(waited_s=waited_s)

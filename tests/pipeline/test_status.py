@@ -8,6 +8,7 @@ import logging
 import os
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,15 @@ def with_suites(results: Path) -> Plan:
 
 
 SUITES = {"models": ["tiny-s"], "data": "generated", "tasks": {"miniature": {}}}
+
+
+def test_the_line_of_progress_says_what_its_time_leaves_out(results: Path, plan: Plan) -> None:
+    some = Study(results, plan).look()
+    assert some.num_ended < some.num_runs
+    assert "left" not in line_of(replace(some, seconds_left=0.0, num_untimed=3), 200)
+    told = line_of(replace(some, seconds_left=240.0, num_untimed=12), 200)
+    assert "about 4 min left without 12 scores of suites" in told
+    assert "scores" not in line_of(replace(some, seconds_left=240.0, num_untimed=0), 200)
 
 
 def test_suites_are_runs_too(results: Path, with_suites: Plan) -> None:

@@ -15,6 +15,7 @@ from lomo.study.config import Study
 from lomo.study.machine import Machine, Speed
 from lomo.study.native_dtype import Products, keep, slow_dtypes, time_products, why_slow
 from lomo.study.plan import Plan, make_plan
+from lomo.study.suites.section import Suites
 from lomo.system.strict import parse
 
 WITH = Products(flops_per_s={"float32": 100e9, "bfloat16": 200e9, "float16": 3e9}, num_threads=1)
@@ -107,6 +108,21 @@ def test_the_plan_says_the_factor_and_the_way_out(
     said = "12 runs are slow: this CPU multiplies bfloat16 35 times slower than float32"
     assert (said in line) == (kind == "cpu")
     assert ("dtype: float32" in line) == (kind == "cpu")
+
+
+def test_suites_in_a_slow_dtype_are_told_of_too(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suites = {"models": ["tiny-s"], "data": "generated", "tasks": {"miniature": {}}}
+    plan = plan_on(WITHOUT, study.model_copy(update={"suites": Suites(**suites)}), monkeypatch)
+    machine = Machine(
+        kind="cpu", name="M", num_devices=1, device_bytes=None, host_bytes=1, origin="given"
+    )
+    speed = Speed(flops_per_s=WITHOUT.flops_per_s, source="timed")
+    line = plan_line(plan, Estimates(machine=machine, speed=speed, download_bytes=0, runs={}))
+    num = len(plan.suites)
+    assert num and f"{num} runs are slow: this CPU multiplies bfloat16 35 times slower" in line
+    assert f"and {num} scores of suites, whose time is not known" in line
 
 
 def test_a_run_is_told_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
