@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from wandb_workspaces import expr
@@ -19,7 +20,7 @@ from ..text.render import environment, md_escape
 from ..verdicts.all import all_verdicts
 from ..verdicts.verdict import VERDICTS, Verdict, counts_by_kind
 from .seen import colours, out_of_sight, tasks
-from .workspace import METHOD, curves, filters, stable_id
+from .workspace import METHOD, curves, filters, instruct_curves, stable_id, task_curves
 
 
 def report(collected: Collected, entity: str, project: str) -> wr.Report:
@@ -33,7 +34,8 @@ def report(collected: Collected, entity: str, project: str) -> wr.Report:
         *_findings(findings(verdicts)),
         _markdown(_counts(verdicts)),
         *(block for table in tables for block in _table(table)),
-        *(block for task in tasks(collected) for block in _curves(collected, task)),
+        *(block for task in tasks(collected) for block in _task(collected, task)),
+        *(_instructions(collected) if study.instruct else []),
         wr.H2("Origin"),
         _markdown(_pairs(["what", "values"], origin(collected))),
     ]
@@ -83,21 +85,34 @@ def _table(table: Table) -> list[Any]:
     return [wr.H2(table.title), _markdown(text.split("\n", 1)[1])]
 
 
-def _curves(collected: Collected, task: str) -> list[Any]:
-    name, study = f"{task} of {collected.plan.study.study}", collected.plan.study
+def _task(collected: Collected, task: str) -> list[Any]:
+    shown = task_curves(collected.plan.study.selection)
+    of_task = expr.Config("task") == task
+    return [wr.H2(f"Curves: {task_title(task)}"), _grid(collected, task, of_task, shown)]
+
+
+def _instructions(collected: Collected) -> list[Any]:
+    shown = instruct_curves(collected.plan.study.selection)
+    of_kind = expr.Metric("JobType") == "instruct"
+    title = "Curves: instruction tuning"
+    return [wr.H2(title), _grid(collected, "instructions", of_kind, shown)]
+
+
+def _grid(collected: Collected, of: str, chosen: Any, shown: Mapping[str, str]) -> wr.PanelGrid:
+    """The panels of `shown`, of the study's runs that are `chosen`."""
+    name = f"{of} of {collected.plan.study.study}"
     runs = wr.Runset(
         name=name,
-        filters=expr.And(*filters(collected), expr.Config("task") == task),
+        filters=expr.And(*filters(collected), chosen),
         groupby=[f"config.{METHOD}"],
         run_settings={i: wr.RunSettings(disabled=True) for i in out_of_sight(collected)},
     )
     runs._id = stable_id("runs", name)
-    panels = curves(study.selection, name)
+    panels = curves(shown, name)
     for place, panel in enumerate(panels):
         panel.layout = wr.Layout(x=8 * place, y=0, w=8, h=8)
     by_method: dict[Any, Any] = {
         wr.RunsetGroup(name, (wr.RunsetGroupKey(wr.Config(METHOD), title),)): colour
         for title, colour in colours(collected).items()
     }
-    grid = wr.PanelGrid(runsets=[runs], panels=panels, custom_run_colors=by_method)
-    return [wr.H2(f"Curves: {task_title(task)}"), grid]
+    return wr.PanelGrid(runsets=[runs], panels=panels, custom_run_colors=by_method)

@@ -10,9 +10,11 @@ from functools import cache
 
 from lomo.record.remote.naming import cell_of, key_of, wandb_id
 
+from ..instruct.tuned import SECTION, tuned
 from ..records.accuracy import AVERAGE, Cell, accuracy_cells
 from ..records.collected import Collected
 from ..records.comparable import size_of, size_text
+from ..suites.scored import BASE
 from ..suites.table import title as suite_title
 from ..text.names import method_title, task_title
 from ..text.style import method_colour
@@ -45,6 +47,12 @@ def measured_columns(collected: Collected, section: str, quantity: str) -> list[
     return [Column(key, title) for key, title in titles.items()]
 
 
+def instruct_columns(collected: Collected) -> list[Column]:
+    """A column for each model that was trained on instructions."""
+    models = dict.fromkeys(each.model for each in tuned(collected) if each.status == "ok")
+    return [Column(key_of("perplexity", model, SECTION), model) for model in models]
+
+
 def suite_columns(collected: Collected) -> list[Column]:
     """A column for each model and benchmark suite."""
     pairs = dict.fromkeys((spec.model, spec.task) for spec in collected.plan.suites.values())
@@ -57,7 +65,10 @@ def suite_columns(collected: Collected) -> list[Column]:
 def colours(collected: Collected) -> dict[str, str]:
     """The title of each method of the study -> its colour, in the tables' order."""
     methods = [row.method for section in collected.plan.sections for row in collected.rows(section)]
-    return {method_title(method): method_colour(method) for method in dict.fromkeys(methods)}
+    found = {method_title(method): method_colour(method) for method in dict.fromkeys(methods)}
+    # The untuned model, as the suites' table calls it: in the colour that it has as zero-shot.
+    base = {BASE: method_colour("zero_shot")} if collected.plan.suites else {}
+    return base | found
 
 
 def tasks(collected: Collected) -> list[str]:
@@ -72,10 +83,11 @@ def _cells(collected: Collected) -> list[Cell]:
 
 @cache
 def out_of_sight(collected: Collected) -> list[str]:
-    """W&B's ids of the runs that Tables 1 to 3 don't read: other trials, other sections."""
+    """W&B's ids of the runs that no such column reads: other trials, other sections."""
     measured = [row for section in ("memory", "throughput") for row in collected.rows(section)]
     read = {row.run_id for row in measured}
     read |= {run_id for cell in _cells(collected) for run_id in cell.run_ids}
+    read |= {run_id for each in tuned(collected) if each.status == "ok" for run_id in each.run_ids}
     ids = (_id(collected, run_id) for run_id in collected.plan.runs if run_id not in read)
     return [identity for identity in ids if identity]
 

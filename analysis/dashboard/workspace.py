@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
@@ -14,7 +14,15 @@ from wandb_workspaces.reports import v2 as wr
 from lomo.record.remote.naming import LONGEST
 
 from ..records.collected import Collected
-from .seen import Column, accuracy_columns, colours, measured_columns, out_of_sight, suite_columns
+from .seen import (
+    Column,
+    accuracy_columns,
+    colours,
+    instruct_columns,
+    measured_columns,
+    out_of_sight,
+    suite_columns,
+)
 
 METHOD = "names.method"  # in a run's config: as the tables call it
 COLUMNS = ["accuracy", "peak_bytes", "tokens_per_s_per_device", "status", "wall_s"]
@@ -57,16 +65,29 @@ def stable_id(*of: str) -> str:
     return hashlib.sha256("\n".join(of).encode()).hexdigest()[:11]
 
 
-def curves(selection: str, of: str) -> list[Any]:
-    """Loss, accuracy on the split that selects, and gradient norm over steps: mean and range.
-
-    of: what they are of, which tells them from other ones.
-    """
-    shown = {
+def task_curves(selection: str) -> dict[str, str]:
+    """What is drawn over the steps of a training on a task -> its key in the runs."""
+    return {
         "Training loss (nats a token)": "step/loss",
         f"Accuracy on {selection}, after each epoch": f"{selection}/value",
         "Gradient norm before clipping": "step/grad_norm",
     }
+
+
+def instruct_curves(selection: str) -> dict[str, str]:
+    """The same of a training on instructions."""
+    return {
+        "Training loss (nats a token)": "instruct/step/loss",
+        f"Perplexity on {selection}, after each epoch": f"instruct/{selection}/value",
+        "Gradient norm before clipping": "instruct/step/grad_norm",
+    }
+
+
+def curves(shown: Mapping[str, str], of: str) -> list[Any]:
+    """A panel each of `shown`, title -> key, over steps: mean and range.
+
+    of: what they are of, which tells them from other ones.
+    """
     # Grouped as the runs are, and so in the methods' colours.
     plots = [
         wr.LinePlot(title=title, y=[key], groupby_aggfunc="mean", groupby_rangefunc="minmax")
@@ -80,16 +101,21 @@ def curves(selection: str, of: str) -> list[Any]:
 def _sections(collected: Collected) -> list[ws.Section]:
     memory = measured_columns(collected, "memory", "peak_bytes")
     speed = measured_columns(collected, "throughput", "tokens_per_s_per_device")
+    tuned = instruct_columns(collected)
     parts = {
         "Memory": _bars(memory, "Peak of a step", "bytes"),
         "Speed": _bars(speed, "Tokens", "tokens a second and device"),
         "Accuracy": _bars(accuracy_columns(collected), "Accuracy", "share of the test examples"),
+        "Instruction tuning": _bars(tuned, "Perplexity", "of held-out answers"),
         "Suites": _bars(suite_columns(collected), "Score", "each suite's own metric"),
     }
-    if collected.plan.study.superglue:
-        parts["Curves, mean over tasks and seeds"] = curves(
-            collected.plan.study.selection, collected.plan.study.study
-        )
+    study = collected.plan.study
+    if study.superglue:
+        shown = task_curves(study.selection)
+        parts["Curves, mean over tasks and seeds"] = curves(shown, study.study)
+    if study.instruct:
+        shown = instruct_curves(study.selection)
+        parts["Curves of instruction tuning"] = curves(shown, study.study)
     return [
         ws.Section(name=name, panels=panels, is_open=True)
         for name, panels in parts.items()

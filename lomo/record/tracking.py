@@ -129,8 +129,11 @@ class WandbRun:
         import wandb
 
         self._last_step = 0
-        # Its steps are no training's: a panel of losses would take the mean of both.
-        self._names = {"step": "measured"} if run_id.startswith("measure/") else {}
+        kind = run_id.split("/")[0]
+        # A measured step is no training's, and an answer's perplexity no task's accuracy: one panel
+        # would take the mean of both.
+        self._names = {"step": "measured"} if kind == "measure" else {}
+        self._before = "instruct/" if kind == "instruct" else ""
         try:
             self._run: Any = wandb.init(
                 project=os.environ["WANDB_PROJECT"],
@@ -138,7 +141,7 @@ class WandbRun:
                 id=wandb_id(study, run_id, digest),
                 name=run_id[:LONGEST],
                 group=study[:LONGEST],
-                job_type=run_id.split("/")[0],
+                job_type=kind,
                 config=config_of(spec),
                 dir=folder,
                 resume="allow" if mode == "online" else None,
@@ -154,7 +157,7 @@ class WandbRun:
     def add(self, event: dict[str, Any]) -> None:
         """One line of a history: numbers are logged at its step, evaluations under their split."""
         name = event["event"]
-        prefix = event.get("split", self._names.get(name, name))
+        prefix = self._before + event.get("split", self._names.get(name, name))
         numbers = {
             f"{prefix}/{key}": value
             for key, value in event.items()

@@ -123,6 +123,21 @@ def test_a_run_without_a_record_ends_as_failed(
     assert "NaN" not in lines and '"loss": null' in lines
 
 
+def test_instructions_are_told_apart_from_tasks(
+    spec: TrainSpec, started: list[FakeRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A panel of losses, or of `test`, would take the mean of both."""
+    monkeypatch.setenv("LOMO_WANDB", "online")
+    history = History(spec.study, "instruct/tiny-s/lomo/s42/t0", spec.model_dump(), tmp_path)
+    history.add("step", step=1, loss=2.0)
+    history.add("evaluation", step=1, split="test", value=7.5)
+    history.close(None)
+    (run,) = started
+    assert run.told["job_type"] == "instruct"
+    assert run.logged[0] == (1, {"instruct/step/loss": 2.0, "instruct/step/of_step": 1})
+    assert run.logged[1] == (1, {"instruct/test/value": 7.5, "instruct/test/of_step": 1})
+
+
 def test_a_score_of_a_suite_becomes_a_run_without_a_history(
     started: list[FakeRun], tmp_path: Path
 ) -> None:
