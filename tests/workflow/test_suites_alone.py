@@ -52,6 +52,7 @@ def test_a_study_may_have_suites_alone(tmp_path: Path) -> None:
     (tmp_path / "alone.yaml").write_text(STUDY)
     told = snakemake(tmp_path)
     assert "0 runs, 2 scores of suites" in told and "study alone is complete" in told
+    assert "Select jobs to execute" not in told, "the line of progress stands for it"
     table = (tmp_path / "results/alone/tables/table_suites.md").read_text()
     assert "| mini | base |" in table and "n 32 in 4 subjects, the first 8 each" in table
     page = (tmp_path / "results/alone/report/index.html").read_text()

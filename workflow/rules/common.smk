@@ -85,13 +85,12 @@ onstart:
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
         native_dtype.keep(PLAN.study)
         launched = {job.rule.name for job in workflow.dag.needrun_jobs()}
-        if launched & {"train", "instruct", "measure"} or (
-            STANDING.unestimated and "tables" in launched
-        ):
+        runs = launched & {"train", "instruct", "measure"}
+        if runs or (STANDING.unestimated and "tables" in launched):
             planning = plan_command.start(
                 PLAN, Path(ESTIMATES), workflow.cores if on_this_machine() else 1
             )
-        if launched & {"train", "instruct", "measure"}:
+        if runs or "suite" in launched:
             PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
         if launched & set(warm.HANDED_OVER) and on_this_machine() and not GPUS_A_RUN:
             WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
