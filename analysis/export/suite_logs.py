@@ -135,6 +135,8 @@ def _result(entry: Entry) -> dict[str, Any]:
                 "num_examples": str(score.num_examples),
                 "num_subjects": str(score.num_subjects),
                 "num_cut": _told(s.num_cut for s in entry.scores),
+                "num_unfinished": _told(s.num_unfinished for s in entry.scores),
+                "max_gen_toks": _told(s.max_gen_toks for s in entry.scores),
                 "prompts_sha256": _told(s.prompts_sha256 for s in entry.scores),
                 "data_sha256": _told(s.data_sha256 for s in entry.scores),
                 "fingerprint": _told(r.provenance.fingerprint for r in records),

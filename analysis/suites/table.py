@@ -18,7 +18,8 @@ from .scored import BASE, Change, Entry, change, entries
 
 COLUMNS = (
     *("model", "method", "suite", "status", "value", "low", "high", "num_seeds", "num_examples"),
-    *("num_subjects", "num_cut", "metric", "scoring", "num_fewshot", "limit", "task_version"),
+    *("num_subjects", "num_cut", "num_unfinished", "max_gen_toks", "metric", "scoring"),
+    *("num_fewshot", "limit", "task_version"),
     *("lm_eval", "prompts_sha256", "change", "change_low", "change_high", "p", "p_holm", "reason"),
 )
 
@@ -59,8 +60,11 @@ def _caption(found: Sequence[Entry], suites: Sequence[str]) -> str:
         size = f"n {score.num_examples:,}" + (
             f" in {score.num_subjects} subjects" if several else ""
         )
+        tokens = f"answers of at most {score.max_gen_toks:,} tokens; " if score.max_gen_toks else ""
         limit = f", the first {score.limit} {'each' if several else 'alone'}" if score.limit else ""
-        told.append(f"{score.title}: {score.scoring}; {score.num_fewshot}-shot; {size}{limit}.")
+        told.append(
+            f"{score.title}: {score.scoring}; {score.num_fewshot}-shot; {tokens}{size}{limit}."
+        )
     lead = (
         "In %, behind it the 95 % interval: by subject where a suite has several, and over seeds."
     )
@@ -164,9 +168,34 @@ def _notes(collected: Collected, found: Sequence[Entry], tuned: bool) -> list[st
             "A change is paired by example; p is corrected by Holm over all changes of this table, "
             f"and one of at most 0.05 is in bold.{one}"
         )
+    notes += _unfinished_notes(found)
     if any(entry.status == NOT_RUN for entry in found):
         notes.append("An en dash: it has no record yet.")
     return notes
+
+
+def _unfinished(entry: Entry) -> int | None:
+    """Answers that took all their tokens, over the seeds; None where none is written."""
+    found = [score.num_unfinished for score in entry.scores]
+    known = [number for number in found if number is not None]
+    return sum(known) if known else None
+
+
+def _unfinished_notes(found: Sequence[Entry]) -> list[str]:
+    """A line for each suite with such answers: how many, of each row."""
+    by_suite: dict[str, list[str]] = {}
+    models = {entry.model for entry in found}
+    for entry in found:
+        if number := _unfinished(entry):
+            row = _row_title(entry.method)
+            row = f"{entry.model} {row}" if len(models) > 1 else row
+            whole = sum(score.num_examples for score in entry.scores)
+            by_suite.setdefault(entry.suite, []).append(f"{row} {number:,} of {whole:,}")
+    return [
+        f"{title(suite)}: answers that took all their tokens without an end, and are scored as far "
+        f"as they go: {', '.join(rows)}."
+        for suite, rows in by_suite.items()
+    ]
 
 
 def _data(entry: Entry, found: Change | None, p: float | None) -> dict[str, Any]:
@@ -174,14 +203,15 @@ def _data(entry: Entry, found: Change | None, p: float | None) -> dict[str, Any]
     low, high = entry.interval or (None, None)
     change_low, change_high = (found.interval if found else None) or (None, None)
     names = (
-        *("num_examples", "num_subjects", "metric", "scoring", "num_fewshot", "limit"),
-        *("task_version", "lm_eval", "prompts_sha256"),
+        *("num_examples", "num_subjects", "max_gen_toks", "metric", "scoring", "num_fewshot"),
+        *("limit", "task_version", "lm_eval", "prompts_sha256"),
     )
     return {
         **{"model": entry.model, "method": entry.method, "suite": entry.suite},
         **{"status": entry.status, "value": entry.value, "low": low, "high": high},
         "num_seeds": len(entry.runs),
         "num_cut": sum(s.num_cut for s in entry.scores) if score else None,
+        "num_unfinished": _unfinished(entry),
         **{name: getattr(score, name, None) for name in names},
         "change": found.found.value if found and found.found else None,
         **{"change_low": change_low, "change_high": change_high},

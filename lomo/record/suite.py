@@ -20,7 +20,7 @@ from lomo.record.schema import Block, Clock, ModelFacts, Provenance, Whole
 from lomo.specs import SuiteSpec
 from lomo.system.files import read_json, write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Status = Literal["ok", "unsupported", "oom", "diverged"]
 
 
@@ -36,6 +36,8 @@ class Score(Block):
     num_examples: Whole
     num_subjects: Whole
     num_cut: Whole  # examples whose prompt was cut on the left, to fit the model
+    max_gen_toks: Whole | None  # tokens that an answer may take
+    num_unfinished: Whole | None  # examples whose answer took all of them: it is scored as it is
     other_metrics: dict[str, float]
     num_fewshot: Whole
     limit: Whole | None
@@ -144,6 +146,10 @@ def unlike(score: Score, lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     subjects = len({line["subject"] for line in lines})
     if subjects != score.num_subjects:
         yield f"score.num_subjects is {score.num_subjects}, {SAMPLES} has {subjects}"
+    answers = [line for line in lines if "finished" in line]
+    unfinished = sum(not line["finished"] for line in answers) if answers else None
+    if unfinished != score.num_unfinished:
+        yield f"score.num_unfinished is {score.num_unfinished}, {SAMPLES} has {unfinished}"
     known = [line["outcome"] for line in lines if line["outcome"] is not None]
     if len(known) == len(lines):
         mean, _ = mean_of(known)

@@ -79,6 +79,7 @@ def provenance() -> Provenance:
 def write(folder: Path, spec: SuiteSpec, outcomes: Outcomes, **more: Any) -> None:
     """A record of these outcomes with its samples."""
     prompt = more.pop("prompt", "p")
+    unfinished = more.get("num_unfinished")
     lines = [
         {
             "subject": subject,
@@ -89,6 +90,8 @@ def write(folder: Path, spec: SuiteSpec, outcomes: Outcomes, **more: Any) -> Non
         for subject, values in outcomes.items()
         for number, value in enumerate(values)
     ]
+    if unfinished is not None:
+        lines = [line | {"finished": place >= unfinished} for place, line in enumerate(lines)]
     value, stderr = mean_of([line["outcome"] for line in lines])
     score = Score(
         **{
@@ -100,6 +103,8 @@ def write(folder: Path, spec: SuiteSpec, outcomes: Outcomes, **more: Any) -> Non
             "num_examples": len(lines),
             "num_subjects": len(outcomes),
             "num_cut": 0,
+            "max_gen_toks": None,
+            "num_unfinished": None,
             "other_metrics": {},
             "num_fewshot": 5,
             "limit": None,
@@ -107,7 +112,8 @@ def write(folder: Path, spec: SuiteSpec, outcomes: Outcomes, **more: Any) -> Non
             "lm_eval": "0.4.13",
             "prompts_sha256": "0" * 64,
             "data_sha256": "0" * 64,
-            "missing": {"limit": "all examples"},
+            "missing": {"limit": "-"}
+            | {key: "-" for key in ("max_gen_toks", "num_unfinished") if key not in more},
             **more,
         }
     )

@@ -111,6 +111,18 @@ def test_the_caption_names_how_it_is_scored_and_cuts_are_told(tmp_path: Path) ->
         assert path.stat().st_size > 0
 
 
+def test_answers_without_an_end_are_told_of_each_row(tmp_path: Path) -> None:
+    base, tuned = spec_of("gsm8k"), spec_of("gsm8k", "lomo", 42)
+    write(tmp_path, base, drawn(0.5, 1), max_gen_toks=64, num_unfinished=3)
+    write(tmp_path, tuned, drawn(0.5, 2), max_gen_toks=64, num_unfinished=12)
+    table = table_suites(collected(tmp_path, base, tuned))
+    assert "5-shot; answers of at most 64 tokens; n 40" in table.caption
+    (note,) = [note for note in table.notes if "without an end" in note]
+    assert note.startswith("GSM8K: answers that took all their tokens")
+    assert note.endswith("base 3 of 40, LOMO 12 of 40.")
+    assert list(table.data["num_unfinished"]) == [3, 12]
+
+
 def test_a_contradicted_record_stops_the_table(tmp_path: Path) -> None:
     spec = spec_of("mmlu")
     write(tmp_path, spec, drawn(0.5, 1), value=0.99)

@@ -11,7 +11,7 @@ import pytest
 
 from lomo.contained.probe import cannot_contain
 from lomo.errors import UserError
-from lomo.model.weights import weights_sha256
+from lomo.model.weights import load_tokenizer, weights_sha256
 from lomo.record import provenance
 from lomo.record.clock import Clock
 from lomo.record.provenance import fingerprint_of, read_provenance
@@ -74,6 +74,8 @@ def test_a_record_says_what_was_scored_and_how(
     right = [s["log_likelihoods"].index(max(s["log_likelihoods"])) == s["label"] for s in samples]
     assert [s["outcome"] for s in samples] == [float(each) for each in right]
     assert score.value == pytest.approx(sum(right) / 24)
+    assert score.max_gen_toks is None and score.num_unfinished is None
+    assert score.missing["num_unfinished"] == "no answer is written"
     parts = ("load_s", "compile_s", "train_s", "evaluate_s", "save_s", "other_s")
     assert sum(getattr(record.clock, part) for part in parts) == pytest.approx(record.clock.wall_s)
     assert finished_suite(spec, tmp_path) == record
@@ -164,6 +166,29 @@ def test_prompts_longer_than_the_model_are_counted(model_folder: Path, tmp_path:
     assert "exact_match, flexible-extract" in record.score.other_metrics
     _, samples = believed(tmp_path / "out/record.json", spec)
     assert all(isinstance(sample["generated"], str) for sample in samples)
+
+
+def test_answers_that_take_all_their_tokens_are_counted(model_folder: Path, tmp_path: Path) -> None:
+    """What is cut off is scored as it stands: a small `max_gen_toks` must not pass for a model."""
+    folder = tmp_path / "data/gsm8k"
+    folder.mkdir(parents=True)
+    found = [{"question": f"How many are {n}?", "answer": "#### 1"} for n in range(6)]
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(f) + "\n" for f in found))
+    spec = spec_of(model_folder, tmp_path / "data", task="gsm8k", max_gen_toks=2, num_fewshot=0)
+    record = done(spec, tmp_path / "out")
+    assert record.score is not None and record.score.max_gen_toks == 2
+    _, samples = believed(tmp_path / "out/record.json", spec)
+    tokenizer = load_tokenizer(str(model_folder))
+    for sample in samples:
+        # What is shorter than it may be has ended.
+        if len(tokenizer(sample["generated"], add_special_tokens=False)["input_ids"]) < 2:
+            assert sample["finished"]
+    assert record.score.num_unfinished == sum(not sample["finished"] for sample in samples) > 0
+    path = tmp_path / "out/record.json"
+    path.write_text(path.read_text().replace('"num_unfinished": ', '"num_unfinished": 9'))
+    with pytest.raises(UserError, match="num_unfinished"):
+        believed(path, spec)
 
 
 def test_an_answer_that_fills_the_model_is_refused_before_it_is_loaded(

@@ -269,6 +269,8 @@ def test_completions_are_those_of_greedy_decoding(lm: SuiteLM, data: Path, test_
             max_new_tokens=24,
             pad_token_id=tokenizer.eos_token_id,
         )
-        whole = tokenizer.decode(out[0][tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+        new = out[0][tokens["input_ids"].shape[1] :]
+        whole = tokenizer.decode(new, skip_special_tokens=True)
         ends = [whole.find(stop) for stop in (*STOPS, tokenizer.eos_token) if stop in whole]
         assert text == whole[: min(ends, default=None)] != ""
+        assert (text in lm.unfinished) == (not ends and tokenizer.eos_token_id not in new)

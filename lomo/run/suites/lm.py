@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +17,8 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 class SuiteLM(HFLM):
     """A loaded model as lm-eval's command line would load it. Requests are scored by length.
 
-    cut: the prompts that were longer than the model, and lost their beginning.
+    cut: the prompts that were longer than the model, and lost their beginning. unfinished: the
+    answers that took all the tokens they may take: what would have come after is not scored.
     """
 
     def __init__(
@@ -31,6 +33,9 @@ class SuiteLM(HFLM):
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device
         )
         self.cut: set[str] = set()
+        self.unfinished: set[str] = set()
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        self._ends = {self.eot_token_id, *(ends if isinstance(ends, list) else [ends])}
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-likelihood of each (context, continuation), and whether greedy decoding gives it."""
@@ -56,6 +61,16 @@ class SuiteLM(HFLM):
             if len(self.tok_encode(context)) > room:
                 self.cut.add(context)
         return super().generate_until(requests, disable_tqdm=True)
+
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
+    ) -> torch.Tensor:
+        rows: torch.Tensor = super()._model_generate(context, max_length, stop, **options)
+        for tokens in rows[:, context.shape[1] :].tolist():
+            text = self.tok_decode(tokens)
+            if self._ends.isdisjoint(tokens) and not any(term in text for term in stop if term):
+                self.unfinished.add(text)
+        return rows
 
     def tokens_of(self, options: dict[str, Any]) -> int:
         """How many tokens an answer may take."""

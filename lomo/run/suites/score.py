@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lm_eval.api.task import Task
 
 from lomo.record.suite import Score, mean_of, prompts_sha256
 from lomo.run.suites.lm import SuiteLM
+from lomo.run.suites.tasks import tokens_of
 from lomo.specs import SuiteSpec
 from lomo.suites import humaneval
 from lomo.suites.known import SUITES, Suite, find
@@ -26,6 +27,7 @@ Sample = dict[str, Any]
 # As lm-eval's command line sets them; greedy decoding asks none of them.
 _SEED, _OTHER_SEED = 0, 1234
 _BOOTSTRAPS = 1000
+_NOTHING_WRITTEN = dict.fromkeys(("max_gen_toks", "num_unfinished"), "no answer is written")
 _HUMANEVAL_VERSION = "authors' file, contained"
 
 
@@ -54,7 +56,7 @@ def score_tasks(
         others = [s for s in found["samples"][name] if s["filter"] != kind]
         for sample in sorted(of_task, key=lambda s: int(s["doc_id"])):
             same = [s for s in others if s["doc_id"] == sample["doc_id"]]
-            samples.append(_entry(name, sample, metric, same))
+            samples.append(_entry(name, sample, metric, same, lm.unfinished))
             requests.append([name, sample["doc_id"], sample["arguments"]])
     cut = [s for s in requests if s[2][0][0] in lm.cut]
     value, stderr, missing = _value(samples, tasks, found, metric, kind)
@@ -69,6 +71,8 @@ def score_tasks(
             num_examples=len(samples),
             num_subjects=len({s["subject"] for s in samples}),
             num_cut=len(cut),
+            max_gen_toks=tokens_of(tasks),
+            num_unfinished=_unfinished(samples),
             other_metrics=_others(samples, metric),
             num_fewshot=max(few),
             limit=spec.limit,
@@ -77,6 +81,7 @@ def score_tasks(
             prompts_sha256=prompts_sha256(requests),
             data_sha256=data_sha256,
             missing=missing
+            | ({} if tokens_of(tasks) else _NOTHING_WRITTEN)
             | ({} if spec.limit else {"limit": "all examples"})
             | ({} if data_sha256 else {"data_sha256": "the hub's; see prompts_sha256"}),
         ),
@@ -96,7 +101,13 @@ def _reported(
     return metric, keys[0].partition(",")[2]
 
 
-def _entry(name: str, sample: Mapping[str, Any], metric: str, others: Sequence[Any]) -> Sample:
+def _entry(
+    name: str,
+    sample: Mapping[str, Any],
+    metric: str,
+    others: Sequence[Any],
+    unfinished: Collection[str],
+) -> Sample:
     """One example: its outcome, what was answered, and a hash of its prompt."""
     value = sample[metric]
     entry: Sample = {
@@ -108,6 +119,7 @@ def _entry(name: str, sample: Mapping[str, Any], metric: str, others: Sequence[A
     if isinstance(sample["resps"][0][0], str):
         entry["generated"] = sample["resps"][0][0]
         entry["answer"] = str(sample["filtered_resps"][0])
+        entry["finished"] = entry["generated"] not in unfinished
     else:
         entry["log_likelihoods"] = [_number(response) for response in sample["filtered_resps"]]
         entry["label"] = sample["target"] if isinstance(sample["target"], int | str) else None
@@ -142,6 +154,12 @@ def _value(
     num = {name: sum(s["subject"] == name for s in samples) for name in tasks}
     value = math.fsum(own[name] * num[name] for name in tasks) / len(samples)
     return value, None, {"stderr": "the metric is no mean of single examples"}
+
+
+def _unfinished(samples: Sequence[Sample]) -> int | None:
+    """How many answers took all their tokens; None where none is written."""
+    written = [sample["finished"] for sample in samples if "finished" in sample]
+    return written.count(False) if written else None
 
 
 def _others(samples: Sequence[Sample], metric: str) -> dict[str, float]:
@@ -195,6 +213,7 @@ def score_humaneval(
                 "outcome": float(judged.passed),
                 "prompt_sha256": hashlib.sha256(problem.prompt.encode()).hexdigest(),
                 "generated": text,
+                "finished": text not in lm.unfinished,
                 "answer": problem.task_id,
                 "other": {},
             }
@@ -211,6 +230,8 @@ def score_humaneval(
             num_examples=len(samples),
             num_subjects=1,
             num_cut=sum(problem.prompt in lm.cut for problem in problems),
+            max_gen_toks=lm.tokens_of(options),
+            num_unfinished=_unfinished(samples),
             other_metrics={},
             num_fewshot=0,
             limit=spec.limit,
