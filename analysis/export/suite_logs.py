@@ -79,7 +79,8 @@ _PACKAGES = ("lm-eval", "transformers")
 
 def _told(values: Iterable[Any]) -> str:
     """The different values, in words."""
-    return listed(dict.fromkeys(str(value or "unknown") for value in values))
+    known = ("unknown" if value is None or value == "" else str(value) for value in values)
+    return listed(dict.fromkeys(known))
 
 
 def _model(

@@ -46,6 +46,8 @@ def test_each_score_is_the_table_s_and_leads_to_its_records(
             score = result["score_details"]
             assert score["score"] == entry.value
             assert score["details"]["source_records"] == " ".join(entry.run_ids)
+            told_of = [score["details"][key] for key in ("num_cut", "num_unfinished")]
+            assert told_of == ["0", "unknown"], "none is not the same as nobody knows"
             interval = score["uncertainty"]["confidence_interval"]
             assert (interval["lower"], interval["upper"]) == entry.interval
             assert result["generation_config"]["additional_details"]["num_fewshot"] == "5"
