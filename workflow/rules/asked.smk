@@ -36,22 +36,25 @@ def told_of(name):
 
 
 @known
-def threads_of(wildcards):
-    """CPU threads of a run, on each of its nodes."""
+def _threads_of(wildcards):
     return PLAN.study.num_threads * num_devices_of(wildcards) // nodes_of(wildcards)
+
+
+# What is the same for every run is said once: to ask ten thousand jobs for it takes seconds.
+SPREAD = any(run.num_devices > 1 for run in PLAN.runs.values())
+# CPU threads of a run, on each of its nodes.
+threads_of = _threads_of if SPREAD else PLAN.study.num_threads
 
 
 @known
 def measured_threads(wildcards):
     """All cores of this machine: a measured run has it alone. On a cluster it has a node alone."""
-    return workflow.cores if on_this_machine() else threads_of(wildcards)
+    return workflow.cores if on_this_machine() else _threads_of(wildcards)
 
 
-OF_A_RUN = dict(
+OF_DEVICES = dict(
     # Of none nothing is said: Kubernetes' plugin would ask of whom they are.
     gpu=known(lambda wildcards: GPUS_A_RUN * num_devices_of(wildcards) or None),
-    mem_mb=told_of("mem_mb"),
-    runtime=told_of("runtime"),
     nodes=nodes_of,
     # Of several nodes the first has the job and starts a launcher on each (`--nodes`): what Slurm's
     # plugin calls an MPI job.
@@ -59,3 +62,6 @@ OF_A_RUN = dict(
     tasks=several_nodes(lambda nodes: nodes),
     tasks_per_gpu=several_nodes(lambda nodes: 0),
 )
+if not SPREAD:
+    OF_DEVICES = {"nodes": 1, **({"gpu": GPUS_A_RUN} if GPUS_A_RUN else {})}
+OF_A_RUN = dict(mem_mb=told_of("mem_mb"), runtime=told_of("runtime"), **OF_DEVICES)
