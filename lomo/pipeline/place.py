@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,9 +26,14 @@ def check_place(study: str, *, writes: bool) -> None:
     own = [entry for entry in kept.iterdir() if entry.is_dir()] if _is_readable(kept) else []
     for folder in (results, results / "logs", kept, *own):
         there = _deepest(folder)
-        if writes and not os.access(there, os.W_OK | os.X_OK):
-            error = _refusal(there)
-            raise cannot_write(folder, error) or error
+        if writes:
+            _check_takes(there, folder)
+
+
+def check_products(files: Iterable[str]) -> None:
+    """Raises UserError for a folder in which these files are to be made, and that takes none."""
+    for folder in sorted({Path(file).parent for file in files}):
+        _check_takes(_deepest(folder), folder)
 
 
 def check_temporary_files() -> None:
@@ -65,6 +71,12 @@ def settle_times(study: str) -> str | None:
         return None
     files = f"{len(to_come)} files in results/{study} are"
     return f"{files} of a time to come, as if the clock was set back: their times are now"
+
+
+def _check_takes(there: Path, folder: Path) -> None:
+    if not os.access(there, os.W_OK | os.X_OK):
+        error = _refusal(there)
+        raise cannot_write(folder, error) or error
 
 
 def _is_readable(folder: Path) -> bool:

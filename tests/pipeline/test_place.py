@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from lomo.errors import UserError
-from lomo.pipeline.place import check_place, check_temporary_files, settle_times
+from lomo.pipeline.place import (
+    check_place,
+    check_products,
+    check_temporary_files,
+    settle_times,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +87,21 @@ def test_files_of_tomorrow_become_files_of_now_in_their_order(folder: Path) -> N
     assert found == sorted(found) and len(set(found)) == 3
     assert found[0] == before_s and found[-1] <= time.time()
     assert settle_times("mini") is None
+
+
+def test_a_closed_folder_of_what_is_to_be_made_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake would take away a file that is not there, and end in a traceback."""
+    tables = folder / "results/mini/tables"
+    tables.mkdir(parents=True)
+    files = ["results/mini/tables/records.csv", "results/mini/figures/new/overview.svg"]
+    check_products(files)
+    assert not (folder / "results/mini/figures").exists(), "it makes nothing"
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda at, how: str(at) != "results/mini/tables" and real(at, how)
+    )
+    check_products(files[1:])
+    with pytest.raises(UserError, match=r"results/mini/tables: cannot be written"):
+        check_products(files)

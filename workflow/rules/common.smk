@@ -16,7 +16,12 @@ from lomo.study.config import as_typed
 from lomo.forecast import command as plan_command
 from lomo.system.command import refuse
 from lomo.system.interrupts import INTERRUPTED, end_once
-from lomo.pipeline.place import check_place, check_temporary_files, settle_times
+from lomo.pipeline.place import (
+    check_place,
+    check_products,
+    check_temporary_files,
+    settle_times,
+)
 from lomo.pipeline.snakefile import (
     Progress,
     check_given_config,
@@ -84,7 +89,9 @@ onstart:
         # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
         STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
         native_dtype.keep(PLAN.study)
-        launched = {job.rule.name for job in workflow.dag.needrun_jobs()}
+        jobs = list(workflow.dag.needrun_jobs())
+        check_products(str(file) for job in jobs for file in job.output)
+        launched = {job.rule.name for job in jobs}
         runs = launched & {"train", "instruct", "measure"}
         if runs or (STANDING.unestimated and "tables" in launched):
             planning = plan_command.start(
