@@ -14,6 +14,7 @@ from lomo.errors import UserError
 from lomo.system.files import cannot_write
 
 _TEMPORARY_BYTES = 2**20
+_LEAST_BYTES = 2**16  # a disk with less room is called full
 
 
 def check_place(study: str, *, writes: bool) -> None:
@@ -48,6 +49,20 @@ def check_temporary_files() -> None:
             where=str(folder),
             fix="make room there, or export TMPDIR=FOLDER, one with room",
         ) from error
+
+
+def full_disk(study: str) -> UserError | None:
+    """What to tell where the disk of a study's results is full; None where it has room.
+
+    A job that met it may have said so in a log on that disk, which is empty then.
+    """
+    folder = Path("results", study)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_LEAST_BYTES))
+    except OSError as error:
+        return cannot_write(folder, error)
+    return None
 
 
 def settle_times(study: str) -> str | None:

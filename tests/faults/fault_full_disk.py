@@ -16,7 +16,7 @@ from tests.faults.study import LOMO_RUN, RESULTS, TABLES, Place, copy_of, wait_u
 AFTER_RUNS = ("tables", "figures", "report", "wandb", ".made", "logs", ".start")
 RUN = ("runs/train/mini/lomo", *AFTER_RUNS)
 HISTORY = f"{LOMO_RUN}/history.jsonl"
-FULL = "No space left on device|no room"
+FULL = "No space left on device|(no|make) room"
 
 
 class Stage(NamedTuple):
@@ -91,7 +91,7 @@ def test_a_whole_pipeline_on_it(
 ) -> None:
     """Snakemake's own files are on it, too."""
     outcome.fault, outcome.where = "disk full", "a whole pipeline"
-    mount(place.folder, own_mounts, f"{(300, 900, 1500)[number % 3]}k")
+    mount(place.folder, own_mounts, f"{(300, 600, 900)[number % 3]}k")
     for name in ("config", "study.yaml"):
         source = reference / name
         copy = shutil.copytree if source.is_dir() else shutil.copy

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from lomo.pipeline.place import (
     check_place,
     check_products,
     check_temporary_files,
+    full_disk,
     settle_times,
 )
 
@@ -105,3 +109,19 @@ def test_a_closed_folder_of_what_is_to_be_made_is_refused(
     check_products(files[1:])
     with pytest.raises(UserError, match=r"results/mini/tables: cannot be written"):
         check_products(files)
+
+
+def test_a_full_disk_is_told_where_no_log_could_say_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "results/mini").mkdir(parents=True)
+    assert full_disk("mini") is None
+
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full())
+    told = str(full_disk("mini"))
+    assert "results/mini: cannot be written (No space left on device)" in told
+    assert "make room" in told

@@ -20,6 +20,7 @@ from lomo.pipeline.place import (
     check_place,
     check_products,
     check_temporary_files,
+    full_disk,
     settle_times,
 )
 from lomo.pipeline.snakefile import (
@@ -123,6 +124,8 @@ onerror:
     # `quiet: rules` keeps Snakemake from showing them, also where it is told to show failed logs.
     logs = [Path(file) for job in workflow.dag.needrun_jobs() for file in job.log]
     print(failed_logs(logs, since=STARTED_AT), file=sys.stderr, flush=True)
+    if told := full_disk(STUDY):
+        refuse(told)
 
 
 onsuccess:
