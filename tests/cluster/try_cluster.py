@@ -33,7 +33,7 @@ HERE = ROOT / "tests" / "cluster"
 PROFILE = ["--workflow-profile", str(ROOT / "profiles" / "slurm"), "--latency-wait", "10"]
 # Without accounting, and asked often: these jobs are short.
 PROFILE += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "3"]
-PATIENCE_S = 1800
+PATIENCE_S = 3600
 # What a training that went on has otherwise: where, and its first steps after that are not timed.
 RESUMED = ("resumed_at_steps", "num_warmup_steps", "num_timed_steps", "num_tokens_timed")
 RESUMED += ("padding_fraction",)
