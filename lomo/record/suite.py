@@ -105,6 +105,12 @@ def mean_of(outcomes: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in outcomes) / (num - 1) / num)
 
 
+def unfinished_in(samples: Sequence[Mapping[str, Any]]) -> int | None:
+    """How many answers took all their tokens; None where none is written."""
+    written = [sample["finished"] for sample in samples if "finished" in sample]
+    return written.count(False) if written else None
+
+
 def believed(path: Path, planned: SuiteSpec) -> tuple[SuiteRecord, list[dict[str, Any]]]:
     """A record with its samples. Raises UserError where it is not of this plan, or is contradicted
     by what lies beside it."""
@@ -146,8 +152,7 @@ def unlike(score: Score, lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     subjects = len({line["subject"] for line in lines})
     if subjects != score.num_subjects:
         yield f"score.num_subjects is {score.num_subjects}, {SAMPLES} has {subjects}"
-    answers = [line for line in lines if "finished" in line]
-    unfinished = sum(not line["finished"] for line in answers) if answers else None
+    unfinished = unfinished_in(lines)
     if unfinished != score.num_unfinished:
         yield f"score.num_unfinished is {score.num_unfinished}, {SAMPLES} has {unfinished}"
     known = [line["outcome"] for line in lines if line["outcome"] is not None]

@@ -16,7 +16,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from lomo.record.suite import Score, mean_of, prompts_sha256
+from lomo.record.suite import Score, mean_of, prompts_sha256, unfinished_in
 from lomo.run.suites.lm import SuiteLM
 from lomo.run.suites.tasks import tokens_of
 from lomo.specs import SuiteSpec
@@ -72,7 +72,7 @@ def score_tasks(
             num_subjects=len({s["subject"] for s in samples}),
             num_cut=len(cut),
             max_gen_toks=tokens_of(tasks),
-            num_unfinished=_unfinished(samples),
+            num_unfinished=unfinished_in(samples),
             other_metrics=_others(samples, metric),
             num_fewshot=max(few),
             limit=spec.limit,
@@ -156,12 +156,6 @@ def _value(
     return value, None, {"stderr": "the metric is no mean of single examples"}
 
 
-def _unfinished(samples: Sequence[Sample]) -> int | None:
-    """How many answers took all their tokens; None where none is written."""
-    written = [sample["finished"] for sample in samples if "finished" in sample]
-    return written.count(False) if written else None
-
-
 def _others(samples: Sequence[Sample], metric: str) -> dict[str, float]:
     names = dict.fromkeys(name for sample in samples for name in sample["other"])
     return {
@@ -231,7 +225,7 @@ def score_humaneval(
             num_subjects=1,
             num_cut=sum(problem.prompt in lm.cut for problem in problems),
             max_gen_toks=lm.tokens_of(options),
-            num_unfinished=_unfinished(samples),
+            num_unfinished=unfinished_in(samples),
             other_metrics={},
             num_fewshot=0,
             limit=spec.limit,
