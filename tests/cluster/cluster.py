@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -81,9 +82,12 @@ class Cluster:
         lost = [daemon] if daemon else []
         for process in psutil.process_iter(["cmdline"]):
             if process.name() == "slurmstepd" and self._is_of(process, node):
-                lost += [*process.children(recursive=True), process]
-        for process in lost:
-            with_patience(process.kill)
+                lost += [process, *process.children(recursive=True)]
+        # All stop at once, as on a lost node: a step's keeper that sees its script killed tells
+        # the controller that the job has failed, and a failed job is not submitted again by Slurm.
+        for end in (psutil.Process.suspend, psutil.Process.kill):
+            for process in lost:
+                with_patience(functools.partial(end, process))
         return len(lost)
 
     def stop(self) -> list[str]:

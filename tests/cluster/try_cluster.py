@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,16 @@ RESUMED += ("padding_fraction",)
 Outcome = tuple[str, str, bool]
 
 
+def ended(pipeline: subprocess.Popen[bytes]) -> int:
+    """The exit code of a pipeline; one that outlasts the patience is interrupted, and its jobs."""
+    for patience_s, then in ((PATIENCE_S, signal.SIGINT), (60, signal.SIGKILL)):
+        try:
+            return pipeline.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            pipeline.send_signal(then)
+    return pipeline.wait()
+
+
 class Study:
     """A study in a folder of its own, done here and on the cluster."""
 
@@ -66,7 +77,7 @@ class Study:
 
     def do(self, place: str, *arguments: str) -> int:
         """The exit code of the whole study there."""
-        return self.start(place, *arguments).wait(PATIENCE_S)
+        return ended(self.start(place, *arguments))
 
     def results(self, place: str) -> Path:
         return self.folder / place / "results" / self.name
@@ -157,7 +168,7 @@ def killed(folder: Path, cluster: slurm.Cluster) -> Iterator[Outcome]:
             yield "SIGKILL to a node's daemon and all on it", seen, lost
             again = slurm.details(job["id"]).get("Restarts", "?")
             yield "its job is submitted again by Slurm", f"{again} restarts", again == "1"
-    code = pipeline.wait(PATIENCE_S)
+    code = ended(pipeline)
     yield "the study goes on to its end", f"exit code {code}", code == 0
     for record in study.records("cluster"):
         steps = record.resumed_at_steps
