@@ -36,10 +36,10 @@ rule all:
     default_target: True
     input:
         # Named here, so that a record that was deleted is made again.
-        expand(rules.list_runs.output, study=STUDY),
-        expand("results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS),
-        expand("results/{study}/runs/{run}/record.json", study=STUDY, run=SUITE_IDS),
-        expand(rules.tables.output, study=STUDY),
-        expand(rules.figures.output, study=STUDY),
-        expand(rules.report.output, study=STUDY),
-        expand(rules.wandb.output, study=STUDY) if PLAN.study.wandb == "offline" else [],
+        rules.list_runs.output,
+        expand(f"{RESULTS}/runs/{{run}}/record.json", run=RUN_IDS),
+        expand(f"{RESULTS}/runs/{{run}}/record.json", run=SUITE_IDS),
+        rules.tables.output,
+        rules.figures.output,
+        rules.report.output,
+        rules.wandb.output if PLAN.study.wandb == "offline" else [],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lomo.errors import UserError
-from lomo.record.made import note, page, sources_of
+from lomo.record.made import Sources, note, page
 from lomo.record.provenance import fingerprint
 from lomo.study.plan import Plan, read_plan
 from lomo.system.command import ended
@@ -172,7 +172,7 @@ def _check_names(which: Sequence[str] | None, known: Sequence[str]) -> None:
 
 def _note(results: Path, command: str, plan: Plan) -> None:
     """Tells the next start of the pipeline what this was made from."""
-    note(page(results, command), **sources_of(command, results, plan), code=fingerprint("analysis"))
+    note(page(results, command), **Sources(results, plan).of(command), code=fingerprint("analysis"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

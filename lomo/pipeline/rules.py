@@ -295,7 +295,7 @@ def _wandb_options(parser: argparse.ArgumentParser) -> None:
 
 def _wandb(options: argparse.Namespace) -> None:
     from lomo.record.belief import read_believed
-    from lomo.record.made import note, page, sources_of
+    from lomo.record.made import Sources, note, page
     from lomo.record.suite import believed
     from lomo.record.tracking import publish
     from lomo.study.plan import read_plan
@@ -308,7 +308,7 @@ def _wandb(options: argparse.Namespace) -> None:
         if path.is_file():
             believed(path, spec)
     publish(options.results, [*plan.runs, *plan.suites])
-    note(page(options.results, "wandb"), **sources_of("wandb", options.results, plan))
+    note(page(options.results, "wandb"), **Sources(options.results, plan).of("wandb"))
 
 
 COMMANDS = {

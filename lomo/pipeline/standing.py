@@ -111,8 +111,8 @@ def _look_at_records(
     # Of ten thousand runs many share model and data, which are looked at once.
     newest: dict[tuple[str, str], float] = {}
     odd: list[str] = []
-    for run_id, spec in plan.runs.items():
-        path = results / "runs" / run_id / "record.json"
+    files = made.record_files(results, plan.runs)
+    for (run_id, spec), path in zip(plan.runs.items(), files, strict=True):
         record = made.read(path)
         if not record:  # none yet, or one that is refused when the tables are made
             continue
@@ -151,13 +151,13 @@ def _look_at_suites(
             found.rules.add("generate_suites")
             found.reasons.append(f"{folder} is of another setting or code: made again")
     odd = []
-    for run_id, spec in plan.suites.items():
-        path = results / "runs" / run_id / "record.json"
+    files = made.record_files(results, plan.suites)
+    for (run_id, spec), path in zip(plan.suites.items(), files, strict=True):
         record = made.read(path)
         if not record:
             continue
         why = _other_plan(record, spec.model_dump(mode="json"), fingerprint_of(spec))
-        if why is None and record.get("score") and not (path.parent / SAMPLES).exists():
+        if why is None and record.get("score") and not path.with_name(SAMPLES).exists():
             why = f"{SAMPLES} beside its record is gone"
         made_at = inputs.get(spec.model_path)
         if why is None and made_at is not None and _started(record) + CLOCKS < made_at:
@@ -213,22 +213,18 @@ def _inputs_of(results: Path, spec: Any) -> list[Path]:
 
 def _look_at_tables(results: Path, plan: Plan, found: Standing) -> None:
     """Tables, figures and report, each by its content: nothing before them is made again."""
-    before = [results / "plan.json", *_records(results, plan)]
-    newest = _newest(before)
-    hashes: dict[Path, bytes] = {}  # of records, which two of these are made from
+    newest = _newest([results / "plan.json", *made.record_files(results, plan.runs)])
+    sources = made.Sources(results, plan)
     published, page = results / "wandb/published.json", made.page(results, "wandb")
-    if published.is_file() and made.made_from(
-        page, **made.sources_of("wandb", results, plan, hashes)
-    ):
+    if published.is_file() and made.made_from(page, **sources.of("wandb")):
         _settle([published], newest)
     for rule, command in ANALYSIS.items():
         place = {"collect": "tables", "report": "report"}.get(rule, rule)
         outputs = [file for file in made.files_in(results / place) if _is_of(rule, file)]
         if not outputs:
             return  # it and what follows are missing, and made for that
-        sources = made.sources_of(command, results, plan, hashes)
         page, code = made.page(results, command), fingerprint("analysis")
-        if made.made_from(page, **sources, code=code) is None:
+        if made.made_from(page, **sources.of(command), code=code) is None:
             found.rules.add(rule)
             found.reasons.append(f"{results / place} is not of what stands: {rule} made again")
             return  # what follows it is made again after it
@@ -259,10 +255,6 @@ def _look_at_predictions(results: Path, plan: Plan, found: Standing) -> None:
 def _is_of(rule: str, file: Path) -> bool:
     predicted, collected = file.name.startswith("predicted_"), file.stem in ("records", "outcomes")
     return not predicted and (collected if rule == "collect" else not collected)
-
-
-def _records(results: Path, plan: Plan) -> Iterator[Path]:
-    return (results / "runs" / run_id / "record.json" for run_id in plan.runs)
 
 
 def _newest(paths: Iterable[Path]) -> float:

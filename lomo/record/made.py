@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,44 +90,54 @@ def page(results: Path, command: str) -> Path:
     return results / ".made" / f"{command}.json"
 
 
-def digest(paths: Iterable[Path], hashes: dict[Path, bytes] | None = None) -> str:
-    """One hash of files, those that are missing too. `hashes` keeps each file's own for a later
-    call, which then does not read it."""
-    found, hashes = hashlib.sha256(), {} if hashes is None else hashes
+def digest(paths: Iterable[Path]) -> str:
+    """One hash of files, those that are missing too."""
+    found = hashlib.sha256()
     for path in paths:
-        if path not in hashes:
-            data = path.read_bytes() if path.is_file() else b"missing"
-            hashes[path] = hashlib.sha256(data).digest()
-        found.update(hashes[path])
+        data = path.read_bytes() if path.is_file() else b"missing"
+        found.update(hashlib.sha256(data).digest())
     return found.hexdigest()
 
 
-def sources_of(
-    command: str, results: Path, plan: Plan, hashes: dict[Path, bytes] | None = None
-) -> dict[str, Any]:
-    """What the content of a command of `analysis`, or of `wandb`, comes from beside its code."""
-    if command in ("collect", "wandb"):
-        runs = (*plan.runs, *plan.suites)
-        records = (results / "runs" / run_id / "record.json" for run_id in runs)
-        return {"plan": plan_digest(plan), "records": digest(records, hashes)}
-    return {
-        "plan": plan_digest(plan),
-        "collected": digest([results / "tables" / "records.csv"]),
-        "predicted": predicted(results / "estimates.json"),
-        "predictions": digest(
-            [results / "predictions" / "index.json"] if plan.study.ablation else []
-        ),
-        **_published(),
-        **_suites(results, plan),
-    }
+class Sources:
+    """What a study's tables, figures, report and W&B runs come from, beside their code."""
+
+    def __init__(self, results: Path, plan: Plan) -> None:
+        self.results, self.plan = results, plan
+
+    def of(self, command: str) -> dict[str, Any]:
+        """What the content of a command of `analysis`, or of `wandb`, comes from."""
+        if command in ("collect", "wandb"):
+            return {"plan": self._planned, "records": self._records}
+        index = self.results / "predictions" / "index.json"
+        return {
+            "plan": self._planned,
+            "collected": digest([self.results / "tables" / "records.csv"]),
+            "predicted": predicted(self.results / "estimates.json"),
+            "predictions": digest([index] if self.plan.study.ablation else []),
+            **_published(),
+            **_suites(self.results, self.plan),
+        }
+
+    @cached_property
+    def _planned(self) -> str:
+        return hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
+
+    @cached_property
+    def _records(self) -> str:
+        return digest(record_files(self.results, (*self.plan.runs, *self.plan.suites)))
+
+
+def record_files(results: Path, run_ids: Iterable[str]) -> Iterator[Path]:
+    """The records' files, in the order of `run_ids`."""
+    return (results.joinpath("runs", run_id, "record.json") for run_id in run_ids)
 
 
 def _suites(results: Path, plan: Plan) -> dict[str, Any]:
     """A hash of the suites' records: no other table holds them."""
     if not plan.suites:
         return {}
-    records = (results / "runs" / run_id / "record.json" for run_id in plan.suites)
-    return {"suites": digest(records)}
+    return {"suites": digest(record_files(results, plan.suites))}
 
 
 @cache
@@ -141,11 +151,6 @@ def _published() -> dict[str, Any]:
     now = [fingerprint("predict", method, engine=engine) for method, engine in made_by]
     fits = PUBLISHED / "what-fits" / "what_fits.json"
     return {"published": digest([*files, fits]), "predicting": now}
-
-
-def plan_digest(plan: Plan) -> str:
-    """A hash of all that a plan says."""
-    return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
 
 
 def predicted(estimates: Path) -> str | None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 from lomo import engines, methods
 from lomo.record.clock import process_age_s
@@ -130,11 +131,23 @@ def _closure(roots: list[str]) -> set[str]:
     return found
 
 
+class _Source(NamedTuple):
+    """What is asked of a module's source, which is read once."""
+
+    imports: list[ast.Import | ast.ImportFrom]  # wherever in it
+    passed_on: list[ast.ImportFrom]  # those at its top: all that a package may do with a name
+    body: str  # a hash
+
+
 @cache
-def _tree(name: str) -> ast.Module:
+def _source(name: str) -> _Source:
     file = _file(name)
     assert file is not None, name
-    return ast.parse(file.read_text(encoding="utf-8"))
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = list(_statements(tree))
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    passed_on = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return _Source(imports, passed_on, _body_of(tree, nodes, name))
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.AST]:
@@ -169,10 +182,10 @@ def _imports(name: str) -> frozenset[str]:
     """Modules of the same package that a module imports, wherever in it."""
     package = name.split(".")[0]
     names: set[str] = set()
-    for node in _statements(_tree(name)):
+    for node in _source(name).imports:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = _absolute(node, name)
             if base.split(".")[0] == package:
                 names.update(_origin(base, alias.name) for alias in node.names)
@@ -195,13 +208,12 @@ def _origin(base: str, wanted: str) -> str:
     lomo.optim.lomo, and not on all optimizers that lomo/optim/__init__.py also imports.
     """
     if _is_package(base):
-        for node in _tree(base).body:
-            if isinstance(node, ast.ImportFrom):
-                source = _absolute(node, base)
-                for alias in node.names:
-                    # A package that imports a module of its own passes on nothing.
-                    if (alias.asname or alias.name) == wanted and source != base:
-                        return _origin(source, alias.name)
+        for node in _source(base).passed_on:
+            source = _absolute(node, base)
+            for alias in node.names:
+                # A package that imports a module of its own passes on nothing.
+                if (alias.asname or alias.name) == wanted and source != base:
+                    return _origin(source, alias.name)
     return f"{base}.{wanted}" if _file(f"{base}.{wanted}") else base
 
 
@@ -215,7 +227,7 @@ def _meaning(name: str) -> str:
     """Hash of what a module says and of what it takes from others of its package."""
     package = name.split(".")[0]
     taken = []
-    for node in _statements(_tree(name)):
+    for node in _source(name).imports:
         if isinstance(node, ast.ImportFrom):
             base = _absolute(node, name)
             if base.split(".")[0] == package:
@@ -227,19 +239,19 @@ def _meaning(name: str) -> str:
     return hashlib.sha256("\n".join([_body(name), *sorted(taken)]).encode()).hexdigest()
 
 
-@cache
 def _body(name: str) -> str:
+    # A name that a package makes at run time has no file.
+    return name if _file(name) is None else _source(name).body
+
+
+def _body_of(tree: ast.Module, nodes: list[ast.AST], name: str) -> str:
     """Hash of a module's syntax tree, without docstrings and imports from its own package.
 
-    Comments are not in a tree anyway. What such an import names may move to another file and mean
-    the same.
+    nodes: its statements; they lose these. Comments are not in a tree anyway. What such an import
+    names may move to another file and mean the same.
     """
     package = name.split(".")[0]
-    file = _file(name)
-    if file is None:  # a name that a package makes at run time
-        return name
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in _statements(tree):
+    for node in nodes:
         body = getattr(node, "body", None)
         if not isinstance(body, list):
             continue

@@ -34,18 +34,18 @@ import functools, json, os, sys
 from lomo.record import provenance
 from lomo.record.provenance import fingerprint
 names = {sorted(NAMES)!r}
-bodies, body = {{}}, provenance._body.__wrapped__
+sources, source = {{}}, provenance._source.__wrapped__
 @functools.cache
 def of_text(name):
     file = provenance._file(name)
     key = name, file and file.read_bytes()
-    if key not in bodies:
-        bodies[key] = body(name)
-    return bodies[key]
-provenance._body = of_text
+    if key not in sources:
+        sources[key] = source(name)
+    return sources[key]
+provenance._source = of_text
 def answer():
     of_text.cache_clear()
-    for name in ("_tree", "_file", "_imports", "_meaning", "fingerprint"):
+    for name in ("_file", "_imports", "_meaning", "fingerprint"):
         getattr(provenance, name).cache_clear()
     return json.dumps({{name: fingerprint(*name.split()) for name in names}})
 answer()

@@ -55,7 +55,7 @@ def whole(
     for name in ("tables/table1.csv", "figures/fig1.svg", "report/index.html"):
         made.write_text(results / name, "made")
     for command in ("table", "figure", "report"):
-        sources = made.sources_of(command, results, plan)
+        sources = made.Sources(results, plan).of(command)
         code = standing.fingerprint("analysis")
         made.note(made.page(results, command), **sources, code=code)
     return results, study
@@ -99,7 +99,7 @@ def test_a_start_reads_no_record_more_than_twice(
     """To compare it with the plan, and to hash it, for tables and W&B at once."""
     plan = planned(study)
     made.write_text(results / "wandb/published.json", "[]")
-    made.note(made.page(results, "wandb"), **made.sources_of("wandb", results, plan))
+    made.note(made.page(results, "wandb"), **made.Sources(results, plan).of("wandb"))
     read: dict[str, int] = {}
     whole_file = Path.read_bytes
 

@@ -10,6 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from snakemake.common import overwrite_function_params
+
 from lomo.pipeline import warm
 from lomo.study import native_dtype
 from lomo.study.config import as_typed
@@ -63,32 +65,34 @@ except UserError as error:
 
 settle_jobs(PLAN.study.wandb, launch_anyway=PLAN.study.launch_anyway)
 STUDY = PLAN.study.study
+# No wildcard: Snakemake asks of each rule whose output begins as a file does, up to the first
+# wildcard, whether it makes that file, of each of ten thousand.
+RESULTS = f"results/{STUDY}"
 RUN_IDS = list(PLAN.runs)
-gc.freeze()  # what is imported stays: to look through it again and again is a tenth of a start
+# Until the graph of jobs stands nothing of it is garbage: to look through it is a tenth of a start.
+gc.disable()
 STARTED_AT = time.time()
 PROGRESS = None  # of runs, where some are to be done
 # Nobody has it as input. Snakemake does not look at what has changed of a job behind one that it
 # runs again, so that an edited optimizer would repeat its runs a call too late.
-ESTIMATES = f"results/{STUDY}/estimates.json"
+ESTIMATES = f"{RESULTS}/estimates.json"
 GPUS_A_RUN = gpus_a_run(PLAN.study)
 
 
 if PLAN.study.launch_anyway and workflow.is_main_process and not workflow.output_settings.dryrun:
-    forget_unlaunched([Path(f"results/{STUDY}/runs", run) for run in RUN_IDS])
-
-
-wildcard_constraints:
-    study=STUDY,
+    forget_unlaunched([Path(RESULTS, "runs", run) for run in RUN_IDS])
 
 
 onstart:
     # A local name would let go of the lock where this block ends.
     global STUDY_LOCK, WARM, PROGRESS
+    gc.freeze()
+    gc.enable()
     end_once()
     planning = None
     try:
         # Snakemake's own lock outlives a kill (`nolock` in profiles/default); this one does not.
-        STUDY_LOCK = hold(Path(f"results/{STUDY}/.lock"))
+        STUDY_LOCK = hold(Path(RESULTS, ".lock"))
         native_dtype.keep(PLAN.study)
         jobs = list(workflow.dag.needrun_jobs())
         check_products(str(file) for job in jobs for file in job.output)
@@ -99,9 +103,9 @@ onstart:
                 PLAN, Path(ESTIMATES), workflow.cores if on_this_machine() else 1
             )
         if runs or "suite" in launched:
-            PROGRESS = Progress(Path(f"results/{STUDY}"), PLAN)
+            PROGRESS = Progress(Path(RESULTS), PLAN)
         if launched & set(warm.HANDED_OVER) and on_this_machine() and not GPUS_A_RUN:
-            WARM = warm.start(Path(f"results/{STUDY}/.warm"), PLAN.study.num_threads)
+            WARM = warm.start(Path(RESULTS, ".warm"), PLAN.study.num_threads)
         suites = f", {len(SUITE_IDS)} scores of suites" if SUITE_IDS else ""
         print(f"study {STUDY}: {PLAN.study.title} ({len(RUN_IDS)} runs{suites})", flush=True)
         if planning is not None:
@@ -141,8 +145,8 @@ onsuccess:
 
 
 def known(function):
-    """The same function, with its signature at hand: Snakemake asks for it anew of each job."""
-    function.__signature__ = inspect.signature(function)
+    """The same function, with its parameters at hand: Snakemake asks for them anew of each job."""
+    overwrite_function_params(function, inspect.signature(function).parameters)
     return function
 
 

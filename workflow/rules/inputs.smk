@@ -4,13 +4,13 @@
 rule generate:
     """The generated tasks, and the text that base models are made from."""
     output:
-        text="results/{study}/data/text.txt",
+        text=f"{RESULTS}/data/text.txt",
         tasks=expand(
-            "results/{{study}}/data/superglue/{file}",
+            f"{RESULTS}/data/superglue/{{file}}",
             file=task_files(),
         ),
     log:
-        "results/{study}/logs/generate.log",
+        f"{RESULTS}/logs/generate.log",
     conda:
         "../../environment.yml"
     params:
@@ -27,9 +27,9 @@ rule pretrain:
     input:
         text_of,
     output:
-        "results/{study}/models/{model}/s{seed}/model.safetensors",
+        f"{RESULTS}/models/{{model}}/s{{seed}}/model.safetensors",
     log:
-        "results/{study}/logs/pretrain-{model}-s{seed}.log",
+        f"{RESULTS}/logs/pretrain-{{model}}-s{{seed}}.log",
     wildcard_constraints:
         model="[^/]+",
         seed=r"\d+",
@@ -50,9 +50,9 @@ rule random_model:
     input:
         nothing,
     output:
-        "results/{study}/models/{model}/config.json",
+        f"{RESULTS}/models/{{model}}/config.json",
     log:
-        "results/{study}/logs/architecture-{model}.log",
+        f"{RESULTS}/logs/architecture-{{model}}.log",
     wildcard_constraints:
         model="[^/]+",
     localrule: True

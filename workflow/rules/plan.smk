@@ -4,10 +4,10 @@
 rule plan:
     """What each run will take, told before one is launched."""
     input:
-        f"results/{STUDY}/plan.json",
+        f"{RESULTS}/plan.json",
     # No output: it is told whenever it is asked for. What it has predicted is kept.
     log:
-        f"results/{STUDY}/logs/estimate.log",
+        f"{RESULTS}/logs/estimate.log",
     conda:
         "../../environment.yml"
     threads: 2

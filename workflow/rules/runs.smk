@@ -7,9 +7,9 @@ rule train:
         model=model_of,
         data=data_of,
     output:
-        "results/{study}/runs/{run}/record.json",
+        f"{RESULTS}/runs/{{run}}/record.json",
     log:
-        "results/{study}/logs/{run}.log",
+        f"{RESULTS}/logs/{{run}}.log",
     wildcard_constraints:
         run="train/.+",
     conda:
@@ -35,15 +35,15 @@ rule instruct:
         model=model_of,
         data=instruct_file(PLAN.study.instruct) if PLAN.study.instruct else [],
     output:
-        "results/{study}/runs/instruct/{tuned}/record.json",
+        f"{RESULTS}/runs/instruct/{{tuned}}/record.json",
         # Beside the model, and alone where nothing was saved: the note that tells which.
         *(
-            ["results/{study}/tuned/{tuned}/saved.json"]
+            [f"{RESULTS}/tuned/{{tuned}}/saved.json"]
             if PLAN.study.instruct and PLAN.study.instruct.save
             else []
         ),
     log:
-        "results/{study}/logs/instruct/{tuned}.log",
+        f"{RESULTS}/logs/instruct/{{tuned}}.log",
     wildcard_constraints:
         tuned=".+",
     conda:
@@ -68,9 +68,9 @@ rule measure:
     input:
         model=model_of,
     output:
-        "results/{study}/runs/{run}/record.json",
+        f"{RESULTS}/runs/{{run}}/record.json",
     log:
-        "results/{study}/logs/{run}.log",
+        f"{RESULTS}/logs/{{run}}.log",
     wildcard_constraints:
         run="measure/.+",
     # One round after the other, so that a drift of the machine meets all variants alike.

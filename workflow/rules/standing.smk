@@ -5,7 +5,7 @@ from lomo.pipeline.standing import Standing, is_estimated, look, predicting_code
 STANDING = Standing()
 if workflow.is_main_process:
     # A module's start is the other workflow's: no estimates are made there.
-    STANDING = look(Path(f"results/{STUDY}"), PLAN, estimated=not IS_MODULE)
+    STANDING = look(Path(RESULTS), PLAN, estimated=not IS_MODULE)
     for reason in STANDING.reasons:
         print(reason, file=sys.stderr)
 
@@ -30,4 +30,4 @@ def nothing(wildcards):
 def text_of(wildcards):
     """The text that a base model is made from."""
     make_again_what_does_not_stand()
-    return f"results/{STUDY}/data/text.txt"
+    return f"{RESULTS}/data/text.txt"

@@ -6,9 +6,9 @@ SUITE_IDS = list(PLAN.suites)
 rule generate_suites:
     """The miniature suite, in MMLU's layout."""
     output:
-        expand("results/{{study}}/data/suites/{file}", file=MINIATURE_FILES),
+        expand(f"{RESULTS}/data/suites/{{file}}", file=MINIATURE_FILES),
     log:
-        "results/{study}/logs/generate_suites.log",
+        f"{RESULTS}/logs/generate_suites.log",
     conda:
         "../../environment.yml"
     params:
@@ -25,9 +25,9 @@ rule suite:
         model=suite_model_of,
         data=suite_data_of,
     output:
-        "results/{study}/runs/{run}/record.json",
+        f"{RESULTS}/runs/{{run}}/record.json",
     log:
-        "results/{study}/logs/{run}.log",
+        f"{RESULTS}/logs/{{run}}.log",
     wildcard_constraints:
         run="suite/.+",
     conda:

@@ -47,9 +47,9 @@ rule list_runs:
     input:
         nothing,
     output:
-        "results/{study}/plan.json",
+        f"{RESULTS}/plan.json",
     log:
-        "results/{study}/logs/list_runs.log",
+        f"{RESULTS}/logs/list_runs.log",
     localrule: True
     conda:
         "../../environment.yml"
@@ -65,47 +65,45 @@ rule list_runs:
 rule collect:
     """All records as one table, once each is believed."""
     input:
-        plan="results/{study}/plan.json",
-        records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS),
-        suites=expand("results/{{study}}/runs/{run}/record.json", run=SUITE_IDS),
+        plan=f"{RESULTS}/plan.json",
+        records=expand(f"{RESULTS}/runs/{{run}}/record.json", run=RUN_IDS),
+        suites=expand(f"{RESULTS}/runs/{{run}}/record.json", run=SUITE_IDS),
     output:
         report(
-            "results/{study}/tables/records.csv",
+            f"{RESULTS}/tables/records.csv",
             caption="../report/records.rst",
             category="Records",
             labels={"what": "all runs"},
         ),
-        "results/{study}/tables/records.parquet",
-        "results/{study}/tables/outcomes.parquet",
+        f"{RESULTS}/tables/records.parquet",
+        f"{RESULTS}/tables/outcomes.parquet",
     log:
-        "results/{study}/logs/collect.log",
+        f"{RESULTS}/logs/collect.log",
     localrule: True
     conda:
         "../../environment.yml"
     params:
+        study=STUDY,
         code=fingerprint("analysis"),
     shell:
-        "python -m lomo_analysis collect --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo_analysis collect --results results/{params.study} 2> {log:q}"
 
 
 rule tables:
     """The tables and the verdicts, from records alone."""
     input:
-        f"results/{STUDY}/tables/records.csv",
+        f"{RESULTS}/tables/records.csv",
         # An ablation's table has the predictions beside the records.
-        [f"results/{STUDY}/predictions/index.json"] if PLAN.study.ablation else [],
+        [f"{RESULTS}/predictions/index.json"] if PLAN.study.ablation else [],
     output:
-        # The study by its name and no wildcard: Snakemake asks of each rule whose output begins as a
-        # file does, up to the first wildcard, whether it makes that file, of each of a study's files.
         expand(
-            "results/{study}/tables/{table}.{format}",
-            study=STUDY,
+            f"{RESULTS}/tables/{{table}}.{{format}}",
             table=TABLES,
             format=["csv", "md", "tex"],
         ),
         [
             report(
-                f"results/{STUDY}/tables/{table}.html",
+                f"{RESULTS}/tables/{table}.html",
                 caption="../report/table.rst",
                 category="Tables",
                 labels=labels_of(table),
@@ -113,7 +111,7 @@ rule tables:
             for table in TABLES
         ],
     log:
-        f"results/{STUDY}/logs/tables.log",
+        f"{RESULTS}/logs/tables.log",
     localrule: True
     conda:
         "../../environment.yml"
@@ -127,17 +125,16 @@ rule tables:
 rule figures:
     """The figures, from records alone."""
     input:
-        f"results/{STUDY}/tables/records.csv",
+        f"{RESULTS}/tables/records.csv",
     output:
         expand(
-            "results/{study}/figures/{figure}.{format}",
-            study=STUDY,
+            f"{RESULTS}/figures/{{figure}}.{{format}}",
             figure=FIGURES,
             format=["pdf", "png"],
         ),
         [
             report(
-                f"results/{STUDY}/figures/{figure}.svg",
+                f"{RESULTS}/figures/{figure}.svg",
                 caption="../report/figure.rst",
                 category="Figures",
                 labels=labels_of(figure),
@@ -145,7 +142,7 @@ rule figures:
             for figure in FIGURES
         ],
     log:
-        f"results/{STUDY}/logs/figures.log",
+        f"{RESULTS}/logs/figures.log",
     localrule: True
     conda:
         "../../environment.yml"
@@ -163,54 +160,55 @@ rule report:
         rules.figures.output,
     output:
         report(
-            "results/{study}/report/index.html",
+            f"{RESULTS}/report/index.html",
             caption="../report/page.rst",
             category="Pages",
             labels={"what": "report", "shows": "all tables, figures and verdicts"},
         ),
         report(
-            "results/{study}/report/summary.html",
+            f"{RESULTS}/report/summary.html",
             caption="../report/page.rst",
             category="Pages",
             labels={"what": "summary", "shows": "the study on one page"},
         ),
-        multiext("results/{study}/report/summary", ".md", ".tex"),
+        multiext(f"{RESULTS}/report/summary", ".md", ".tex"),
     log:
-        "results/{study}/logs/report.log",
+        f"{RESULTS}/logs/report.log",
     localrule: True
     conda:
         "../../environment.yml"
     params:
+        study=STUDY,
         code=fingerprint("analysis"),
     shell:
-        "python -m lomo_analysis report --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo_analysis report --results results/{params.study} 2> {log:q}"
 
 
 rule wandb:
     """Each run as a W&B run; offline, nothing is sent."""
     input:
-        plan="results/{study}/plan.json",
-        records=expand("results/{{study}}/runs/{run}/record.json", run=RUN_IDS + SUITE_IDS),
+        plan=f"{RESULTS}/plan.json",
+        records=expand(f"{RESULTS}/runs/{{run}}/record.json", run=RUN_IDS + SUITE_IDS),
     output:
-        "results/{study}/wandb/published.json",
+        f"{RESULTS}/wandb/published.json",
     log:
-        "results/{study}/logs/wandb.log",
+        f"{RESULTS}/logs/wandb.log",
     conda:
         "../../environment.yml"
+    params:
+        study=STUDY,
     shell:
-        "python -m lomo wandb --results results/{wildcards.study} 2> {log:q}"
+        "python -m lomo wandb --results results/{params.study} 2> {log:q}"
 
 
 rule publish:
     """Plan, records and what bears them out, copied to be committed."""
     input:
-        plan=f"results/{STUDY}/plan.json",
-        records=expand(
-            "results/{study}/runs/{run}/record.json", study=STUDY, run=RUN_IDS + SUITE_IDS
-        ),
+        plan=f"{RESULTS}/plan.json",
+        records=expand(f"{RESULTS}/runs/{{run}}/record.json", run=RUN_IDS + SUITE_IDS),
     # No output: Snakemake would remove what stands there, and what is published never changes.
     log:
-        f"results/{STUDY}/logs/publish.log",
+        f"{RESULTS}/logs/publish.log",
     localrule: True
     conda:
         "../../environment.yml"
