@@ -69,8 +69,11 @@ STUDY = PLAN.study.study
 # wildcard, whether it makes that file, of each of ten thousand.
 RESULTS = f"results/{STUDY}"
 RUN_IDS = list(PLAN.runs)
-# Until the graph of jobs stands nothing of it is garbage: to look through it is a tenth of a start.
-gc.disable()
+gc.freeze()  # what is imported stays
+if workflow.is_main_process and not IS_MODULE:
+    # Until the graph of jobs stands, and `onstart` comes, nothing of it is garbage: to look through
+    # it again and again is a tenth of a start.
+    gc.disable()
 STARTED_AT = time.time()
 PROGRESS = None  # of runs, where some are to be done
 # Nobody has it as input. Snakemake does not look at what has changed of a job behind one that it
