@@ -35,7 +35,13 @@ GOOD_STUDY: dict[str, Any] = {
         "tasks": ["rte"],
         "settings": {"dtype": "float32", "max_length": 200, "epochs": 1},
     },
-    "memory": {"models": ["model"], "methods": ["lomo"], "batch_size": 2, "sequence_length": 32},
+    "memory": {
+        "models": ["model"],
+        "methods": ["lomo"],
+        "batch_size": 2,
+        "sequence_length": 32,
+        "dtype": "float32",  # where bfloat16 is slow, that is said before
+    },
 }
 NO_WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # a safetensors file of no tensor
 GOOD_MODEL = {

@@ -289,9 +289,9 @@ def test_a_study_begins_with_its_plan_and_new_estimates_repeat_no_run(checkout: 
         record = read_record(checkout / "results/mini/runs" / run_id / "record.json")
         assert record.memory is not None and record.memory.peak_bytes == estimate.peak_bytes
     # A call that did not ask for the report says nothing of it, though it stands there.
-    for target, asked in (("plan", False), ("results/mini/report/index.html", True)):
-        given = ["--cores", "2", "--configfile", "mini.yaml", "--forcerun", "report"]
-        done = snakemake(checkout, target, *given)
+    page = "results/mini/report/index.html"
+    for target, asked in ((["plan"], False), ([page, "--forcerun", "report"], True)):
+        done = snakemake(checkout, *target, "--cores", "2", "--configfile", "mini.yaml")
         assert done.returncode == 0, done.stderr
         assert (complete in done.stdout) == asked, target
 
