@@ -79,6 +79,16 @@ class Study:
         """The exit code of the whole study there."""
         return ended(self.start(place, *arguments))
 
+    def jobs(self, *, ended: bool = False) -> list[dict[str, str]]:
+        """Its jobs on the cluster, by their folder: a rule's name is that of other studies, too."""
+        folder = str((self.folder / "cluster").resolve())
+        return [job for job in slurm.jobs(ended=ended) if job["folder"] == folder]
+
+    def asked(self, rule: str) -> dict[str, str]:
+        """What Slurm tells of its job of a rule; nothing where there was none."""
+        found = (job for job in self.jobs(ended=True) if f"rule_{rule}_" in job["rule"])
+        return next((slurm.details(job["id"]) for job in found), {})
+
     def results(self, place: str) -> Path:
         return self.folder / place / "results" / self.name
 
@@ -107,7 +117,7 @@ def small(folder: Path) -> Iterator[Outcome]:
     study = Study(folder / "small", "small")
     code = study.do("cluster")
     yield "a small study on the cluster", f"exit code {code}", code == 0
-    told = slurm.jobs(ended=True)
+    told = study.jobs(ended=True)
     yield requests(study, told)
     arrays = [job["id"] for job in told if "_" in job["id"] and "rule_pretrain" in job["rule"]]
     yield "its base models as an array", f"jobs {', '.join(arrays)}", len(arrays) == 3
@@ -185,7 +195,7 @@ def caught(study: Study, method: str, pipeline: subprocess.Popen[bytes]) -> dict
     place = study.results("cluster") / "runs" / run
 
     def job() -> dict[str, str] | None:
-        named = (job for job in slurm.jobs() if run.replace("/", "_") in job["rule"])
+        named = (job for job in study.jobs() if run.replace("/", "_") in job["rule"])
         return next((job for job in named if job["state"] == "RUNNING"), None)
 
     until = time.monotonic() + PATIENCE_S
@@ -202,8 +212,7 @@ def nodes(folder: Path) -> Iterator[Outcome]:
     """Ranks over two nodes, in one allocation."""
     study = Study(folder / "nodes", "nodes")
     code = study.do("cluster", "--resources", "ranks_per_node=1", "machine=1")
-    job = next(job for job in slurm.jobs(ended=True) if "nodes_train" in job["rule"])
-    asked = slurm.details(job["id"])
+    asked = study.asked("train")
     seen = f"exit code {code}, {asked.get('NumNodes')} nodes ({asked.get('NodeList')})"
     yield "two ranks with a node each", seen, code == 0 and asked.get("NumNodes") == "2"
     yield "the same here, in one launcher", *study.compare()
@@ -214,8 +223,7 @@ def gpus(folder: Path) -> Iterator[Outcome]:
     study = Study(folder / "gpus", "gpus")
     options = ["--resources", "ranks_per_node=2", "machine=1", "--retries", "0"]
     study.do("cluster", *options)
-    job = next(job for job in slurm.jobs(ended=True) if "gpus_measure" in job["rule"])
-    asked = slurm.details(job["id"])
+    asked = study.asked("measure")
     seen = {name: asked.get(name, "") for name in ("NumNodes", "TresPerJob", "OverSubscribe")}
     good = seen == {"NumNodes": "2", "TresPerJob": "gres:gpu:4", "OverSubscribe": "NO"}
     yield "a measured run of four GPUs, two a node", str(seen), good
@@ -274,7 +282,10 @@ def main() -> int:
         if all_well and not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
         elif not all_well:
-            print(f"all files are in {folder}")
+            print(f"all files are in {folder}; the ends of what Snakemake said:")
+            for log in sorted(folder.glob("*/*/snakemake.log")):
+                last = log.read_text(errors="replace").splitlines()[-15:]
+                print(f"--- {log.relative_to(folder)}", *last, sep="\n")
     return 0 if all_well and not left else 1
 
 
