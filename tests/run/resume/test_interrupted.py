@@ -275,10 +275,27 @@ def test_without_an_interval_nothing_is_saved_and_a_signal_ends_it(
     assert finish(spec, tmp_path, often()).resumed_at_steps == []
 
 
+@pytest.fixture(scope="module")
+def long_spec(unit_study: dict[str, Any]) -> Any:
+    """A run that is long enough to be killed in its middle."""
+    spec = brisk(copy.deepcopy(unit_study), "lora")
+    return spec.model_copy(update={"epochs": 16, "checkpoint_interval_s": 0.01})
+
+
+@pytest.fixture(scope="module")
+def long_whole(long_spec: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder, killed by nobody."""
+    folder = tmp_path_factory.mktemp("long") / "whole"
+    finish(long_spec, folder, never())
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_command_is_killed_for_real(spec: Any, tmp_path: Path, number: int) -> None:
-    spec = spec.model_copy(update={"epochs": 40, "checkpoint_interval_s": 0.01})
+def test_the_command_is_killed_for_real(
+    long_spec: Any, long_whole: Path, tmp_path: Path, number: int
+) -> None:
+    spec = long_spec
     folder = tmp_path / "killed"
     arguments = ["train", "--spec", spec.model_dump_json(), "--out", str(folder)]
     command = [sys.executable, "-m", "lomo", *arguments]
@@ -297,8 +314,7 @@ def test_the_command_is_killed_for_real(spec: Any, tmp_path: Path, number: int) 
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     record = read_record(folder / "record.json")
     assert len(record.resumed_at_steps) == 1
-    finish(spec, tmp_path / "whole", never())
     for name in ("history.jsonl", "samples.jsonl"):
-        texts = [(at / name).read_text().split("step_s") for at in (folder, tmp_path / "whole")]
+        texts = [(at / name).read_text().split("step_s") for at in (folder, long_whole)]
         assert len(texts[0]) == len(texts[1])
-    assert read_record(tmp_path / "whole" / "record.json").evaluations == record.evaluations
+    assert read_record(long_whole / "record.json").evaluations == record.evaluations
