@@ -157,8 +157,8 @@ PartitionName=main Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
 
 
 def jobs(*, ended: bool = False) -> list[dict[str, str]]:
-    """The jobs that wait or run, also those that have ended: id, state, folder, rule."""
-    columns = {"id": "%i", "state": "%T", "node": "%N", "folder": "%Z", "rule": "%k"}
+    """The jobs that wait or run, also those that have ended: name, state, folder, rule."""
+    columns = {"id": "%i", "name": "%j", "state": "%T", "node": "%N", "folder": "%Z", "rule": "%k"}
     command = ["squeue", "--noheader", "-o", "|".join(columns.values())]
     done = subprocess.run(
         [*command, *(["--states=all"] if ended else [])],

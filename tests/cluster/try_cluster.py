@@ -119,6 +119,8 @@ def small(folder: Path) -> Iterator[Outcome]:
     yield "a small study on the cluster", f"exit code {code}", code == 0
     told = study.jobs(ended=True)
     yield requests(study, told)
+    names = {job["name"].rpartition("_")[0] for job in told}
+    yield "what its jobs are called", ", ".join(names), names == {study.name}
     arrays = [job["id"] for job in told if "_" in job["id"] and "rule_pretrain" in job["rule"]]
     yield "its base models as an array", f"jobs {', '.join(arrays)}", len(arrays) == 3
     left = sorted(path.name for path in (study.folder / "cluster").iterdir())

@@ -22,6 +22,9 @@ def hold_settings():
         hold_this_machine()
         if len(workflow.dag_settings.target_jobs) > 1 and not workflow.is_main_process:
             warm_for_a_group()
+    elif getattr(workflow.executor_settings, "jobname_prefix", None) == "":
+        # Slurm's: `squeue` tells whose a job is.
+        workflow.executor_settings.jobname_prefix = STUDY[:50]
 
 
 def on_this_machine():
