@@ -39,6 +39,7 @@ def test_markdown_shows_a_tag_and_a_link_as_text() -> None:
     assert md_escape("LOMO < SGD, a -> b") == "LOMO < SGD, a -> b"
 
 
+@pytest.mark.slow
 def test_a_users_note_and_names_are_text_everywhere(tmp_path: Path) -> None:
     study = synthetic.study_dict(note="<script>alert(1)</script> costs $5 and $6")
     study["superglue"] |= {"tasks": ["rte"], "methods": ["lomo"], "grids": {}}

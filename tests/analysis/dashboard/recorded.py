@@ -139,12 +139,17 @@ def draw(shown: Workspace, out: Path) -> None:
             _draw_panel(axes, panel, shown.colours)
         for axes in axes_of_row[len(row) :]:
             axes.axis("off")
+        if row[0].kind != "Bar Chart":
+            beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+            axes_of_row[len(row) - 1].legend(fontsize=8, **beside)
     figure.savefig(out, dpi=80)
     plt.close(figure)
 
 
 def _draw_panel(axes: Any, panel: Panel, colours: dict[str, str]) -> None:
-    axes.set_title(f"{panel.section} | {panel.title}", fontsize=9, loc="left")
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_title(f"{panel.section}\n{panel.title}", fontsize=9, loc="left")
     # Of groups in the order of their colours, as the tables have them.
     order = [name for name in colours if name in panel.groups]
     assert set(order) == set(panel.groups), f"{set(panel.groups) - set(order)}: no colour"
@@ -161,9 +166,9 @@ def _draw_panel(axes: Any, panel: Panel, colours: dict[str, str]) -> None:
             axes.fill_between(sorted(steps), low, high, color=colours[name], alpha=0.15, lw=0)
     if panel.kind == "Bar Chart":
         axes.set_yticks(range(len(order)), order, fontsize=8)
-        axes.invert_yaxis()
-    else:
-        axes.legend(fontsize=7)
+        axes.set_ylim(max(len(order), 6) - 0.4, -0.6)  # bars of one thickness
+        if panel.unit == "bytes":
+            axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel(panel.unit or "step", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

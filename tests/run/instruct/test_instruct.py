@@ -58,6 +58,7 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", TRAINED)
 def test_every_method_learns_the_answers(
     instruct_dict: dict[str, Any], method: str, tmp_path: Path

@@ -54,6 +54,7 @@ def test_the_plan_says_where(instruct_dict: dict[str, Any]) -> None:
     assert list(plan.runs) == [f"instruct/test/lora-r2/s{seed}/t0" for seed in (1, 2, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["lomo", "adamw", "lora"])
 def test_the_folder_has_the_logits_of_the_model_in_memory(

@@ -34,6 +34,8 @@ from lomo.run import evaluate, train
 from lomo.run.resume import checkpoints
 from lomo.system import interrupts
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 KILLED, ENDED = -signal.SIGKILL, 128 + signal.SIGTERM
 TERM, KILL = signalled(signal.SIGTERM), signalled(signal.SIGKILL)
@@ -119,7 +121,7 @@ def test_sigterm_in_a_step_ends_the_run_after_it(
 
 
 @pytest.mark.parametrize("end", ["asked", "killed"])
-@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_an_evaluation_that_was_left_is_done_again_and_once(
     spec: Any, whole: Path, tmp_path: Path, number: int, end: str
 ) -> None:
@@ -143,7 +145,6 @@ def test_killed_at_the_first_step_of_an_epoch_it_has_that_epochs_order(
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", [KILL, TERM], ids=["killed", "asked"])
 def test_the_best_epochs_weights_are_still_there_at_the_end(
     spec: Any, tmp_path: Path, what: Callable[[], None]
@@ -290,7 +291,6 @@ def long_whole(long_spec: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_command_is_killed_for_real(
     long_spec: Any, long_whole: Path, tmp_path: Path, number: int
