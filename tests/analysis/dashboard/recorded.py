@@ -141,7 +141,13 @@ def draw(shown: Workspace, out: Path) -> None:
             axes.axis("off")
         if row[0].kind != "Bar Chart":
             beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
-            axes_of_row[len(row) - 1].legend(fontsize=8, **beside)
+            # Of all panels of the row: an untrained model has no loss, and one accuracy.
+            named = {
+                label: handle
+                for axes in axes_of_row[: len(row)]
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            }
+            axes_of_row[len(row) - 1].legend(named.values(), named, fontsize=8, **beside)
     figure.savefig(out, dpi=80)
     plt.close(figure)
 
